@@ -1,0 +1,127 @@
+"""Plain records that stages pass on. Standard library only, so importing them costs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from handbook_utils.errors import DataError
+
+
+class Message(TypedDict):
+    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two answers to one prompt, the preferred one first."""
+
+    prompt_id: str
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer.
+
+    Attributes:
+        prompt_id: the prompt's stable name; with `sample_index` it is unique in a run.
+        sample_index: which of the prompt's samples this is, from 0.
+        prompt: the conversation that was answered.
+        completion: the answer's text without special tokens.
+        tokens: sampled tokens, the end-of-turn token included.
+        finish_reason: "stop" (the model ended its turn) or "length" (cut at the limit).
+        logprob: natural log-probability of the sampled tokens at temperature 1, summed.
+    """
+
+    prompt_id: str
+    sample_index: int
+    prompt: list[Message]
+    completion: str
+    tokens: int
+    finish_reason: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class ScoredCompletion(Completion):
+    """A completion with one number a scorer, parts of a score as `scorer.part`."""
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval.
+
+    Attributes:
+        value: the point estimate.
+        low: lower end of the interval, in `unit`.
+        high: upper end of the interval, in `unit`.
+        level: confidence level, 0.95 unless told.
+        n: independent units the interval rests on (prompts, not rows).
+        unit: unit of `value` ("gold reward", "nats", "words", "rate", ...).
+        method: how the interval was made ("bootstrap-t", "wilson", ...).
+        seed: seed of the resampling; None where nothing was drawn.
+
+    >>> str(Estimate(0.8134, 0.79, 0.84, 0.95, 200, "gold reward", "bootstrap-t", 0))
+    '0.813 [0.790, 0.840]'
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    n: int
+    unit: str
+    method: str
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        # NaN compares false, so a NaN interval is refused here too
+        if not self.low <= self.high:
+            raise DataError(f"an interval needs low <= high, got [{self.low}, {self.high}]")
+        if math.isnan(self.value):
+            raise DataError("an estimate cannot be NaN")
+
+    def __str__(self) -> str:
+        digits = 1 if abs(self.value) >= 10 else 3
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dictionary; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Estimate:
+        """Rebuild from `to_json`."""
+        return cls(**record)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished stage found.
+
+    Attributes:
+        stage: the stage's name ("sft", "dpo", ...).
+        path: the run folder.
+        figures: final figures by name, each with its interval.
+        runtime_s: wall-clock seconds, all sittings of a resumed run added up.
+        peak_memory_gib: highest resident memory of the process (on a GPU, of the device).
+        tokens_per_s: tokens trained on or sampled a second; None where no tokens were counted.
+    """
+
+    stage: str
+    path: Path
+    figures: Mapping[str, Estimate]
+    runtime_s: float
+    peak_memory_gib: float
+    tokens_per_s: float | None = None
