@@ -1,0 +1,212 @@
+"""Recipes: YAML in, a checked `Recipe` out, and errors that say where and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.recipe_schema import AnyRecipe, PipelineRecipe, PipelineStage, Recipe, recipe_types
+from handbook_utils.recipe_yaml import parse_yaml
+
+MAX_RECIPE_BYTES = 1 << 20
+Overrides = Mapping[str, Any] | Sequence[str]
+
+
+def load_recipe(recipe: str | Path | Recipe, *, overrides: Overrides = (), seed: int | None = None) -> Recipe:
+    """Load and check a recipe.
+
+    Args:
+        recipe: a packaged name ("pocket/sft"), the path of a YAML file, or a recipe already loaded.
+        overrides: `{"training.max_steps": 10}` or `["training.max_steps=10"]`; values in the
+            latter form are YAML. List items are reached by position: `data.0.split=test`.
+        seed: replaces the recipe's seed.
+    Raises:
+        RecipeError: names the file, the key and the nearest valid name.
+    """
+    if isinstance(recipe, BaseModel):
+        content, where = recipe_to_dict(recipe), f"{recipe.stage} recipe"
+    else:
+        path = find_recipe(str(recipe))
+        content, where = read_recipe_file(path), str(recipe)
+    for key, value in _parsed_overrides(overrides).items():
+        _set(content, key, value)
+    if seed is not None:
+        content["seed"] = seed
+    return check_recipe(content, where)
+
+
+def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+    """Check a recipe's content; `where` opens every error message."""
+    stage = content.get("stage")
+    kinds = recipe_types()
+    if stage is None:
+        raise RecipeError(f"{where}: the key 'stage' is missing. Choose from: {', '.join(sorted(kinds))}.")
+    if not isinstance(stage, str) or stage not in kinds:
+        raise RecipeError(f"{where}: unknown stage '{stage}'. {suggest(str(stage), kinds)}")
+    try:
+        return kinds[stage].model_validate(content)  # type: ignore[return-value]
+    except ValidationError as error:
+        raise RecipeError(_explained(error, kinds[stage], where)) from None
+
+
+def stage_recipe(pipeline: PipelineRecipe, name: str, *, where: str = "pipeline") -> Recipe:
+    """The recipe of one stage of a pipeline, with the pipeline's seed and changes in it.
+
+    A changed key replaces the recipe's whole key; `training` is merged field by field.
+    """
+    stage: PipelineStage = pipeline.stages[name]
+    content = read_recipe_file(find_recipe(stage.recipe))
+    for key, value in stage.changes.items():
+        if key == "training" and isinstance(value, Mapping):
+            value = {**(content.get("training") or {}), **value}
+        content[key] = value
+    if "seed" not in stage.changes:
+        content["seed"] = pipeline.seed
+    return check_recipe(content, f"{where}, stage '{name}' ({stage.recipe})")
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes, such as "pocket/sft"."""
+    root = files("handbook_utils").joinpath("recipes")
+    families = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
+    return [
+        f"{family.name}/{file.name.removesuffix('.yaml')}"
+        for family in families
+        for file in sorted(family.iterdir(), key=lambda entry: entry.name)
+        if file.name.endswith(".yaml")
+    ]
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a packaged recipe or of a path."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            near = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+            hint = f" {suggest(name, near)}" if near else ""
+            raise RecipeError(f"{name}: no such file.{hint}")
+        return path
+    names = recipe_names()
+    if name not in names:
+        raise RecipeError(f"no packaged recipe is called '{name}'. {suggest(name, names)}")
+    return Path(str(files("handbook_utils").joinpath("recipes", f"{name}.yaml")))
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """A recipe file's mapping, before it is checked."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_RECIPE_BYTES:
+            raise RecipeError(f"{path}: {size:,} bytes; a recipe has at most {MAX_RECIPE_BYTES:,}.")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}).") from None
+    return parse_yaml(text, str(path))
+
+
+def recipe_to_dict(recipe: BaseModel) -> dict[str, Any]:
+    """Plain content of a recipe, every effective value written out."""
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def recipe_to_yaml(recipe: BaseModel) -> str:
+    """A recipe as YAML; loading it gives the same recipe."""
+    return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """JSON schema of all recipes, for editors that complete and check YAML."""
+    return TypeAdapter(AnyRecipe).json_schema()
+
+
+def _parsed_overrides(overrides: Overrides) -> dict[str, Any]:
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    parsed = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {item}: write key=value, such as training.max_steps=10.")
+        parsed[key] = parse_yaml(f"value: {value}", f"--set {item}")["value"]
+    return parsed
+
+
+def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `a.b.0.c` in nested dictionaries and lists; missing dictionaries are made."""
+    *parents, last = dotted.split(".")
+    node: Any = content
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_position(node, part, dotted)]
+        elif isinstance(node, dict):
+            node = node.setdefault(part, {})
+        else:
+            raise RecipeError(f"--set {dotted}: '{part}' is inside a plain value.")
+    if isinstance(node, list):
+        node[_position(node, last, dotted)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError(f"--set {dotted}: '{last}' is inside a plain value.")
+
+
+def _position(items: list[Any], part: str, dotted: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise RecipeError(f"--set {dotted}: '{part}' is no position in a list of {len(items)}.")
+    return int(part)
+
+
+def _explained(error: ValidationError, kind: type[BaseModel], where: str) -> str:
+    """The first problems of a validation, one a line, with the nearest valid names."""
+    lines = []
+    for problem in error.errors()[:5]:
+        place = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            under = f" under '{'.'.join(place[:-1])}'" if place[1:] else ""
+            lines.append(
+                f"{where}: unknown key '{place[-1]}'{under}. {suggest(place[-1], _keys(kind, place[:-1]))}"
+            )
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: the key '{'.'.join(place)}' is missing.")
+        elif problem["type"] == "literal_error":
+            choices = [
+                choice.strip(" '") for choice in problem["ctx"]["expected"].replace(" or ", ",").split(",")
+            ]
+            hint = suggest(str(problem["input"]), choices)
+            lines.append(f"{where}: unknown value '{problem['input']}' for '{'.'.join(place)}'. {hint}")
+        elif problem["type"] == "value_error" and place == ["training"]:
+            lines.append(f"{where}: {problem['ctx']['error']}")
+        else:
+            message = (
+                str(problem.get("ctx", {}).get("error", "")) or f"{problem['msg']}, got {problem['input']!r}"
+            )
+            lines.append(f"{where}: '{'.'.join(place)}': {message}")
+    return "\n".join(lines)
+
+
+def _keys(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
+    """Valid keys of the section at `place`, following lists and dictionaries."""
+    model: Any = kind
+    for part in place:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            break
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        if field is None:
+            continue  # a position in a list or a name in a dictionary
+        model = _section_in(field.annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_section_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((section for section in inner if section is not None), None)

@@ -1,0 +1,262 @@
+"""The strict shape of every recipe: one type a stage, shared sections, no unknown keys."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from handbook_utils.errors import suggest
+
+RUN_OWNED = {
+    "output_dir": "the run folder decides it (--out)",
+    "seed": "set `seed` at the top of the recipe",
+    "data_seed": "set `seed` at the top of the recipe",
+    "gradient_accumulation_steps": "it is derived from `global_batch_size`",
+    "resume_from_checkpoint": "an interrupted run resumes by itself",
+    "overwrite_output_dir": "use --overwrite",
+}
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Source(Section):
+    """Something to read: by `name` (hub, path, `pocket:...`) or from an earlier run (`from`)."""
+
+    name: str | None = Field(None, description="hub name, local path, or a built-in such as pocket:base")
+    from_: str | None = Field(None, alias="from", description="run folder beside this run, or a path to one")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub name")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.name is None) == (self.from_ is None):
+            raise ValueError("give exactly one of `name` and `from`")
+        return self
+
+
+class ModelSection(Source):
+    """Which model to load and how."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+
+
+class DataSource(Source):
+    """Rows to read; `split` takes slices such as `train[:200]`."""
+
+    split: str = "train"
+    format: Literal["auto", "text", "messages", "prompt_completion", "preference", "prompt"] = "auto"
+
+
+class StageRecipe(Section):
+    """What every stage has."""
+
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class TrainingRecipe(StageRecipe):
+    """What every training stage has."""
+
+    trainer: ClassVar[str]
+    model: ModelSection
+    data: list[DataSource] = Field(min_length=1)
+    eval_data: list[DataSource] = Field(default_factory=list)
+    global_batch_size: PositiveInt = Field(description="examples an optimiser step, over all processes")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="any field of the trainer's TRL config"
+    )
+
+    @field_validator("training")
+    @classmethod
+    def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
+        fields = trainer_fields(cls.trainer)
+        return {key: _checked(key, value, fields) for key, value in training.items()}
+
+
+class PretrainRecipe(TrainingRecipe):
+    """Next-token training on plain text."""
+
+    trainer = "sft"
+    stage: Literal["pretrain"]
+
+
+class SftRecipe(TrainingRecipe):
+    """Supervised fine-tuning on conversations; loss on the answers only."""
+
+    trainer = "sft"
+    stage: Literal["sft"]
+
+
+class RewardRecipe(TrainingRecipe):
+    """A reward model from preference pairs."""
+
+    trainer = "reward"
+    stage: Literal["reward"]
+
+
+class DpoRecipe(TrainingRecipe):
+    """Direct preference optimisation; the start model is the reference."""
+
+    trainer = "dpo"
+    stage: Literal["dpo"]
+
+
+class SamplingRecipe(StageRecipe):
+    """What every stage that samples answers has."""
+
+    model: ModelSection
+    data: list[DataSource] = Field(min_length=1)
+    samples: PositiveInt = Field(1, description="answers a prompt")
+    max_new_tokens: PositiveInt = 96
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    prompts_per_part: PositiveInt = Field(
+        64, description="prompts a file; a killed run redoes one file at most"
+    )
+    rows_per_batch: PositiveInt = 256
+
+
+class GenerateRecipe(SamplingRecipe):
+    """Sample answers."""
+
+    stage: Literal["generate"]
+
+
+class AnnotateRecipe(StageRecipe):
+    """Preference pairs from each prompt's first two distinct samples."""
+
+    stage: Literal["annotate"]
+    data: list[DataSource] = Field(min_length=1)
+    annotator: str = "pocket:annotator"
+
+
+class ScoreRecipe(StageRecipe):
+    """One column of scores a scorer."""
+
+    stage: Literal["score"]
+    data: list[DataSource] = Field(min_length=1)
+    scorers: dict[str, ModelSection] = Field(min_length=1)
+    rows_per_batch: PositiveInt = 256
+
+
+class SelectRecipe(StageRecipe):
+    """Choose among scored samples; `random` is the control of the same size."""
+
+    stage: Literal["select"]
+    data: list[DataSource] = Field(min_length=1)
+    by: str = Field("proxy", description="the score column that selects")
+    strategy: Literal["best", "random", "top_k", "pairs"] = "best"
+    k: PositiveInt = 1
+
+
+class BestOfNRecipe(StageRecipe):
+    """Expected figures of best-of-n from N scored samples a prompt."""
+
+    stage: Literal["best_of_n"]
+    data: list[DataSource] = Field(min_length=1)
+    arms: list[str] = Field(min_length=1, description="score columns that select")
+    measures: list[str] = Field(min_length=1, description="columns to report of the selected answer")
+    ns: list[PositiveInt] = [1, 2, 4, 8, 16, 32, 64]
+    fall_from: PositiveInt = Field(4, description="the n that the largest n is compared with")
+
+
+class EvaluateRecipe(SamplingRecipe):
+    """Sample a model on held-out prompts, score it, and compare it pairwise with earlier evaluations."""
+
+    stage: Literal["evaluate"]
+    reference: ModelSection | None = Field(None, description="KL is measured to this model")
+    scorers: dict[str, ModelSection] = Field(min_length=1)
+    baselines: list[Source] = Field(default_factory=list, description="evaluate runs on the same prompts")
+
+
+class PipelineStage(BaseModel):
+    """One stage of a pipeline: a recipe, and what to change in it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    recipe: str
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Keys of the recipe that this pipeline replaces (`training` is merged instead)."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class PipelineRecipe(StageRecipe):
+    """Stages by name, in order; a stage reads earlier ones by `from: NAME`."""
+
+    stage: Literal["pipeline"]
+    stages: dict[str, PipelineStage] = Field(min_length=1)
+
+
+AnyStage = (
+    PretrainRecipe
+    | SftRecipe
+    | RewardRecipe
+    | DpoRecipe
+    | GenerateRecipe
+    | AnnotateRecipe
+    | ScoreRecipe
+    | SelectRecipe
+    | BestOfNRecipe
+    | EvaluateRecipe
+)
+Recipe = AnyStage | PipelineRecipe
+AnyRecipe = Annotated[Recipe, Field(discriminator="stage")]
+
+
+def recipe_types() -> dict[str, type[StageRecipe]]:
+    """The recipe type of each stage."""
+    types = (*AnyStage.__args__, PipelineRecipe)
+    return {kind.model_fields["stage"].annotation.__args__[0]: kind for kind in types}
+
+
+@cache
+def trainer_fields(trainer: str) -> dict[str, dict[str, Any]]:
+    """The stored snapshot of a TRL config's fields: type names and choices by field name."""
+    text = files("handbook_utils").joinpath("recipe_fields.json").read_text(encoding="utf-8")
+    fields: dict[str, dict[str, Any]] = json.loads(text)[trainer]
+    return fields
+
+
+PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+    "null": (type(None),),
+}
+
+
+def _checked(key: str, value: Any, fields: dict[str, dict[str, Any]]) -> Any:
+    """Return the value if that trainer field takes it; raise ValueError otherwise."""
+    if key in RUN_OWNED:
+        raise ValueError(f"'{key}' is not set under `training`: {RUN_OWNED[key]}")
+    if key not in fields:
+        raise ValueError(
+            f"unknown key '{key}' under 'training'. {suggest(key, set(fields) - set(RUN_OWNED))}"
+        )
+    kinds = fields[key]["types"]
+    if "any" not in kinds and not _fits(value, kinds):
+        raise ValueError(f"'{key}' under 'training' takes {' or '.join(kinds)}, got {value!r}")
+    choices = fields[key].get("choices")
+    for item in value if isinstance(value, list) else [value]:
+        if choices and isinstance(item, str) and item not in choices:
+            raise ValueError(f"unknown value '{item}' for 'training.{key}'. {suggest(item, choices)}")
+    return value
+
+
+def _fits(value: Any, kinds: list[str]) -> bool:
+    # bool is an int to Python, but `learning_rate: true` is a mistake
+    if isinstance(value, bool):
+        return "bool" in kinds
+    return any(isinstance(value, PYTHON_TYPES[kind]) for kind in kinds)

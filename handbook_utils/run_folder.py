@@ -1,0 +1,294 @@
+"""Run folders: what a stage leaves on disk, whole or not at all, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from handbook_utils.atomic import (
+    atomic_file,
+    atomic_folder,
+    explained_os_errors,
+    locked,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
+from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
+from handbook_utils.recipe import recipe_to_dict, recipe_to_yaml
+from handbook_utils.recipe_schema import Source, StageRecipe
+from handbook_utils.records import Estimate, RunResult
+from handbook_utils.run_state import differences, is_finished, read_manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST, RECIPE, METRICS, RESULT, LOG, LOCK = (
+    "manifest.json",
+    "recipe.yaml",
+    "metrics.jsonl",
+    "result.json",
+    "log.txt",
+    ".lock",
+)
+OWN_FILES = {MANIFEST, RECIPE, METRICS, RESULT, LOG, LOCK}
+LOGGER = logging.getLogger("handbook_utils")
+
+
+class RunFolder:
+    """An open run folder; made by `open_run`, given to a stage's function.
+
+    Attributes:
+        path: the folder.
+        progress: whether to show progress bars.
+        recipe: the recipe as it was resolved.
+    """
+
+    def __init__(
+        self, path: Path, recipe: StageRecipe, inputs: Mapping[str, Path], *, progress: bool
+    ) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.progress = progress
+        self._inputs = dict(inputs)
+        self._tokens = 0
+        self._notes: dict[str, Any] = {}
+
+    def locate(self, source: Source) -> str:
+        """Where a section's `name` or `from` is to be read."""
+        if source.from_ is not None:
+            return str(self._inputs[source.from_])
+        assert source.name is not None  # held by the schema
+        return source.name
+
+    def has(self, name: str) -> bool:
+        """Whether an artefact is there, whole."""
+        return (self.path / name).exists()
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write `name` (such as "samples/part-00000.parquet") whole or not at all."""
+        import pyarrow.parquet as pq
+
+        with atomic_file(self.path / name) as temporary:
+            pq.write_table(table, temporary)
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read one parquet file, or all parts of a folder in order."""
+        return read_table(self.path / name)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON artefact whole or not at all."""
+        write_json(self.path / name, content)
+
+    def folder(self, name: str) -> AbstractContextManager[Path]:
+        """A temporary folder to fill; it becomes `name` when the block ends well."""
+        return atomic_folder(self.path / name)
+
+    def log_metrics(self, record: Mapping[str, Any]) -> None:
+        """Append one record to metrics.jsonl; a resumed run may log a step again, the last one counts."""
+        line = json.dumps(dict(record), allow_nan=False)
+        with (
+            explained_os_errors(self.path / METRICS),
+            (self.path / METRICS).open("a", encoding="utf-8") as stream,
+        ):
+            stream.write(line + "\n")
+
+    def count_tokens(self, tokens: int) -> None:
+        """Add to the tokens this sitting trained on or sampled, for tokens_per_s."""
+        self._tokens += tokens
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts in the manifest, such as row counts and fingerprints of the data."""
+        self._notes.update(facts)
+
+    def finish(self, figures: Mapping[str, Estimate]) -> RunResult:
+        """Write result.json, then mark the run finished: in this order, so a kill between redoes it."""
+        manifest, sitting_s = self._manifest, time.monotonic() - self._started
+        result = {
+            "stage": manifest["stage"],
+            "figures": {name: figure.to_json() for name, figure in figures.items()},
+            "runtime_s": round(manifest["runtime_before_s"] + sitting_s, 3),
+            "peak_memory_gib": round(max(peak_memory_gib(), manifest["peak_memory_before_gib"]), 3),
+            "tokens_per_s": round(self._tokens / sitting_s, 1) if self._tokens else None,
+        }
+        write_json(self.path / RESULT, result)
+        outputs = {
+            str(file.relative_to(self.path)): sha256_of(file)
+            for file in sorted(self.path.rglob("*"))
+            if file.is_file() and file.relative_to(self.path).parts[0] not in OWN_FILES
+        }
+        write_json(
+            self.path / MANIFEST,
+            {**manifest, "status": "finished", "finished": now(), "notes": self._notes, "outputs": outputs},
+        )
+        return read_result(self.path)
+
+
+@contextmanager
+def open_run(
+    path: str | Path,
+    recipe: StageRecipe,
+    *,
+    inputs: Mapping[str, Path] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Iterator[RunFolder]:
+    """Open a run folder to work in, alone; an interrupted run of the same recipe and inputs goes on.
+
+    Args:
+        path: the folder; made where it is missing.
+        recipe: the resolved recipe.
+        inputs: the run folder each `from:` of the recipe names.
+        fingerprints: checksum of each input, by name; a changed one is refused.
+        overwrite: delete what another recipe, or a damaged run, left here.
+        progress: whether stages show progress bars.
+    Raises:
+        RunFolderError: in use, of another recipe, damaged, not a run folder, or not writable.
+    """
+    path = Path(path)
+    is_new = not path.exists()
+    with explained_os_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with locked(path / LOCK, path), _log_file(path):
+        try:
+            manifest = _prepared(path, recipe, dict(fingerprints or {}), overwrite)
+            with explained_os_errors(path):
+                yield RunFolder(path, recipe, inputs or {}, manifest, progress=progress)
+        except HandbookError as error:
+            LOGGER.error("%s", error)
+            _leave(path, error, is_new)
+            raise
+
+
+def _prepared(
+    path: Path, recipe: StageRecipe, fingerprints: dict[str, str], overwrite: bool
+) -> dict[str, Any]:
+    """Check what is in the folder, clear it where asked, and write the manifest of this sitting."""
+    content = recipe_to_dict(recipe)
+    earlier: dict[str, Any] = {}
+    if any(entry.name not in (LOCK, LOG) for entry in path.iterdir()):
+        earlier = _checked(path, content, fingerprints, overwrite)
+    remove_leftovers(path)
+    before_s, before_gib = _earlier_sittings(path, earlier)
+    manifest = {
+        "format": 1,
+        "stage": content["stage"],
+        "status": "running",
+        "seed": content["seed"],
+        "started": earlier.get("started") or now(),
+        "sitting": now(),
+        "runtime_before_s": before_s,
+        "peak_memory_before_gib": before_gib,
+        "inputs": fingerprints,
+        "recipe": content,
+        **environment(),
+    }
+    write_text(path / RECIPE, recipe_to_yaml(recipe))
+    write_json(path / MANIFEST, manifest)
+    reset_peak_memory()
+    return manifest
+
+
+def _checked(path: Path, content: Any, fingerprints: dict[str, str], overwrite: bool) -> dict[str, Any]:
+    """The manifest of an earlier sitting of the same run; {} after clearing a folder that may be cleared."""
+    if not (path / MANIFEST).exists():
+        raise RunFolderError(
+            f"{path}: not empty and not a run folder. Choose another --out; nothing was touched."
+        )
+    try:
+        earlier = read_manifest(path)
+    except RunFolderError:
+        if not overwrite:
+            raise
+        earlier = {}
+    changed = differences(earlier, content, fingerprints) if earlier else ["damaged manifest"]
+    if not changed and not overwrite:
+        return earlier
+    if not overwrite:
+        shown = "\n".join(f"  {line}" for line in changed[:12])
+        raise RunFolderError(
+            f"{path}: holds a {earlier['status']} run that differs:\n{shown}\n"
+            "Choose another --out, or --overwrite to delete it and start again."
+        )
+    for entry in path.iterdir():
+        if entry.name == LOCK or entry.name == LOG:
+            continue
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return {}
+
+
+def _earlier_sittings(path: Path, earlier: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds and memory of earlier, interrupted sittings: until the last file they touched."""
+    if not earlier:
+        return 0.0, 0.0
+    began = datetime.fromisoformat(earlier["sitting"]).timestamp()
+    touched = max(file.stat().st_mtime for file in path.rglob("*") if file.name not in (LOCK, LOG))
+    spent = max(0.0, touched - began)
+    return round(earlier["runtime_before_s"] + spent, 3), earlier["peak_memory_before_gib"]
+
+
+def _leave(path: Path, error: HandbookError, is_new: bool) -> None:
+    """After an error: a folder with nothing worth keeping goes, anything else is marked as failed."""
+    kept = [entry for entry in path.iterdir() if entry.name not in (MANIFEST, RECIPE, LOG, LOCK)]
+    if is_new and not kept and not isinstance(error, TrainingError):
+        shutil.rmtree(path)
+        return
+    try:
+        manifest = read_manifest(path)
+    except RunFolderError:
+        return
+    if manifest["status"] == "running":
+        write_json(path / MANIFEST, {**manifest, "status": "failed", "error": str(error)})
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Send the package's messages and all libraries' warnings of this run to log.txt."""
+    with explained_os_errors(path / LOG):
+        handler = logging.FileHandler(path / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = LOGGER.level
+    logging.getLogger().addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def read_result(path: str | Path) -> RunResult:
+    """The final figures of a finished run."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    if not is_finished(path):
+        raise RunFolderError(f"{path}: the run is {manifest['status']}, not finished. Run it again to go on.")
+    record = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    figures = {name: Estimate.from_json(figure) for name, figure in record.pop("figures").items()}
+    return RunResult(**record, path=path, figures=figures)
+
+
+def read_table(path: Path) -> pa.Table:
+    """One parquet file, or all parts of a folder in order of their names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.is_dir():
+        return pa.concat_tables([pq.read_table(part) for part in sorted(path.glob("*.parquet"))])
+    return pq.read_table(path)
+
+
+def now() -> str:
+    """The present time, UTC, to the microsecond."""
+    return datetime.now(UTC).isoformat()
