@@ -1,0 +1,71 @@
+"""Recipes, rejection sampling and honest measurement for aligning language models.
+
+Public names load on first use, so `import handbook_utils` costs nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_recipe": "recipe",
+    "run_stage": "pipeline.stages",
+    "train_sft": "pipeline.stages",
+    "train_reward_model": "pipeline.stages",
+    "train_dpo": "pipeline.stages",
+    "run_pipeline": "pipeline.run",
+    "load_dataset": "data.load",
+    "load_tokenizer": "models.load",
+    "load_model": "models.load",
+    "generate": "sampling.generate",
+    "score": "sampling.score",
+    "select": "sampling.select",
+    "best_of_n_curve": "evaluation.best_of_n",
+    "win_rate": "evaluation.win_rate",
+    "compare_paired": "evaluation.win_rate",
+    "estimate_kl": "evaluation.kl",
+    "claim": "reporting.claims",
+    "plot_training": "reporting.plots",
+    "plot_best_of_n": "reporting.plots",
+    "plot_rewards": "reporting.plots",
+    "write_report": "reporting.report",
+    "Estimate": "records",
+    "RunResult": "records",
+    "HandbookError": "errors",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - built from the one table above
+
+if TYPE_CHECKING:
+    from handbook_utils.data.load import load_dataset
+    from handbook_utils.errors import HandbookError
+    from handbook_utils.evaluation.best_of_n import best_of_n_curve
+    from handbook_utils.evaluation.kl import estimate_kl
+    from handbook_utils.evaluation.win_rate import compare_paired, win_rate
+    from handbook_utils.models.load import load_model, load_tokenizer
+    from handbook_utils.pipeline.run import run_pipeline
+    from handbook_utils.pipeline.stages import run_stage, train_dpo, train_reward_model, train_sft
+    from handbook_utils.recipe import load_recipe
+    from handbook_utils.records import Estimate, RunResult
+    from handbook_utils.reporting.claims import claim
+    from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
+    from handbook_utils.reporting.report import write_report
+    from handbook_utils.sampling.generate import generate
+    from handbook_utils.sampling.score import score
+    from handbook_utils.sampling.select import select
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'handbook_utils' has no attribute '{name}'")
+    value = getattr(import_module(f"handbook_utils.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

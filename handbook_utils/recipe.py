@@ -114,7 +114,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
 def recipe_to_dict(recipe: BaseModel) -> dict[str, Any]:
     """Plain content of a recipe, every effective value written out."""
-    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    content = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {"stage": content.pop("stage"), **content}
 
 
 def recipe_to_yaml(recipe: BaseModel) -> str:
