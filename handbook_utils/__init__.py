@@ -37,7 +37,33 @@ _PUBLIC = {
     "HandbookError": "errors",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - built from the one table above
+# written out for type checkers; a test holds it equal to the table
+__all__ = [
+    "Estimate",
+    "HandbookError",
+    "RunResult",
+    "best_of_n_curve",
+    "claim",
+    "compare_paired",
+    "estimate_kl",
+    "generate",
+    "load_dataset",
+    "load_model",
+    "load_recipe",
+    "load_tokenizer",
+    "plot_best_of_n",
+    "plot_rewards",
+    "plot_training",
+    "run_pipeline",
+    "run_stage",
+    "score",
+    "select",
+    "train_dpo",
+    "train_reward_model",
+    "train_sft",
+    "win_rate",
+    "write_report",
+]
 
 if TYPE_CHECKING:
     from handbook_utils.data.load import load_dataset

@@ -34,11 +34,24 @@ def load_recipe(recipe: str | Path | Recipe, *, overrides: Overrides = (), seed:
     else:
         path = find_recipe(str(recipe))
         content, where = read_recipe_file(path), str(recipe)
-    for key, value in _parsed_overrides(overrides).items():
+    for key, value in parse_overrides(overrides).items():
         _set(content, key, value)
     if seed is not None:
         content["seed"] = seed
     return check_recipe(content, where)
+
+
+def parse_overrides(overrides: Overrides) -> dict[str, Any]:
+    """Overrides as values by dotted key; those from a command line are parsed as YAML."""
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    parsed = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {item}: write key=value, such as training.max_steps=10.")
+        parsed[key] = parse_yaml(f"value: {value}", f"--set {item}")["value"]
+    return parsed
 
 
 def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
@@ -126,18 +139,6 @@ def recipe_to_yaml(recipe: BaseModel) -> str:
 def recipe_json_schema() -> dict[str, Any]:
     """JSON schema of all recipes, for editors that complete and check YAML."""
     return TypeAdapter(AnyRecipe).json_schema()
-
-
-def _parsed_overrides(overrides: Overrides) -> dict[str, Any]:
-    if isinstance(overrides, Mapping):
-        return dict(overrides)
-    parsed = {}
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"--set {item}: write key=value, such as training.max_steps=10.")
-        parsed[key] = parse_yaml(f"value: {value}", f"--set {item}")["value"]
-    return parsed
 
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
 from handbook_utils.recipe import recipe_to_dict, recipe_to_yaml
 from handbook_utils.recipe_schema import Source, StageRecipe
 from handbook_utils.records import Estimate, RunResult
+from handbook_utils.run_log import LOGGER, log_file
 from handbook_utils.run_state import differences, is_finished, read_manifest
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ MANIFEST, RECIPE, METRICS, RESULT, LOG, LOCK = (
     ".lock",
 )
 OWN_FILES = {MANIFEST, RECIPE, METRICS, RESULT, LOG, LOCK}
-LOGGER = logging.getLogger("handbook_utils")
 
 
 class RunFolder:
@@ -54,9 +53,17 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, recipe: StageRecipe, inputs: Mapping[str, Path], *, progress: bool
+        self,
+        path: Path,
+        recipe: StageRecipe,
+        inputs: Mapping[str, Path],
+        manifest: dict[str, Any],
+        *,
+        progress: bool,
     ) -> None:
         self.path = path
+        self._manifest = manifest
+        self._started = time.monotonic()
         self.recipe = recipe
         self.progress = progress
         self._inputs = dict(inputs)
@@ -159,7 +166,7 @@ def open_run(
     is_new = not path.exists()
     with explained_os_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    with locked(path / LOCK, path), _log_file(path):
+    with locked(path / LOCK, path), log_file(path / LOG):
         try:
             manifest = _prepared(path, recipe, dict(fingerprints or {}), overwrite)
             with explained_os_errors(path):
@@ -249,23 +256,6 @@ def _leave(path: Path, error: HandbookError, is_new: bool) -> None:
         return
     if manifest["status"] == "running":
         write_json(path / MANIFEST, {**manifest, "status": "failed", "error": str(error)})
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Send the package's messages and all libraries' warnings of this run to log.txt."""
-    with explained_os_errors(path / LOG):
-        handler = logging.FileHandler(path / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    level = LOGGER.level
-    logging.getLogger().addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
 
 def read_result(path: str | Path) -> RunResult:

@@ -1,0 +1,1 @@
+"""Stages and pipelines: from a recipe to a run folder."""

@@ -1,0 +1,116 @@
+"""Pipelines: stages in order, each into its own run folder, checked before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from handbook_utils.atomic import explained_os_errors, locked, write_text
+from handbook_utils.errors import RecipeError, RunFolderError, suggest
+from handbook_utils.pipeline.stages import fingerprint_inputs, is_done, resolve_inputs, run_stage, sources_of
+from handbook_utils.recipe import Overrides, load_recipe, parse_overrides, recipe_to_yaml, stage_recipe
+from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe
+from handbook_utils.records import RunResult
+
+PIPELINE_FILE = "pipeline.yaml"
+Watcher = Callable[[str, RunResult | None], None]
+
+
+def run_pipeline(
+    recipe: str | Path | Recipe,
+    out_dir: str | Path,
+    *,
+    overrides: Overrides = (),
+    seed: int | None = None,
+    overwrite: bool = False,
+    watch: Watcher | None = None,
+) -> dict[str, RunResult]:
+    """Run a pipeline's stages in order; stages that are done are not done again.
+
+    Args:
+        recipe: packaged name ("pocket/pipeline"), path of a YAML file, or a loaded recipe.
+        out_dir: gets one run folder a stage.
+        overrides: changes by stage, such as `{"sft.training.max_steps": 10}`.
+        seed: replaces the pipeline's seed, and with it every stage's.
+        overwrite: redo the stages whose recipe or inputs have changed.
+        watch: called with a stage's name before it (None) and after it (its result); progress
+            bars are shown only when it is given.
+    Raises:
+        RecipeError: any stage's recipe is wrong; nothing has run then.
+    """
+    out = Path(out_dir)
+    pipeline, stages = resolve_pipeline(recipe, overrides=overrides, seed=seed)
+    _refuse_foreign_folder(out)
+    with explained_os_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", out):
+        write_text(out / PIPELINE_FILE, recipe_to_yaml(pipeline))
+        return {name: _run_one(name, stage, out, overwrite, watch) for name, stage in stages.items()}
+
+
+def resolve_pipeline(
+    recipe: str | Path | Recipe, *, overrides: Overrides = (), seed: int | None = None
+) -> tuple[PipelineRecipe, dict[str, AnyStage]]:
+    """A pipeline and its stages' recipes, all checked; every `from` names an earlier stage or a path."""
+    pipeline = load_recipe(recipe, seed=seed)
+    if not isinstance(pipeline, PipelineRecipe):
+        raise RecipeError(f"{recipe}: a recipe of one stage, not a pipeline. Use `handbook train {recipe}`.")
+    by_stage = _split_overrides(overrides, pipeline)
+    stages: dict[str, AnyStage] = {}
+    for name in pipeline.stages:
+        loaded = load_recipe(
+            stage_recipe(pipeline, name, where=str(recipe)), overrides=by_stage.get(name, ())
+        )
+        if isinstance(loaded, PipelineRecipe):
+            raise RecipeError(f"{recipe}, stage '{name}': a pipeline cannot hold a pipeline.")
+        for key, source in sources_of(loaded):
+            if source.from_ is not None and source.from_ not in stages and not Path(source.from_).exists():
+                hint = suggest(source.from_, stages) if stages else "It is the first stage."
+                raise RecipeError(
+                    f"{recipe}, stage '{name}': '{key}' reads '{source.from_}', "
+                    f"which no earlier stage makes. {hint}"
+                )
+        stages[name] = loaded
+    return pipeline, stages
+
+
+def stage_edges(stages: Mapping[str, AnyStage]) -> dict[str, list[str]]:
+    """Which earlier stages each stage reads, in the pipeline's order."""
+    return {
+        name: list(dict.fromkeys(s.from_ for _, s in sources_of(recipe) if s.from_ and s.from_ in stages))
+        for name, recipe in stages.items()
+    }
+
+
+def _run_one(name: str, recipe: AnyStage, out: Path, overwrite: bool, watch: Watcher | None) -> RunResult:
+    if watch:
+        watch(name, None)
+    run_dir = out / name
+    inputs = resolve_inputs(recipe, run_dir)
+    redo = overwrite and not is_done(run_dir, recipe, fingerprint_inputs(recipe, inputs))
+    result = run_stage(recipe, run_dir, overwrite=redo, progress=watch is not None)
+    if watch:
+        watch(name, result)
+    return result
+
+
+def _split_overrides(overrides: Overrides, pipeline: PipelineRecipe) -> dict[str, dict[str, Any]]:
+    """Overrides by stage; the first part of each key is a stage's name."""
+    by_stage: dict[str, dict[str, Any]] = {}
+    for key, value in parse_overrides(overrides).items():
+        stage, _, rest = key.partition(".")
+        if stage not in pipeline.stages or not rest:
+            hint = suggest(stage, pipeline.stages)
+            raise RecipeError(f"--set {key}: in a pipeline a key starts with a stage's name. {hint}")
+        by_stage.setdefault(stage, {})[rest] = value
+    return by_stage
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    if (out / "manifest.json").exists():
+        raise RunFolderError(
+            f"{out}: a run folder of one stage; a pipeline needs a folder of its own (--out)."
+        )
+    if out.is_dir() and any(out.iterdir()) and not (out / PIPELINE_FILE).exists():
+        raise RunFolderError(f"{out}: not empty and not a pipeline's folder. Choose another --out.")

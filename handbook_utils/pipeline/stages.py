@@ -1,0 +1,172 @@
+"""One stage: check its recipe and inputs, open its run folder, do it, store its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from handbook_utils.atomic import sha256_of
+from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.recipe import Overrides, load_recipe, recipe_to_dict
+from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, Source
+from handbook_utils.records import Estimate, RunResult
+from handbook_utils.run_folder import RunFolder, open_run, read_result
+from handbook_utils.run_state import differences, is_finished, read_manifest, run_fingerprint
+
+StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
+
+# "module:function" so that a stage's libraries load only when it runs
+STAGES = {
+    "pretrain": "training.pretrain:run_pretrain",
+    "sft": "training.sft:run_sft",
+    "reward": "training.reward:run_reward",
+    "dpo": "training.dpo:run_dpo",
+    "generate": "sampling.stages:run_generate",
+    "annotate": "sampling.stages:run_annotate",
+    "score": "sampling.stages:run_score",
+    "select": "sampling.stages:run_select",
+    "best_of_n": "pipeline.best_of_n:run_best_of_n",
+    "evaluate": "pipeline.evaluate:run_evaluate",
+}
+
+
+def run_stage(
+    recipe: str | Path | Recipe,
+    run_dir: str | Path,
+    *,
+    overrides: Overrides = (),
+    seed: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Run one stage into a run folder; a finished run is read, an interrupted one goes on.
+
+    Args:
+        recipe: packaged name ("pocket/sft"), path of a YAML file, or a loaded recipe.
+        run_dir: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
+        overrides: `{"training.max_steps": 10}` or `["training.max_steps=10"]`.
+        seed: replaces the recipe's seed.
+        overwrite: delete a run of another recipe, or redo a finished one.
+        progress: show progress bars.
+    Returns:
+        The figures, each with its interval, and the cost of the run.
+    Raises:
+        RecipeError: the recipe is wrong, or an earlier run it reads is missing.
+        RunFolderError: the folder holds something else.
+    """
+    loaded = load_recipe(recipe, overrides=overrides, seed=seed)
+    if isinstance(loaded, PipelineRecipe):
+        raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
+    inputs = resolve_inputs(loaded, Path(run_dir))
+    fingerprints = fingerprint_inputs(loaded, inputs)
+    if not overwrite and is_done(run_dir, loaded, fingerprints):
+        return read_result(run_dir)
+    stage = stage_function(loaded.stage)
+    with open_run(
+        run_dir,
+        loaded,
+        inputs=inputs,
+        fingerprints=fingerprints,
+        overwrite=overwrite,
+        progress=progress,
+    ) as run:
+        return run.finish(stage(loaded, run))
+
+
+def train_sft(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+    """Supervised fine-tuning; `options` as for `run_stage`. Book: chapter "Supervised fine-tuning"."""
+    return _run_only("sft", recipe, run_dir, **options)
+
+
+def train_reward_model(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+    """Train a reward model on preference pairs; `options` as for `run_stage`."""
+    return _run_only("reward", recipe, run_dir, **options)
+
+
+def train_dpo(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+    """Direct preference optimisation (Rafailov et al. 2023); `options` as for `run_stage`."""
+    return _run_only("dpo", recipe, run_dir, **options)
+
+
+def _run_only(stage: str, recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+    overrides, seed = options.pop("overrides", ()), options.pop("seed", None)
+    loaded = load_recipe(recipe, overrides=overrides, seed=seed)
+    if loaded.stage != stage:
+        raise RecipeError(
+            f"a recipe of stage '{stage}' is needed here, this one is of stage '{loaded.stage}'."
+        )
+    return run_stage(loaded, run_dir, **options)
+
+
+def stage_function(stage: str) -> StageFunction:
+    """The function that does a stage."""
+    module, _, name = STAGES[stage].partition(":")
+    function: StageFunction = getattr(import_module(f"handbook_utils.{module}"), name)
+    return function
+
+
+def is_done(run_dir: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:
+    """Whether the folder holds this very run, finished."""
+    path = Path(run_dir)
+    if not (path / "manifest.json").exists() or not is_finished(path):
+        return False
+    return not differences(read_manifest(path), recipe_to_dict(recipe), fingerprints)
+
+
+def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
+    """Every section of a recipe that reads a model or data, with its dotted key."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Source]]:
+        if isinstance(value, Source):
+            yield key, value
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from walk(item, f"{key}.{name}")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from walk(item, f"{key}.{index}")
+
+    for name in type(recipe).model_fields:
+        yield from walk(getattr(recipe, name), name)
+
+
+def resolve_inputs(recipe: AnyStage, run_dir: Path) -> dict[str, Path]:
+    """The finished run folder behind each `from`; a bare name is a folder beside the run's own."""
+    inputs = {}
+    for key, source in sources_of(recipe):
+        if source.from_ is None:
+            continue
+        path = run_dir.parent / source.from_
+        if not path.exists() and Path(source.from_).exists():
+            path = Path(source.from_)
+        if not (path / "manifest.json").exists():
+            raise RecipeError(_missing_input(key, source.from_, path))
+        if not is_finished(path):
+            status = read_manifest(path)["status"]
+            raise RecipeError(
+                f"'{key}' reads the run {path}, which is {status}. Run that stage again to finish it."
+            )
+        inputs[source.from_] = path
+    return inputs
+
+
+def _missing_input(key: str, name: str, path: Path) -> str:
+    beside = [entry.parent.name for entry in path.parent.glob("*/manifest.json")]
+    near = f" {suggest(name, beside)}" if beside else ""
+    return (
+        f"'{key}' reads the earlier run '{name}', and {path} is no run folder.{near} "
+        f"Run that stage first, or say where it is: --set {key}.from=PATH."
+    )
+
+
+def fingerprint_inputs(recipe: AnyStage, inputs: Mapping[str, Path]) -> dict[str, str]:
+    """Checksums of the earlier runs and of local files a stage reads."""
+    fingerprints = {name: run_fingerprint(path) for name, path in inputs.items()}
+    for _, source in sources_of(recipe):
+        if source.name and ":" not in source.name and Path(source.name).exists():
+            fingerprints[source.name] = sha256_of(Path(source.name))
+    return fingerprints
