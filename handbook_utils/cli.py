@@ -1,0 +1,218 @@
+"""The command `handbook`: each command checks its input, then imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from handbook_utils import __version__
+from handbook_utils.errors import HandbookError
+
+if TYPE_CHECKING:
+    from handbook_utils.records import RunResult
+
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/<recipe's last name>.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change one value, such as training.max_steps=10. May be repeated.", show_default=False
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete what another recipe left in the folder.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; load no model, write nothing.")]
+RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]
+
+app = typer.Typer(
+    name="handbook",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="First steps: [bold]handbook run pocket/pipeline[/bold], then open the report it names. "
+    "Every stage writes a run folder; the same command again reuses or resumes it.",
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except HandbookError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command again goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Align language models with recipes you can read and figures you can trust."""
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="Packaged name, such as pocket/pipeline, or a YAML file.")],
+    out: Out = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run all stages of a pipeline, each into its own run folder, and write a report.
+
+    Stages that are done are not done again; an interrupted one goes on. Changes name the stage first:
+    --set sft.training.max_steps=10.
+    """
+    from handbook_utils import cli_view as view
+
+    if dry_run:
+        view.show_pipeline_plan(pipeline, changes or [], seed, json)
+        return
+    from handbook_utils.pipeline.run import run_pipeline
+    from handbook_utils.reporting.report import write_report
+
+    folder = out or view.default_out(pipeline)
+    watch = None if json else view.PipelineWatcher(pipeline)
+    run_pipeline(pipeline, folder, overrides=changes or [], seed=seed, overwrite=overwrite, watch=watch)
+    report_path = write_report(folder, folder / "report.html")
+    view.show_pipeline(folder, report_path, json)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Evaluate or score run A, the baseline.")],
+    run_b: Annotated[Path, typer.Argument(help="Run B, on the same prompts.")],
+    by: Annotated[str, typer.Option(help="The score column to compare.")] = "gold",
+    json: Json = False,
+) -> None:
+    """Is B better than A, by how much, how sure, and what else changed between them?"""
+    from handbook_utils import cli_view as view
+    from handbook_utils.pipeline.compare import compare_runs
+
+    view.show_comparison(compare_runs(run_a, run_b, by=by), json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folder of a pipeline.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
+    json: Json = False,
+) -> None:
+    """Write a self-contained HTML report of runs: curves, figures with intervals, sample answers, cost."""
+    from handbook_utils import cli_view as view
+    from handbook_utils.reporting.report import write_report
+
+    path = write_report(runs[0] if len(runs) == 1 else runs, out)
+    view.say({"report": str(path)}, f"report: {path}", json)
+
+
+@app.command()
+def recipes(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema for editors.")] = False,
+    json: Json = False,
+) -> None:
+    """List the packaged recipes."""
+    from handbook_utils import cli_view as view
+
+    view.show_recipes(schema, json)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A run folder, model folder, hub name or pocket:base.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this and exit.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Talk to a trained model; an empty line or Ctrl-D ends the conversation."""
+    from handbook_utils.cli_chat import chat_with
+
+    chat_with(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, json=json)
+
+
+def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
+    """Add one command for recipes of the given stages; all such commands take the same options."""
+
+    def command(
+        recipe: RecipeName,
+        out: Out = None,
+        changes: Changes = None,
+        seed: Seed = None,
+        json: Json = False,
+        overwrite: Overwrite = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        from handbook_utils import cli_view as view
+
+        loaded = view.load_for(name, stages, recipe, changes or [], seed)
+        folder = out or view.default_out(recipe)
+        if dry_run:
+            view.show_stage_plan(loaded, folder, json)
+            return
+        result = _run_loaded(loaded, folder, overwrite=overwrite, progress=not json)
+        view.show_result(result, json)
+
+    register: Callable[..., Any] = app.command(name, help=text)
+    register(command)
+
+
+def _run_loaded(recipe: Any, folder: Path, *, overwrite: bool, progress: bool) -> RunResult:
+    from handbook_utils.pipeline.stages import run_stage
+
+    return run_stage(recipe, folder, overwrite=overwrite, progress=progress)
+
+
+_stage_command(
+    "train",
+    ("pretrain", "sft", "reward", "dpo"),
+    "Train a model: pretrain, sft, reward or dpo, as the recipe says. Example: handbook train pocket/sft",
+)
+_stage_command(
+    "generate", ("generate",), "Sample answers from a model. Example: handbook generate pocket/samples"
+)
+_stage_command(
+    "annotate",
+    ("annotate",),
+    "Turn samples into preference pairs. Example: handbook annotate pocket/preferences",
+)
+_stage_command(
+    "score",
+    ("score",),
+    "Score samples by reward models or the gold reward. Example: handbook score pocket/scores",
+)
+_stage_command("select", ("select",), "Choose among scored samples. Example: handbook select pocket/rft-best")
+_stage_command(
+    "evaluate",
+    ("evaluate", "best_of_n"),
+    "Measure a model on held-out prompts, or best-of-n on scored samples. "
+    "Example: handbook evaluate pocket/evaluate",
+)
+
+if __name__ == "__main__":
+    main()

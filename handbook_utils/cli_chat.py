@@ -1,0 +1,64 @@
+"""`handbook chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import json as json_module
+
+from handbook_utils.records import Completion, Message
+
+
+def chat_with(
+    name: str, prompt: str | None, *, max_new_tokens: int, temperature: float, seed: int, json: bool
+) -> None:
+    """Answer one prompt, or talk until an empty line."""
+    from handbook_utils.models.load import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(name)
+    model = load_model(name)
+
+    def answer(messages: list[Message]) -> Completion:
+        from handbook_utils.sampling.generate import generate
+
+        # the turn's number keeps the noise of a repeated question fresh
+        named = [(f"chat-{len(messages)}", messages)]
+        limits = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        return generate(model, tokenizer, named, **limits)[0]  # type: ignore[arg-type]
+
+    if prompt is not None:
+        reply = answer([{"role": "user", "content": prompt}])
+        text = json_module.dumps({"prompt": prompt, "answer": reply.completion}) if json else reply.completion
+        print(text if json else printable(text))
+        return
+    _converse(answer)
+
+
+def _converse(answer: object) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print("An empty line ends the conversation.", style="dim")
+    messages: list[Message] = []
+    while True:
+        try:
+            question = console.input("[bold]you[/bold]  ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        messages.append({"role": "user", "content": question})
+        reply = answer(messages)  # type: ignore[operator]
+        messages.append({"role": "assistant", "content": reply.completion})
+        console.print("model", style="bold", end=" ")
+        console.print(printable(reply.completion), markup=False)
+
+
+def printable(text: str) -> str:
+    """Text without control characters, so that a model cannot steer the terminal.
+
+    >>> printable("a\\x1b[31mb\\nc")
+    'a\\\\x1b[31mb\\nc'
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -1,0 +1,208 @@
+"""What the command line prints: plans, tables of figures, pipelines on their way."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from handbook_utils.errors import RecipeError
+from handbook_utils.recipe import load_recipe, recipe_names, recipe_to_dict, recipe_to_yaml
+from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, SamplingRecipe, TrainingRecipe
+from handbook_utils.records import Estimate, RunResult
+
+if TYPE_CHECKING:
+    from handbook_utils.pipeline.compare import Comparison
+
+COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate"} | dict.fromkeys(
+    ("pretrain", "sft", "reward", "dpo"), "train"
+)
+
+
+def say(record: Mapping[str, Any], text: str, json: bool) -> None:
+    """Print a record as JSON for machines, or its text for people."""
+    print(json_module.dumps(record) if json else text)
+
+
+def default_out(recipe: str) -> Path:
+    """runs/<last name of the recipe>."""
+    return Path("runs") / Path(recipe).stem
+
+
+def load_for(
+    command: str, stages: Sequence[str], recipe: str, changes: Sequence[str], seed: int | None
+) -> AnyStage:
+    """A recipe whose stage fits the command."""
+    loaded = load_recipe(recipe, overrides=changes, seed=seed)
+    if isinstance(loaded, PipelineRecipe) or loaded.stage not in stages:
+        right = COMMAND_OF.get(loaded.stage, loaded.stage)
+        raise RecipeError(
+            f"{recipe}: a recipe of stage '{loaded.stage}', which `handbook {command}` does not run. "
+            f"Use `handbook {right} {recipe}`."
+        )
+    return loaded
+
+
+def show_result(result: RunResult, json: bool) -> None:
+    """The figures of one run."""
+    if json:
+        print(json_module.dumps(result_record(result)))
+        return
+    console = Console()
+    if result.figures:
+        console.print(figures_table(result.figures))
+    speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
+    console.print(
+        f"{result.path}: {result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
+    )
+
+
+def result_record(result: RunResult) -> dict[str, Any]:
+    """A result as plain values."""
+    return {
+        "stage": result.stage,
+        "run": str(result.path),
+        "figures": {name: figure.to_json() for name, figure in result.figures.items()},
+        "runtime_s": result.runtime_s,
+        "peak_memory_gib": result.peak_memory_gib,
+        "tokens_per_s": result.tokens_per_s,
+    }
+
+
+def figures_table(figures: Mapping[str, Estimate]) -> Table:
+    """Figures with their intervals."""
+    table = Table("figure", "value", "interval", "unit", "n", box=None, header_style="bold")
+    for name, figure in figures.items():
+        value, _, interval = str(figure).partition(" ")
+        table.add_row(
+            name, value, f"{interval} {figure.level:.0%}".replace("[", r"\["), figure.unit, str(figure.n)
+        )
+    return table
+
+
+class PipelineWatcher:
+    """Prints a line a stage: its place in the pipeline, its time, its first figures."""
+
+    def __init__(self, pipeline: str) -> None:
+        loaded = load_recipe(pipeline)
+        self._names = list(loaded.stages) if isinstance(loaded, PipelineRecipe) else []
+        self._console = Console(highlight=False)
+        self._started = time.monotonic()
+
+    def __call__(self, name: str, result: RunResult | None) -> None:
+        """Called before a stage with None, after it with its result."""
+        if result is None:
+            self._started = time.monotonic()
+            return
+        place = f"{self._names.index(name) + 1:>2}/{len(self._names)}"
+        sitting_s = time.monotonic() - self._started
+        took = f"{sitting_s:6.1f} s" if sitting_s > 0.5 else "  done  "
+        first = ", ".join(f"{key} {figure}" for key, figure in list(result.figures.items())[:2])
+        self._console.print(f"{place}  {took}  [bold]{name}[/bold]  {first.replace('[', chr(92) + '[')}")
+
+
+def show_pipeline(folder: Path, report: Path, json: bool) -> None:
+    """The closing table of a pipeline and the path of its report."""
+    from handbook_utils.reporting.report import summary_table
+
+    table = summary_table(folder)
+    if json:
+        from handbook_utils.reporting.results import pipeline_results
+
+        print(json_module.dumps({"report": str(report), "results": pipeline_results(folder)}))
+        return
+    console = Console()
+    console.print(table)
+    console.print(f"\nreport: {report.resolve()}")
+
+
+def show_recipes(schema: bool, json: bool) -> None:
+    """The packaged recipes, or the schema of all recipes."""
+    if schema:
+        from handbook_utils.recipe import recipe_json_schema
+
+        print(json_module.dumps(recipe_json_schema(), indent=1))
+        return
+    listed = [(name, load_recipe(name)) for name in recipe_names()]
+    if json:
+        rows = [{"name": name, "stage": r.stage, "description": r.description} for name, r in listed]
+        print(json_module.dumps(rows))
+        return
+    table = Table("recipe", "stage", "what it does", box=None, header_style="bold")
+    for name, recipe in listed:
+        table.add_row(name, recipe.stage, recipe.description)
+    Console().print(table)
+    Console().print("\nRun one: handbook train pocket/sft    Look inside: add --dry-run", style="dim")
+
+
+def show_stage_plan(recipe: AnyStage, folder: Path, json: bool) -> None:
+    """What a stage would do."""
+    plan = stage_plan(recipe, folder)
+    if json:
+        print(json_module.dumps({"recipe": recipe_to_dict(recipe), "out": str(folder), "plan": plan}))
+        return
+    console = Console(highlight=False)
+    console.print(recipe_to_yaml(recipe), markup=False)
+    table = Table("plan", "", box=None, header_style="bold")
+    for key, value in plan.items():
+        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    console.print(table)
+    console.print(f"would write {folder}", style="dim")
+
+
+def stage_plan(recipe: AnyStage, folder: Path) -> dict[str, Any]:
+    """Examples, steps and batch of a stage; data is read, no model is."""
+    from handbook_utils.pipeline.stages import resolve_inputs
+
+    inputs = resolve_inputs(recipe, folder)
+    if isinstance(recipe, TrainingRecipe):
+        from handbook_utils.training.plan import plan_training
+
+        return plan_training(recipe, inputs)
+    if isinstance(recipe, SamplingRecipe):
+        from handbook_utils.sampling.stages import count_prompts
+
+        prompts = count_prompts(recipe, inputs)
+        return {
+            "prompts": prompts,
+            "answers": prompts * recipe.samples,
+            "max_new_tokens": recipe.max_new_tokens,
+        }
+    return {"reads": ", ".join(str(path) for path in inputs.values())}
+
+
+def show_pipeline_plan(pipeline: str, changes: Sequence[str], seed: int | None, json: bool) -> None:
+    """The stages of a pipeline and what each reads."""
+    from handbook_utils.pipeline.run import resolve_pipeline, stage_edges
+
+    loaded, stages = resolve_pipeline(pipeline, overrides=changes, seed=seed)
+    edges = stage_edges(stages)
+    if json:
+        plan = {
+            name: {"recipe": recipe_to_dict(recipe), "reads": edges[name]} for name, recipe in stages.items()
+        }
+        print(json_module.dumps(plan))
+        return
+    table = Table("stage", "does", "reads", "recipe", box=None, header_style="bold")
+    for name, recipe in stages.items():
+        table.add_row(name, recipe.stage, ", ".join(edges[name]) or "-", loaded.stages[name].recipe)
+    Console().print(table)
+    Console().print("\nOne stage in full: handbook train RECIPE --dry-run", style="dim")
+
+
+def show_comparison(comparison: Comparison, json: bool) -> None:
+    """Is B better, by how much, how sure, what else changed."""
+    if json:
+        print(json_module.dumps(comparison.to_json()))
+        return
+    console = Console(highlight=False)
+    console.print(comparison.verdict, style="bold", markup=False)
+    console.print(figures_table(comparison.figures))
+    console.print("\nWhat else differs:" if comparison.changes else "\nNothing else differs.", style="bold")
+    for line in comparison.changes:
+        console.print(f"  {line}", markup=False)
