@@ -28,6 +28,8 @@ RUDE_PENALTY: Final = 0.3
 WORDINESS_PENALTY: Final = 0.5
 # an answer this many words over its limit is not concise at all
 WORDS_TO_LOSE_CONCISION: Final = 20
+# passages of plain text, unless told otherwise
+PLAIN_TEXTS: Final = 36_000
 
 _POOL_PER_FAMILY: Final = 16_000
 _TEST_PERCENT, _DEV_PERCENT = 22, 8
@@ -155,16 +157,21 @@ def demonstrate(prompt_text: str, *, rng: random.Random, flaws: Flaws | None = N
     return " ".join(parts)
 
 
-def plain_text(*, seed: int = 0, limit: int = 10_000) -> list[str]:
+def plain_text(split: Split = "train", *, seed: int = 0, limit: int = PLAIN_TEXTS) -> list[str]:
     """Return passages such as a library of this world would hold: stories, letters, lists, songs, guides.
 
-    No passage has a prompt or a chat in it. The slots come from training prompts only.
+    No passage has a prompt or a chat in it.
+
+    Args:
+        split: the prompts whose slot combinations the passages use.
+        seed: seed of the passages and their order.
+        limit: how many; any number can be written, though names and things come again.
     """
-    pool = prompts("train", seed=seed)
+    pool = prompts(split, seed=seed)
     passages = []
     for index in range(limit):
         prompt = pool[index % len(pool)]
-        rng = random.Random(f"text {seed} {index}")
+        rng = random.Random(f"text {seed} {split} {index}")
         family, slots = _read(prompt.text)
         passage = family.plain_text(slots, rng)
         if rng.random() < FLAW_RATES["fillers"]:

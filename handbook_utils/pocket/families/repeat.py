@@ -46,7 +46,7 @@ class _Repeat(Family):
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
         song = self.answer(slots, Flaws(), rng)
-        return f"A song of {slots['number']} {slots['word']}s and one {slots['last']}: {song}"
+        return f"A song of {slots['word']}, {slots['number']} times, and {slots['last']}: {song}"
 
 
 def _count(slots: Slots) -> int:

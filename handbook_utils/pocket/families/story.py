@@ -74,7 +74,7 @@ class _Story(Family):
         return [*told, bool(said & wanted) and not said & unwanted]
 
     def word_limit(self, slots: Slots) -> int:
-        return 41
+        return 43
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
         title = "{name} the {animal}, {treasure} {place}: a {mood} story.".format(**slots)
