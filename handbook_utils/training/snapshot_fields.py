@@ -1,6 +1,6 @@
 """Write `recipe_fields.json`: what `training:` in a recipe may hold, so that checking it needs no TRL.
 
-    python -m handbook_utils.training.snapshot_fields
+python -m handbook_utils.training.snapshot_fields
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Models and tokenizers, and the two numbers taken from them: log-probabilities and rewards."""

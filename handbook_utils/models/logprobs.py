@@ -1,0 +1,148 @@
+"""Log-probabilities and rewards of given answers, like lengths together so that little is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from handbook_utils.errors import DataError, TemplateError
+from handbook_utils.records import Message
+
+Conversation = tuple[list[Message], str]
+Floats = NDArray[np.float64]
+
+
+def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[list[int], int]:
+    """Token ids of a conversation under the chat template, and where the response begins.
+
+    Returns:
+        (ids, start): `ids[start:]` is the response with its end-of-turn token, exactly as in training.
+    Raises:
+        TemplateError: the template renders the prompt alone otherwise than before an answer.
+    """
+    opening = list(_template_ids(tokenizer, prompt, add_generation_prompt=True))
+    answered = [*prompt, Message(role="assistant", content=response)]
+    ids = list(_template_ids(tokenizer, answered))
+    if ids[: len(opening)] != opening:
+        raise TemplateError(
+            "the chat template renders a prompt otherwise when an answer follows, so where the answer "
+            "begins cannot be told. Use a template whose generation prompt is a prefix of the whole."
+        )
+    return ids, len(opening)
+
+
+def _template_ids(tokenizer: Any, messages: list[Message], **options: Any) -> list[int]:
+    rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    ids: list[int] = rendered["input_ids"]
+    return ids
+
+
+def response_logprobs(
+    model: Any, tokenizer: Any, rows: Sequence[Conversation], *, batch_size: int = 64
+) -> Floats:
+    """Log-probability of each response given its prompt.
+
+    Args:
+        model: a causal language model; evaluation mode is the caller's to set.
+        tokenizer: renders the conversation by its chat template.
+        rows: (prompt messages, response text).
+        batch_size: rows a forward pass.
+    Returns:
+        (rows,) natural log, summed over the response's tokens and the end-of-turn token.
+    Source: log pi(y|x) of Rafailov et al. 2023, Eq. 7.
+    """
+    return response_logprob_sums(model, tokenizer, rows, batch_size=batch_size)[0]
+
+
+def response_logprob_sums(
+    model: Any, tokenizer: Any, rows: Sequence[Conversation], *, batch_size: int = 64
+) -> tuple[Floats, NDArray[np.int64]]:
+    """As `response_logprobs`, together with the number of tokens each sum runs over."""
+    rendered = [render_ids(tokenizer, prompt, response) for prompt, response in rows]
+    return sequence_logprob_sums(model, rendered, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+
+
+def sequence_logprob_sums(
+    model: Any, sequences: Sequence[tuple[list[int], int]], *, pad_token_id: int, batch_size: int = 64
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Sum of token log-probabilities from position `start` on, for (ids, start) pairs.
+
+    The first token of a sequence is given, never predicted, so `start` 0 counts as 1.
+
+    Returns:
+        ((rows,) natural log, (rows,) number of tokens summed).
+    """
+    starts = [max(start, 1) for _, start in sequences]
+    counts = np.array([len(ids) - start for (ids, _), start in zip(sequences, starts, strict=True)])
+    if (counts < 1).any():
+        raise DataError(
+            f"row {int(np.argmax(counts < 1)) + 1} has no token whose probability could be taken."
+        )
+
+    def measure(batch: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        first = min(starts[row] for row in batch)
+        # logits of the prompts' positions are not needed, and they are the larger part of the memory
+        keep = ids.shape[1] - first + 1
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+        logps = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+        taken = logps.gather(-1, ids[:, first:, None]).squeeze(-1)
+        position = torch.arange(first, ids.shape[1], device=ids.device)
+        begins = torch.tensor([starts[row] for row in batch], device=ids.device)
+        in_response = (position >= begins[:, None]) & mask[:, first:].bool()
+        return (taken.double() * in_response).sum(dim=1)
+
+    lists = [ids for ids, _ in sequences]
+    return _by_length(model, lists, pad_token_id, batch_size, measure), counts
+
+
+def reward_scores(
+    model: Any, tokenizer: Any, rows: Sequence[Conversation], *, batch_size: int = 64
+) -> Floats:
+    """Reward of each response, on the very tokens the reward model was trained on.
+
+    Args:
+        model: a sequence classification model with one label.
+        tokenizer: renders the conversation by its chat template.
+        rows: (prompt messages, response text); the samples of one prompt may stand side by side.
+        batch_size: rows a forward pass.
+    Returns:
+        (rows,) one number a conversation, in the model's own scale: only differences mean something.
+    """
+    lists = [render_ids(tokenizer, prompt, response)[0] for prompt, response in rows]
+
+    def measure(_: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return scores.squeeze(-1).double()
+
+    return _by_length(model, lists, tokenizer.pad_token_id, batch_size, measure)
+
+
+Measure = Callable[[Sequence[int], torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _by_length(
+    model: Any, lists: Sequence[list[int]], pad_token_id: int, batch_size: int, measure: Measure
+) -> Floats:
+    """Apply `measure` to padded batches of like lengths and return its numbers in the given order."""
+    values = np.empty(len(lists))
+    with torch.inference_mode():
+        for batch in _batches(lists, batch_size):
+            width = max(len(lists[row]) for row in batch)
+            ids = torch.full((len(batch), width), pad_token_id)
+            mask = torch.zeros((len(batch), width), dtype=torch.long)
+            for line, row in enumerate(batch):
+                ids[line, : len(lists[row])] = torch.tensor(lists[row])
+                mask[line, : len(lists[row])] = 1
+            values[batch] = measure(batch, ids.to(model.device), mask.to(model.device)).cpu().numpy()
+    return values
+
+
+def _batches(lists: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
+    # longest first: a batch that does not fit into memory fails at once, not after an hour
+    order = sorted(range(len(lists)), key=lambda row: -len(lists[row]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
