@@ -133,7 +133,10 @@ def recipe_to_dict(recipe: BaseModel) -> dict[str, Any]:
 
 def recipe_to_yaml(recipe: BaseModel) -> str:
     """A recipe as YAML; loading it gives the same recipe."""
-    return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+    content = recipe_to_dict(recipe)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    # PyYAML folds a few rare line breaks (U+0085, U+2028) when it may write Unicode
+    return text if yaml.safe_load(text) == content else yaml.safe_dump(content, sort_keys=False)
 
 
 def recipe_json_schema() -> dict[str, Any]:

@@ -97,13 +97,16 @@ class Estimate:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary; `from_json` is its inverse."""
-        return asdict(self)
+        """Return a plain dictionary; an end at infinity is None. `from_json` is its inverse."""
+        record = asdict(self)
+        return record | {end: None for end in ("low", "high") if math.isinf(record[end])}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Estimate:
         """Rebuild from `to_json`."""
-        return cls(**record)
+        low = -math.inf if record["low"] is None else record["low"]
+        high = math.inf if record["high"] is None else record["high"]
+        return cls(**{**record, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
