@@ -1,0 +1,258 @@
+"""Means, differences and rates with intervals over prompts, and a warning where intervals are known off."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from handbook_utils.errors import DataError
+from handbook_utils.evaluation.coverage_table import BAND, CoverageRow, nearest_coverage, nearest_distribution
+from handbook_utils.evaluation.intervals import Array, is_constant, mean_intervals, rule_of_three
+from handbook_utils.evaluation.prompt_rows import finite_rows, prompt_means, value_bounds
+from handbook_utils.records import Estimate
+
+FEWEST_MEASURED = 6
+
+
+class CoverageWarning(UserWarning):
+    """The interval is known, or must be feared, not to cover as often as its level says."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the intervals of some figures rest on, shared by all of them.
+
+    Attributes:
+        unit: unit of the figures.
+        design: "unpaired", "paired" or "win-rate", as in `CoverageRow`.
+        rows: rows a prompt (their mean where unequal).
+        is_rate: the figures are means of zeros and ones.
+        base_rate: how often the event happens that a difference or win rate rests on; None where unknown.
+        bounds: lowest and highest value a prompt can have, as far as known.
+        level: confidence level.
+        seed: seed of the resampling.
+        method: "auto" or one of `intervals.METHODS`.
+    """
+
+    unit: str
+    design: str = "unpaired"
+    rows: float = 1.0
+    is_rate: bool = False
+    base_rate: float | None = None
+    bounds: tuple[float, float] | None = None
+    level: float = 0.95
+    seed: int = 0
+    method: str = "auto"
+
+
+def mean_estimate(
+    values: ArrayLike,
+    *,
+    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    unit: str = "score",
+    level: float = 0.95,
+    seed: int = 0,
+    method: str = "auto",
+) -> Estimate:
+    """Mean over prompts, every prompt counting once however many rows it has.
+
+    Args:
+        values: (rows,) finite scores.
+        clusters: (rows,) prompt id of each row; None where each row is a prompt of its own.
+        unit: unit of the scores.
+        level: confidence level.
+        seed: seed of the resampling.
+        method: "auto" takes Wilson's interval for zeros and ones (with the effective number of trials where
+            a prompt has several rows) and bootstrap-t for all else; or a name in `intervals.METHODS`.
+    Returns:
+        The estimate; its `n` counts prompts. Infinite where all values are equal and not 0 or 1.
+    Raises:
+        DataError: no rows, a score that is not finite (its row named), other lengths, unknown method.
+    Warns:
+        CoverageWarning: the nearest measured setting covers less than 93 % or more than 97 %.
+    Source: `intervals.bootstrap_t`, `intervals.wilson_effective`. Book: "How to run it", on intervals.
+
+    >>> estimate = mean_estimate([0.1, 0.4, 0.3, 0.9, 0.6, 0.2, 0.7, 0.5], unit="gold reward")
+    >>> estimate.n, round(estimate.value, 4), estimate.method
+    (8, 0.4625, 'bootstrap-t')
+    """
+    rows = finite_rows(values, "values")
+    means = prompt_means(rows, clusters)
+    is_rate = bool(np.isin(rows, (0.0, 1.0)).all())
+    setting = Setting(
+        unit=unit,
+        rows=len(rows) / len(means),
+        is_rate=is_rate,
+        bounds=value_bounds(rows),
+        level=level,
+        seed=seed,
+        method=method,
+    )
+    return estimate_columns(means[:, None], setting)[0]
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    unit: str = "score",
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of `b` minus `a` over prompts: positive where `b` is higher.
+
+    Args:
+        a: (rows,) finite scores.
+        b: (rows,) scores of the same rows, in the same order.
+        clusters: (rows,) prompt id of each row; None where each row is a prompt of its own.
+        unit: unit of the scores.
+        level: confidence level.
+        seed: seed of the resampling.
+    Raises:
+        DataError: other lengths, or a score that is not finite (its row named). For scores by prompt id,
+            which may come in any order, see `win_rate.compare_paired`.
+    Warns:
+        CoverageWarning: as `mean_estimate`.
+
+    >>> estimate = paired_difference([1, 2, 3, 4, 5, 6, 7], [2, 2, 4, 6, 5, 7, 9])
+    >>> round(estimate.value, 3), estimate.low > 0
+    (1.0, True)
+    """
+    rows_a, rows_b = finite_rows(a, "a"), finite_rows(b, "b")
+    if len(rows_a) != len(rows_b):
+        raise DataError(f"paired scores need equal lengths, got {len(rows_a)} of a and {len(rows_b)} of b")
+    differences = prompt_means(rows_b - rows_a, clusters)
+    rows = len(rows_a) / len(differences)
+    setting = paired_setting(np.concatenate([rows_a, rows_b]), rows=rows, unit=unit, level=level, seed=seed)
+    return estimate_columns(differences[:, None], setting)[0]
+
+
+def proportion_estimate(successes: int, trials: int, *, unit: str = "rate", level: float = 0.95) -> Estimate:
+    """Rate of independent trials (one row a prompt) with Wilson's interval, from scipy.
+
+    Raises:
+        DataError: no trials, or successes outside 0..trials.
+    Source: Wilson 1927; `scipy.stats.binomtest(...).proportion_ci(method="wilson")`.
+
+    >>> str(proportion_estimate(0, 100))
+    '0.000 [0.000, 0.037]'
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise DataError(f"a rate needs trials >= 1 and 0 <= successes <= trials, got {successes} of {trials}")
+    interval = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+    rate = successes / trials
+    row, few = _measured("auto", "unpaired", _rate_name(rate), trials, 1.0)
+    _warn(trials, [(row, few)])
+    return Estimate(
+        rate, min(float(interval.low), rate), max(float(interval.high), rate), level, trials, unit, "wilson"
+    )
+
+
+def estimate_columns(prompt_values: Array, setting: Setting) -> list[Estimate]:
+    """One estimate a column of (prompts, columns); warns once for all of them.
+
+    Raises:
+        DataError: unknown method, level outside (0, 1), or a Wilson interval asked for what is no rate.
+    """
+    if not 0 < setting.level < 1:
+        raise DataError(f"level must be between 0 and 1, got {setting.level}")
+    if setting.method.startswith("wilson") and not setting.is_rate:
+        raise DataError("Wilson's interval is for zeros and ones. Use method='auto' or 'bootstrap-t'.")
+    method = _choose(setting)
+    prompts, columns = prompt_values.shape
+    values = prompt_values.mean(axis=0)
+    constant = is_constant(prompt_values, setting.bounds) & (method != "wilson")
+    low, high = rule_of_three(values, prompts, setting.bounds, level=setting.level)
+    if not constant.all():
+        spread = prompt_values[:, ~constant]
+        low[~constant], high[~constant] = mean_intervals(
+            spread, method, level=setting.level, seed=setting.seed
+        )
+    _warn(prompts, [_check(prompt_values[:, i], bool(constant[i]), setting) for i in range(columns)])
+    names = ["rule-of-three" if flat else method for flat in constant]
+    drawn = [name in ("bootstrap-t", "percentile") for name in names]
+    return [
+        Estimate(
+            # the interval is [min, max] with its value even after rounding
+            float(values[i]),
+            float(min(low[i], values[i])),
+            float(max(high[i], values[i])),
+            setting.level,
+            prompts,
+            setting.unit,
+            names[i],
+            setting.seed if drawn[i] else None,
+        )
+        for i in range(columns)
+    ]
+
+
+def paired_setting(scores: Array, *, rows: float, unit: str, level: float, seed: int) -> Setting:
+    """Setting of differences between scores of which `scores` are all, of either side."""
+    bounds = value_bounds(scores)
+    reach = bounds[1] - bounds[0] if bounds else None
+    is_binary = bool(np.isin(scores, (0.0, 1.0)).all())
+    return Setting(
+        unit=unit,
+        design="paired",
+        rows=rows,
+        base_rate=float(scores.mean()) if is_binary else None,
+        bounds=None if reach is None else (-reach, reach),
+        level=level,
+        seed=seed,
+    )
+
+
+def _choose(setting: Setting) -> str:
+    if setting.method != "auto":
+        return setting.method
+    if setting.is_rate and setting.rows == 1 and setting.design == "unpaired":
+        return "wilson"
+    return "wilson-effective" if setting.is_rate else "bootstrap-t"
+
+
+def _check(values: Array, constant: bool, setting: Setting) -> tuple[CoverageRow | None, str]:
+    if constant and setting.bounds != (0.0, 1.0):
+        return None, "all prompts have the same value, so the interval rests on the range of the scores alone"
+    rate = setting.base_rate
+    if setting.is_rate and rate is None:
+        rate = float(values.mean())
+    distribution = nearest_distribution(values, rate=rate)
+    return _measured(setting.method, setting.design, distribution, len(values), setting.rows)
+
+
+def _rate_name(rate: float) -> str:
+    return nearest_distribution(np.zeros(1), rate=rate)
+
+
+def _measured(
+    method: str, design: str, distribution: str, prompts: int, rows: float
+) -> tuple[CoverageRow | None, str]:
+    if method not in ("percentile", "student-t"):
+        method = "auto"
+    row = nearest_coverage(method, distribution=distribution, prompts=prompts, rows=rows, design=design)
+    return row, "" if row else f"coverage was not measured below {FEWEST_MEASURED} prompts"
+
+
+def _warn(prompts: int, checks: list[tuple[CoverageRow | None, str]]) -> None:
+    """One warning for all columns: the reason given, or the setting farthest from 95 %."""
+    reasons = sorted({reason for _, reason in checks if reason})
+    off = [row for row, _ in checks if row is not None and not row.is_in_band]
+    if off:
+        worst = max(off, key=lambda row: abs(row.coverage - sum(BAND) / 2))
+        side = "narrow" if worst.coverage < BAND[0] else "wide"
+        reasons.append(
+            f"intervals of 95 % covered {100 * worst.coverage:.1f} ± {100 * worst.mc_error:.1f} % of the "
+            f"time in the nearest measured setting ({worst.distribution}, {worst.design}, "
+            f"{worst.prompts} prompts, rows a prompt: {worst.rows}), so this one is likely too {side}"
+        )
+    if reasons:
+        message = f"{prompts} prompts: {'; '.join(reasons)}. Use more prompts for an interval to rely on."
+        warnings.warn(message, CoverageWarning, stacklevel=4)
