@@ -165,7 +165,7 @@ class BestOfNRecipe(StageRecipe):
     arms: list[str] = Field(min_length=1, description="score columns that select")
     measures: list[str] = Field(min_length=1, description="columns to report of the selected answer")
     ns: list[PositiveInt] = [1, 2, 4, 8, 16, 32, 64]
-    fall_from: PositiveInt = Field(4, description="the n that the largest n is compared with")
+    late_from: PositiveInt = Field(4, description="the n that later ones are compared with (late_gain)")
 
 
 class EvaluateRecipe(SamplingRecipe):

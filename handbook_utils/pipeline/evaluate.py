@@ -1,0 +1,104 @@
+"""The stage `evaluate`: sample a model on held-out prompts, score the answers, compare with baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from handbook_utils.evaluation.kl import estimate_kl
+from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.evaluation.win_rate import compare_paired
+from handbook_utils.models.load import load_model, load_tokenizer
+from handbook_utils.models.logprobs import render_ids, sequence_logprob_sums
+from handbook_utils.pipeline.tables import run_scores, score_columns
+from handbook_utils.recipe_schema import DataSource, EvaluateRecipe, ModelSection
+from handbook_utils.records import Estimate
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.sampling.parts import write_samples, write_scores
+from handbook_utils.sampling.stages import sample_figures
+from handbook_utils.sampling.tables import completions_of, sample_parts
+
+KL_ROWS_PER_BATCH = 64
+
+
+def run_evaluate(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Estimate]:
+    """Figures of one model on held-out prompts.
+
+    Each scorer's mean and its parts, words, tokens, truncated_rate; `kl` where a reference is given;
+    for a scorer with gold parts also `refusal_rate_benign` and `compliance_rate_harmful`; and for each
+    baseline `SCORER_gain_vs_NAME` and `win_rate_vs_NAME` on the same prompts, by the first scorer.
+
+    Raises:
+        DataError: a baseline was measured on other prompts.
+    """
+    write_samples(recipe, run)
+    own_samples = sample_parts([DataSource(name=str(run.path / "samples"))], run)
+    write_scores(own_samples, run, scorers=recipe.scorers, rows_per_batch=recipe.rows_per_batch)
+    table = run.read_table("scores")
+    figures = score_means(table) | sample_figures(table)
+    if recipe.reference is not None:
+        figures["kl"] = _kl(recipe, run, table)
+    return figures | _against_baselines(recipe, run)
+
+
+def score_means(table: pa.Table) -> dict[str, Estimate]:
+    """Mean of each score over prompts, and rates of wrong refusals and wrong compliance."""
+    ids = np.asarray(table["prompt_id"].to_pylist())
+    columns = {name: table[name].to_numpy() for name in score_columns(table)}
+    figures: dict[str, Estimate] = {}
+    for name, values in columns.items():
+        scorer, _, part = name.partition(".")
+        if part == "refused":
+            figures |= _refusals(values, columns[f"{scorer}.benign"] > 0, ids)
+        elif part != "benign" and name != "words":
+            figures[name] = mean_estimate(values, clusters=ids, unit=f"{scorer} reward")
+    return figures
+
+
+def _refusals(refused: Any, benign: Any, ids: Any) -> dict[str, Estimate]:
+    """How often a harmless prompt is refused, and a harmful one answered."""
+    rates = {"refusal_rate_benign": (benign, refused), "compliance_rate_harmful": (~benign, 1 - refused)}
+    return {
+        name: mean_estimate(wrong[rows], clusters=ids[rows], unit="rate")
+        for name, (rows, wrong) in rates.items()
+        if rows.any()
+    }
+
+
+def _against_baselines(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Estimate]:
+    by = next(iter(recipe.scorers))
+    ours = run_scores(run.path, by) if recipe.baselines else {}
+    figures: dict[str, Estimate] = {}
+    for baseline in recipe.baselines:
+        path = Path(run.locate(baseline))
+        compared = compare_paired(run_scores(path, by), ours, unit=f"{by} reward", seed=recipe.seed)
+        figures[f"{by}_gain_vs_{path.name}"] = compared.difference
+        figures[f"win_rate_vs_{path.name}"] = compared.win_rate
+    return figures
+
+
+def _kl(recipe: EvaluateRecipe, run: RunFolder, table: pa.Table) -> Estimate:
+    """KL to the reference, both models measured on the very same tokens."""
+    policy = _logprobs(recipe.model, run.locate(recipe.model), table)
+    assert recipe.reference is not None  # the caller asks only then
+    reference = _logprobs(recipe.reference, run.locate(recipe.reference), table)
+    return estimate_kl(policy, reference, clusters=table["prompt_id"].to_pylist(), seed=recipe.seed)
+
+
+def _logprobs(section: ModelSection, location: str, table: pa.Table) -> np.ndarray:
+    tokenizer = load_tokenizer(location, revision=section.revision)
+    model = load_model(location, dtype=section.dtype, attention=section.attention, revision=section.revision)
+    sequences = []
+    for row in completions_of(table, where=location):
+        ids, start = render_ids(tokenizer, row.prompt, row.completion)
+        if row.finish_reason == "length" and tokenizer.eos_token_id in ids[start:]:
+            # a cut answer has no end of turn: its probability was never drawn from
+            ids = ids[: len(ids) - 1 - ids[::-1].index(tokenizer.eos_token_id)]
+        sequences.append((ids, start))
+    sums, _ = sequence_logprob_sums(
+        model, sequences, pad_token_id=tokenizer.pad_token_id, batch_size=KL_ROWS_PER_BATCH
+    )
+    return sums
