@@ -110,4 +110,4 @@ def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return f"The folder {path.parent} is missing too."
     names = [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in SUFFIXES]
-    return suggest(path.name, names) if names else f"{path.parent} holds no data file."
+    return suggest(path.name, names) if names else f"{path.parent.resolve()} holds no data file."

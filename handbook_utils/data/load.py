@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -102,6 +104,14 @@ def load_sources(sources: Sequence[DataSource], run: Locator, *, kind: Kind, see
     return _to_dataset(_unique_prompts(list(joined), "data")) if kind == "prompt" else joined
 
 
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """Checksum of a dataset's columns and rows, the same in every process."""
+    digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
+    for row in dataset:
+        digest.update(json.dumps(row, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
 def _read(name: str, split: Split, *, seed: int, revision: str | None) -> tuple[str, Iterable[Row]]:
     """Return what the rows are called in messages, and the rows of the slice."""
     if name.startswith(PREFIX):
@@ -123,7 +133,8 @@ def _sliced(rows: Any, split: Split, name: str) -> Iterable[Row]:
     if len(rows) == 0:
         raise DataError(f"{name}: no rows in '{split.base}'.")
     first, end = split.bounds(len(rows), name=name)
-    return rows.select(range(first, end)) if isinstance(rows, Dataset) else rows[first:end]
+    part: Iterable[Row] = rows.select(range(first, end)) if isinstance(rows, Dataset) else rows[first:end]
+    return part
 
 
 def _only_train(name: str, split: Split) -> None:

@@ -10,6 +10,7 @@ from handbook_utils.data.split import Split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.pocket.annotator import ANNOTATORS
 from handbook_utils.pocket.world import (
+    PLAIN_TEXTS,
     PocketPrompt,
     demonstrate,
     demonstrations,
@@ -19,8 +20,6 @@ from handbook_utils.pocket.world import (
 )
 
 PREFIX = "pocket:"
-# passages are drawn, not stored: each split draws its own
-_TEXT_SEEDS = {"train": 0, "dev": 1_000_000, "test": 2_000_000}
 Rows = list[dict[str, Any]]
 
 
@@ -91,7 +90,6 @@ def _two_answers(prompt: PocketPrompt, rng: random.Random) -> tuple[str, str]:
 
 
 def _texts(split: Split, seed: int) -> Rows:
-    if split.base not in _TEXT_SEEDS:
-        raise DataError(f"pocket: unknown split '{split.base}'. {suggest(split.base, _TEXT_SEEDS)}")
-    limit = {} if split.needed is None else {"limit": split.needed}
-    return [{"text": text} for text in plain_text(seed=seed + _TEXT_SEEDS[split.base], **limit)]
+    limit = PLAIN_TEXTS if split.needed is None else split.needed
+    texts = plain_text(split.base, seed=seed, limit=limit)  # type: ignore[arg-type]  # checked there
+    return [{"text": text} for text in texts]

@@ -12,22 +12,26 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError, TemplateError, suggest
+from handbook_utils.pocket.base_model import base_path, build_init_model, build_tokenizer
 
 Head = Literal["causal", "reward"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-POCKET_NAMES = ("pocket:base", "pocket:init")
+BASE, INIT = "pocket:base", "pocket:init"
 
 
-def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = True) -> Any:
     """Load a tokenizer that can render conversations and pad batches.
 
     Args:
         name: as for `load_model`.
         revision: branch, tag or commit of a hub name.
+        for_chat: whether a chat template is needed; plain text needs none.
     Raises:
-        ModelError: nothing there, or it has neither a padding nor an end-of-sequence token.
+        ModelError: nothing there, or it has no end-of-sequence token.
         TemplateError: the tokenizer has no chat template.
     """
+    if name == INIT:
+        return build_tokenizer()
     place = _place(name)
     with _quiet_if_local(place):
         try:
@@ -38,7 +42,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence token, so no answer could ever end.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template:
+    if for_chat and not tokenizer.chat_template:
         raise TemplateError(
             f"{name}: the tokenizer has no chat template, so conversations cannot be rendered. "
             "Use the instruction-tuned sibling's tokenizer, or put a chat_template.jinja into the folder."
@@ -58,10 +62,11 @@ def load_model(
     """Load a model, in evaluation mode.
 
     Args:
-        name: `pocket:base`, a folder with config.json and safetensors, a run folder (its `model/` is
-            read), or a name on the hub. Code that comes with a model is never run.
+        name: `pocket:base`, `pocket:init` (its untrained form), a folder with config.json and
+            safetensors, a run folder (its `model/` is read), or a name on the hub. Code that comes with a
+            model is never run.
         head: "causal" for a language model; "reward" for one score a conversation. A model without a
-            score head gets a random one (seed it with `torch.manual_seed`).
+            score head gets a random one. What is random is drawn from torch's global generator.
         dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, bfloat16 on a GPU that has it.
         attention: "sdpa", "eager", "flash_attention_2", or "auto".
         revision: branch, tag or commit of a hub name.
@@ -69,10 +74,10 @@ def load_model(
     Raises:
         ModelError: nothing there, weights missing, or no safetensors.
     """
-    place = _place(name)
     device = torch.device(device) if device is not None else default_device()
-    if name == "pocket:init":
-        return _pocket_init().to(device)
+    if name == INIT:
+        return build_init_model(_drawn_seed()).to(device)
+    place = _place(name)
     options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     auto = AutoModelForCausalLM
     if head == "reward":
@@ -115,10 +120,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _place(name: str) -> str:
     """The folder or hub name to load from; what is missing on disk is an error before anything heavy."""
     if name.startswith("pocket:"):
-        if name not in POCKET_NAMES:
-            raise ModelError(f"unknown model '{name}'. {suggest(name, POCKET_NAMES)}")
-        from handbook_utils.pocket.base_model import base_path
-
+        if name != BASE:
+            raise ModelError(f"unknown model '{name}'. {suggest(name, (BASE, INIT))}")
         return str(base_path())
     path = Path(name).expanduser()
     if (path / "manifest.json").exists():
@@ -155,10 +158,9 @@ def _check_weights(name: str, head: Head, info: dict[str, Any]) -> None:
         raise ModelError(f"{name}: the weights do not fit the config: {listed} missing or of another shape.")
 
 
-def _pocket_init() -> Any:
-    from handbook_utils.pocket.base_model import initial_model
-
-    return initial_model()
+def _drawn_seed() -> int:
+    # from torch's own generator, so that whoever seeds that decides about these weights as well
+    return int(torch.randint(2**31, ()).item())
 
 
 def _quiet_if_local(place: str) -> AbstractContextManager[None]:

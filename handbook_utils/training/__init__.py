@@ -1,1 +1,1 @@
-"""Training stages: each takes a recipe and a run folder and leaves a model there, through TRL's own trainers."""
+"""Training stages: each takes a recipe and a run folder and leaves a model there."""

@@ -5,17 +5,103 @@ Read from TRL 1.16; what we rely on is held by tests/contract/test_trl_*.py.
 
 from __future__ import annotations
 
+import copy
 import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+import torch
+from transformers import PrinterCallback
+
+from handbook_utils.errors import TrainingError
+
+with warnings.catch_warnings():
+    # torch.fx, which TRL's imports pull in, still decorates with torch.jit
+    warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 # plain language modelling is SFT on a "text" column, so `pretrain` shares SFT's trainer and fields
 CONFIGS: dict[str, Any] = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}
 TRAINERS: dict[str, Any] = {"sft": SFTTrainer, "reward": RewardTrainer, "dpo": DPOTrainer}
+
+
+class _StopsOnBadLoss:
+    """Checks each loss itself: logs average over steps, and by default hide what is not a number."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if not torch.isfinite(loss):
+            raise TrainingError(bad_loss_message(float(loss), self.state.global_step + 1))  # type: ignore[attr-defined]
+        return loss
+
+
+def bad_loss_message(loss: float, step: int) -> str:
+    """What to say when a loss is not a number."""
+    cause = "a learning rate that is too high"
+    if step == 1:
+        cause = "broken weights, or a row without a single token to learn"
+    return (
+        f"the loss is {loss} at step {step}, and training on would only spoil the model. "
+        f"The likely cause: {cause}. Try a tenth of training.learning_rate, more training.warmup_steps or a "
+        "lower training.max_grad_norm; in half precision, bf16 instead of fp16."
+    )
+
+
+_CHECKED = {
+    name: type(trainer.__name__, (_StopsOnBadLoss, trainer), {}) for name, trainer in TRAINERS.items()
+}
+
+
+def make_trainer(
+    name: str,
+    *,
+    arguments: dict[str, Any],
+    model: Any,
+    tokenizer: Any,
+    data: tuple[Any, Any],
+    callbacks: Sequence[Any],
+) -> Any:
+    """Build one of TRL's trainers.
+
+    Args:
+        name: "sft", "reward" or "dpo".
+        arguments: fields of its config.
+        model: what is trained; a copy of it as it is now is the reference of "dpo".
+        tokenizer: with a chat template where the data is conversations.
+        data: training and evaluation datasets in TRL's form; the latter may be None.
+        callbacks: beside the trainer's own, whose printing of every log is dropped.
+    """
+    train, evaluation = data
+    extra: dict[str, Any] = {}
+    if name == "dpo" and not arguments.get("precompute_ref_log_probs"):
+        # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
+        extra["ref_model"] = copy.deepcopy(model)
+    trainer = _CHECKED[name](
+        model=model,
+        args=CONFIGS[name](**arguments),
+        processing_class=tokenizer,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        callbacks=list(callbacks),
+        **extra,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@contextmanager
+def known_warnings_hidden() -> Iterator[None]:
+    """Hide the warnings that TRL 1.16 causes in transformers 5 and that no caller can avoid."""
+    with warnings.catch_warnings():
+        # trl/models/utils.py reads it around every reference pass of DPO
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
 
 _KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", NoneType: "null"}
 _HELP_CHOICES = re.compile(r"Possible values are:? (.*)")

@@ -1,0 +1,57 @@
+"""The trainer's arguments: what the recipe says, over defaults that fit the machine."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.training.plan import TrainingPlan, trains_on_cpu
+
+# transformers 5 renamed these and warns about the old names, which recipes still use
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+# steps between two checkpoints where the plan cannot tell how many steps there are
+SAVE_STEPS_UNPLANNED = 100
+
+
+def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: Path) -> dict[str, Any]:
+    """Return the keyword arguments of the stage's TRL config.
+
+    Args:
+        recipe: its `training` wins over every default here.
+        plan: batch sizes and number of steps.
+        checkpoints: folder for checkpoints, of this run alone.
+    """
+    steps = plan.steps or 10 * SAVE_STEPS_UNPLANNED
+    defaults: dict[str, Any] = {
+        # TRL checkpoints activations by default; said by its new name, it raises no warning
+        "activation_checkpointing": not trains_on_cpu(recipe),
+        "logging_steps": max(1, min(10, steps // 20)),
+        "save_steps": max(1, math.ceil(steps / 10)),
+        # two: a kill while the newest is written leaves the one before it
+        "save_total_limit": 2,
+        "per_device_eval_batch_size": plan.per_device_batch,
+        "report_to": "none",
+    }
+    if trains_on_cpu(recipe):
+        # TRL turns bf16 on even here, which makes a step five times slower
+        defaults |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+    given = {RENAMED.get(key, key): value for key, value in recipe.training.items()}
+    return (
+        defaults
+        | given
+        | {
+            "output_dir": str(checkpoints),
+            "seed": recipe.seed,
+            "per_device_train_batch_size": plan.per_device_batch,
+            "gradient_accumulation_steps": plan.accumulation,
+            # our own bar and records instead; a NaN must show, not be averaged away
+            "disable_tqdm": True,
+            "logging_nan_inf_filter": False,
+            "include_num_input_tokens_seen": "non_padding",
+        }
+    )

@@ -1,0 +1,96 @@
+"""Held-out figures of trained models, each with its interval over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from handbook_utils.data.formats import GOLD_COLUMNS, prompt_hash
+from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.models.logprobs import (
+    Conversation,
+    Floats,
+    response_logprob_sums,
+    response_logprobs,
+    reward_scores,
+    sequence_logprob_sums,
+)
+from handbook_utils.records import Estimate
+
+
+def answer_loss(model: Any, tokenizer: Any, rows: Dataset, *, seed: int) -> Estimate:
+    """Mean over answers of the nats a token, the end-of-turn token included.
+
+    Each answer counts once, however long; the trainer's own loss weighs tokens alike instead.
+    """
+    answers = _conversations(rows, "completion")
+    sums, counts = response_logprob_sums(model, tokenizer, answers)
+    return mean_estimate(-sums / counts, clusters=_prompt_ids(rows), unit="nats a token", seed=seed)
+
+
+def text_loss(model: Any, tokenizer: Any, texts: Sequence[str], *, seed: int) -> Estimate:
+    """Mean over passages of the nats a token, the end-of-sequence token included."""
+    limit = model.config.get_text_config().max_position_embeddings
+    encoded = [tokenizer(text + tokenizer.eos_token)["input_ids"][:limit] for text in texts]
+    sums, counts = sequence_logprob_sums(
+        model, [(ids, 1) for ids in encoded], pad_token_id=tokenizer.pad_token_id
+    )
+    return mean_estimate(-sums / counts, unit="nats a token", seed=seed)
+
+
+def reward_accuracy(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int) -> dict[str, Estimate]:
+    """How often the chosen answer scores higher, and where gold rewards are known, the truly better one."""
+    chosen = reward_scores(model, tokenizer, _conversations(pairs, "chosen"))
+    rejected = reward_scores(model, tokenizer, _conversations(pairs, "rejected"))
+    figures = {"accuracy": _accuracy(chosen, rejected, pairs, seed)}
+    if set(GOLD_COLUMNS) <= set(pairs.column_names):
+        gold = np.array(pairs["gold_chosen"]) - np.array(pairs["gold_rejected"])
+        differ = np.flatnonzero(gold)  # of two equally good answers none is the better one
+        if len(differ):
+            sign = np.sign(gold[differ])
+            figures["accuracy_gold"] = _accuracy(
+                chosen[differ] * sign, rejected[differ] * sign, pairs.select(differ), seed
+            )
+    return figures
+
+
+def implicit_reward_figures(
+    models: tuple[Any, Any], tokenizer: Any, pairs: Dataset, *, beta: float, seed: int
+) -> dict[str, Estimate]:
+    """Accuracy and mean margin of beta * log(policy / reference) on held-out pairs.
+
+    Args:
+        models: (policy, reference).
+        tokenizer: of both.
+        pairs: in the preference form.
+        beta: as in training.
+        seed: of the intervals' resampling.
+    Source: Rafailov et al. 2023, Eq. 5.
+    """
+    rewards = {}
+    for side in ("chosen", "rejected"):
+        rows = _conversations(pairs, side)
+        policy, reference = (response_logprobs(model, tokenizer, rows) for model in models)
+        rewards[side] = beta * (policy - reference)
+    margin = rewards["chosen"] - rewards["rejected"]
+    return {
+        "accuracy": _accuracy(rewards["chosen"], rewards["rejected"], pairs, seed),
+        "margin": mean_estimate(margin, clusters=_prompt_ids(pairs), unit="implicit reward", seed=seed),
+    }
+
+
+def _accuracy(higher: Floats, lower: Floats, pairs: Dataset, seed: int) -> Estimate:
+    # equal scores decide nothing: they are not counted as right
+    right = (higher > lower).astype(float)
+    return mean_estimate(right, clusters=_prompt_ids(pairs), unit="rate", seed=seed)
+
+
+def _conversations(rows: Dataset, answer: str) -> list[Conversation]:
+    return [(row["prompt"], row[answer][0]["content"]) for row in rows]
+
+
+def _prompt_ids(rows: Dataset) -> list[str]:
+    return [prompt_hash(prompt) for prompt in rows["prompt"]]

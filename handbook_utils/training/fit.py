@@ -1,0 +1,150 @@
+"""What all training stages share: load, train or resume, save whole, tidy up."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import set_seed
+
+from handbook_utils.data.load import dataset_fingerprint
+from handbook_utils.data.quiet import quiet_libraries
+from handbook_utils.errors import DataError, TrainingError
+from handbook_utils.models.load import Head, load_model, load_tokenizer
+from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.training.arguments import trainer_arguments
+from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
+from handbook_utils.training.checkpoints import newest_checkpoint
+from handbook_utils.training.plan import TrainingPlan, make_plan, trains_on_cpu
+
+LOGGER = logging.getLogger("handbook_utils")
+MODEL, CHECKPOINTS = "model", "checkpoints"
+
+
+def fit(
+    recipe: TrainingRecipe,
+    run: RunFolder,
+    *,
+    train: Dataset,
+    evaluation: Dataset | None = None,
+    head: Head = "causal",
+) -> tuple[Any, Any]:
+    """Train a model into `model/` of the run folder, from its newest checkpoint where there is one.
+
+    Args:
+        recipe: the stage's recipe.
+        run: the open run folder.
+        train: training examples in TRL's form.
+        evaluation: held-out examples, used while training only where `training.eval_strategy` asks for it.
+        head: "causal" or "reward".
+    Returns:
+        (model, tokenizer) as saved, the model in evaluation mode.
+    Raises:
+        ModelError: the start model cannot be loaded.
+        TrainingError: a loss, or in the end a weight, is not a number.
+    """
+    plan = make_plan(recipe, len(train))
+    run.note(train_rows=len(train), train_fingerprint=dataset_fingerprint(train))
+    source = run.locate(recipe.model)
+    tokenizer = load_tokenizer(
+        source, revision=recipe.model.revision, for_chat="text" not in train.column_names
+    )
+    if not run.has(MODEL):
+        with quiet_libraries():
+            _train(recipe, run, plan, _start_model(recipe, source, head), tokenizer, (train, evaluation))
+    # a kill between saving and tidying up leaves them as well
+    shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+    return load_model(str(run.path / MODEL), head=head, dtype=recipe.model.dtype), tokenizer
+
+
+def _start_model(recipe: TrainingRecipe, source: str, head: Head) -> Any:
+    set_seed(recipe.seed)  # a new score head is drawn from the global generator
+    section = recipe.model
+    return load_model(
+        source,
+        head=head,
+        # full fine-tuning keeps float32 weights: in bfloat16 a small learning rate changes nothing
+        dtype="float32" if section.dtype == "auto" else section.dtype,
+        attention=section.attention,
+        revision=section.revision,
+        device="cpu" if trains_on_cpu(recipe) else "cuda",
+    )
+
+
+def _train(
+    recipe: TrainingRecipe,
+    run: RunFolder,
+    plan: TrainingPlan,
+    model: Any,
+    tokenizer: Any,
+    data: tuple[Dataset, Dataset | None],
+) -> None:
+    from handbook_utils.training.trl_bridge import known_warnings_hidden, make_trainer
+
+    arguments = trainer_arguments(recipe, plan, run.path / CHECKPOINTS)
+    evaluates = str(arguments.get("eval_strategy", "no")) != "no" or bool(arguments.get("eval_on_start"))
+    bar = ShowProgress(recipe.stage) if run.progress else None  # type: ignore[attr-defined]
+    with known_warnings_hidden():
+        trainer = make_trainer(
+            recipe.trainer,
+            arguments=arguments,
+            model=model,
+            tokenizer=tokenizer,
+            data=(data[0], data[1] if evaluates else None),
+            callbacks=[RecordMetrics(run), *([bar] if bar else [])],
+        )
+        _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
+        checkpoint = newest_checkpoint(run.path / CHECKPOINTS)
+        if checkpoint is not None:
+            LOGGER.info("going on from %s", checkpoint.name)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            if bar is not None:
+                bar.close()
+    _save(trainer, tokenizer, run)
+
+
+def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) -> None:
+    """Say how many rows `max_length` left out or cut: the trainers do either in silence."""
+    prepared, limit = trainer.train_dataset, trainer.args.max_length
+    if getattr(trainer.args, "packing", False):
+        return
+    dropped = rows - len(prepared)
+    cut = 0
+    if "input_ids" in prepared.column_names:
+        ends = (ids[-1] != tokenizer.eos_token_id and len(ids) == limit for ids in prepared["input_ids"])
+        cut = sum(ends)
+    if len(prepared) == 0:
+        raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
+    if dropped:
+        _tell(f"{dropped} of {rows} rows do not fit into training.max_length = {limit} tokens: left out.")
+    if cut:
+        _tell(
+            f"{cut} of {rows} rows are longer than training.max_length = {limit} tokens: their ends are cut "
+            "off, and with them the token that ends an answer."
+        )
+    run.note(rows_left_out=dropped, rows_cut=cut)
+
+
+def _tell(message: str) -> None:
+    LOGGER.warning(message)
+    warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def _save(trainer: Any, tokenizer: Any, run: RunFolder) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise TrainingError(
+            f"after the last step {len(broken)} weights, such as {broken[0]}, are not numbers; no model was "
+            "saved. Try a tenth of training.learning_rate."
+        )
+    with run.folder(MODEL) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

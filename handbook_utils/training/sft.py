@@ -1,0 +1,32 @@
+"""Supervised fine-tuning: next-token training on conversations, loss on the answers only."""
+
+from __future__ import annotations
+
+from handbook_utils.data.load import load_sources
+from handbook_utils.recipe_schema import SftRecipe
+from handbook_utils.records import Estimate
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.training.figures import answer_loss
+from handbook_utils.training.fit import fit
+from handbook_utils.training.plan import batch_plan
+
+
+def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
+    """Fine-tune on conversations into `model/`; each answer is learned with the token that ends it.
+
+    Returns:
+        `eval_loss` where the recipe has `eval_data`: nats a token of held-out answers.
+    Raises:
+        RecipeError, DataError, ModelError, TemplateError: before any training.
+        TrainingError: the loss is no longer a number.
+    Book: chapter "Supervised fine-tuning".
+    """
+    batch_plan(recipe)
+    train = load_sources(recipe.data, run, kind="conversation", seed=recipe.seed)
+    held_out = None
+    if recipe.eval_data:
+        held_out = load_sources(recipe.eval_data, run, kind="conversation", seed=recipe.seed)
+    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
+    if held_out is None:
+        return {}
+    return {"eval_loss": answer_loss(model, tokenizer, held_out, seed=recipe.seed)}
