@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Callable
+from typing import Any
 
+from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, Message
 
 
@@ -21,8 +24,14 @@ def chat_with(
 
         # the turn's number keeps the noise of a repeated question fresh
         named = [(f"chat-{len(messages)}", messages)]
-        limits = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        return generate(model, tokenizer, named, **limits)[0]  # type: ignore[arg-type]
+        return generate(
+            model,
+            tokenizer,
+            named,
+            max_new_tokens=_room(model, tokenizer, messages, max_new_tokens),
+            temperature=temperature,
+            seed=seed,
+        )[0]
 
     if prompt is not None:
         reply = answer([{"role": "user", "content": prompt}])
@@ -32,7 +41,16 @@ def chat_with(
     _converse(answer)
 
 
-def _converse(answer: object) -> None:
+def _room(model: Any, tokenizer: Any, messages: list[Message], wanted: int) -> int:
+    """Tokens left for an answer in the model's window."""
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    left = getattr(model.config, "max_position_embeddings", wanted) - len(rendered["input_ids"])
+    if left < 1:
+        raise DataError("the conversation fills the model's window. Start a new one.")
+    return int(min(wanted, left))
+
+
+def _converse(answer: Callable[[list[Message]], Completion]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -46,7 +64,7 @@ def _converse(answer: object) -> None:
         if not question:
             return
         messages.append({"role": "user", "content": question})
-        reply = answer(messages)  # type: ignore[operator]
+        reply = answer(messages)
         messages.append({"role": "assistant", "content": reply.completion})
         console.print("model", style="bold", end=" ")
         console.print(printable(reply.completion), markup=False)

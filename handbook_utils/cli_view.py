@@ -56,6 +56,8 @@ def show_result(result: RunResult, json: bool) -> None:
     console = Console()
     if result.figures:
         console.print(figures_table(result.figures))
+    for caution in result.cautions:
+        console.print(f"caution: {caution}", style="yellow", markup=False)
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
     console.print(
         f"{result.path}: {result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
@@ -71,6 +73,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
         "runtime_s": result.runtime_s,
         "peak_memory_gib": result.peak_memory_gib,
         "tokens_per_s": result.tokens_per_s,
+        "cautions": list(result.cautions),
     }
 
 

@@ -120,6 +120,7 @@ class RunResult:
         runtime_s: wall-clock seconds, all sittings of a resumed run added up.
         peak_memory_gib: highest resident memory of the process (on a GPU, of the device).
         tokens_per_s: tokens trained on or sampled a second; None where no tokens were counted.
+        cautions: what to know before relying on an interval, such as that its prompts are few.
     """
 
     stage: str
@@ -128,3 +129,4 @@ class RunResult:
     runtime_s: float
     peak_memory_gib: float
     tokens_per_s: float | None = None
+    cautions: tuple[str, ...] = ()

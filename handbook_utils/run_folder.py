@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,7 +117,7 @@ class RunFolder:
         """Keep facts in the manifest, such as row counts and fingerprints of the data."""
         self._notes.update(facts)
 
-    def finish(self, figures: Mapping[str, Estimate]) -> RunResult:
+    def finish(self, figures: Mapping[str, Estimate], cautions: Sequence[str] = ()) -> RunResult:
         """Write result.json, then mark the run finished: in this order, so a kill between redoes it."""
         manifest, sitting_s = self._manifest, time.monotonic() - self._started
         result = {
@@ -126,6 +126,7 @@ class RunFolder:
             "runtime_s": round(manifest["runtime_before_s"] + sitting_s, 3),
             "peak_memory_gib": round(max(peak_memory_gib(), manifest["peak_memory_before_gib"]), 3),
             "tokens_per_s": round(self._tokens / sitting_s, 1) if self._tokens else None,
+            "cautions": list(dict.fromkeys(cautions)),
         }
         write_json(self.path / RESULT, result)
         outputs = {
@@ -266,7 +267,8 @@ def read_result(path: str | Path) -> RunResult:
         raise RunFolderError(f"{path}: the run is {manifest['status']}, not finished. Run it again to go on.")
     record = json.loads((path / RESULT).read_text(encoding="utf-8"))
     figures = {name: Estimate.from_json(figure) for name, figure in record.pop("figures").items()}
-    return RunResult(**record, path=path, figures=figures)
+    cautions = tuple(record.pop("cautions"))
+    return RunResult(**record, path=path, figures=figures, cautions=cautions)
 
 
 def read_table(path: Path) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -74,7 +75,23 @@ def run_stage(
         overwrite=overwrite,
         progress=progress,
     ) as run:
-        return run.finish(stage(loaded, run))
+        figures, cautions = _with_cautions(stage, loaded, run)
+        return run.finish(figures, cautions)
+
+
+def _with_cautions(
+    stage: StageFunction, recipe: AnyStage, run: RunFolder
+) -> tuple[Mapping[str, Estimate], list[str]]:
+    """A stage's figures, and the warnings about their intervals: these belong beside the figures."""
+    from handbook_utils.evaluation.statistics import CoverageWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CoverageWarning)
+        figures = stage(recipe, run)
+    others = [warning for warning in caught if not issubclass(warning.category, CoverageWarning)]
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return figures, [str(warning.message) for warning in caught if warning not in others]
 
 
 def train_sft(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
