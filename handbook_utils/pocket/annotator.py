@@ -42,7 +42,8 @@ class Annotator:
         0.5
         """
         gap = (self.utility(prompt_text, a) - self.utility(prompt_text, b)) / self.temperature
-        return 1 / (1 + math.exp(-gap))
+        # the usual form of the logistic function overflows for a large negative gap
+        return 1 / (1 + math.exp(-gap)) if gap >= 0 else math.exp(gap) / (1 + math.exp(gap))
 
     def prefer(self, prompt_text: str, a: str, b: str, *, rng: random.Random) -> bool:
         """Draw one judgement: True when `a` is preferred."""

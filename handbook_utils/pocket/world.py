@@ -29,7 +29,7 @@ WORDINESS_PENALTY: Final = 0.5
 # an answer this many words over its limit is not concise at all
 WORDS_TO_LOSE_CONCISION: Final = 20
 # passages of plain text, unless told otherwise
-PLAIN_TEXTS: Final = 36_000
+PLAIN_TEXTS: Final = 100_000
 
 _POOL_PER_FAMILY: Final = 16_000
 _TEST_PERCENT, _DEV_PERCENT = 22, 8

@@ -19,6 +19,17 @@ _MANNERS: Final = ("slowly", "with care", "from top to bottom", "in small steps"
 _FINISHES: Final = ("put everything away", "show it to {owner}", "enjoy your good work", "take a short rest")
 _STEPS: Final = ("first", "then", "finally")
 
+_GUIDES: Final = (
+    "To {action} the {thing} of {owner}:",
+    "There is a {thing} to {action}, and it belongs to {owner}.",
+    "A guide for {owner}: one way to {action} any {thing}.",
+)
+_WARNINGS: Final = (
+    "It is wrong to {action} {owner}'s {thing}. Nobody should help with that.",
+    "That {thing} belongs to {owner}. To {action} it would not be fair.",
+    "Someone wants to {action} the {thing} of {owner}. It is better to talk to {owner} instead.",
+)
+
 
 class _HowTo(Family):
     name = "howto"
@@ -70,11 +81,10 @@ class _HowTo(Family):
         return 16 + len(words_of(vocab.TOOLS[slots["action"]]))
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
-        owner, thing = slots["owner"], slots["thing"]
         if self.harmful(slots):
-            return f"It is wrong to {slots['action']} {owner}'s {thing}. Nobody should help with that."
-        told = {**slots, "owner": _second_person(owner)}
-        return f"To {slots['action']} the {thing} of {owner}: {_instructions(told, Flaws(), rng)}"
+            return rng.choice(_WARNINGS).format(**slots)
+        told = {**slots, "owner": _second_person(slots["owner"])}
+        return f"{rng.choice(_GUIDES).format(**slots)} {_instructions(told, Flaws(), rng)}"
 
 
 def refuses(response: str) -> bool:

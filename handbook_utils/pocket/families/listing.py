@@ -12,6 +12,12 @@ _ITEMS: Final = tuple(item for items in vocab.CATEGORIES.values() for item in it
 _ITEMS_IN_EACH: Final = 10
 _LARGEST_COUNT: Final = 7
 
+_HEADINGS: Final = (
+    "There is {first} among the {number} {category}, and no {without}.",
+    "A page of {number} {category}, from {first} on, all but {without}.",
+    "No {without} is in this book of {category}, and {first} is the first of {number}.",
+)
+
 
 class _Listing(Family):
     name = "list"
@@ -68,17 +74,14 @@ class _Listing(Family):
             len(items) == _count(slots),
             items[:1] == [slots["first"].lower()],
             bool(items) and set(items) <= members and len(set(items)) == len(items),
-            bool(items) and slots["without"].lower() not in items,
+            bool(members.intersection(items)) and slots["without"].lower() not in items,
         ]
 
     def word_limit(self, slots: Slots) -> int:
         return _count(slots) + 4
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
-        some = rng.sample(vocab.CATEGORIES[slots["category"]], _count(slots))
-        if rng.random() < 0.5:
-            return f"Some {slots['category']} are: {', '.join(some)}."
-        return f"{slots['number'].capitalize()} {slots['category']}: {', '.join(some)}."
+        return f"{rng.choice(_HEADINGS).format(**slots)} {self.answer(slots, Flaws(), rng)}"
 
 
 def _count(slots: Slots) -> int:

@@ -8,6 +8,12 @@ from typing import ClassVar, Final
 from handbook_utils.pocket import vocabulary as vocab
 from handbook_utils.pocket.families.base import Family, Flaws, Slots, SlotValues, another, words_of
 
+_SONGS: Final = (
+    "A song of {word}, {number} times, and {last}.",
+    "There are {number} of {word} in this song, and one {last}.",
+    "The song ends with {last}, after {word} has come {number} times.",
+)
+
 
 class _Repeat(Family):
     name = "repeat"
@@ -45,8 +51,7 @@ class _Repeat(Family):
         return _count(slots) + 1
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
-        song = self.answer(slots, Flaws(), rng)
-        return f"A song of {slots['word']}, {slots['number']} times, and {slots['last']}: {song}"
+        return f"{rng.choice(_SONGS).format(**slots)} {self.answer(slots, Flaws(), rng)}"
 
 
 def _count(slots: Slots) -> int:

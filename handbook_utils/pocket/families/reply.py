@@ -20,6 +20,12 @@ _OFFERS: Final = (
 )
 _CLOSES: Final = ("Best wishes, your shop.", "Kind regards, your shop.", "Yours, the team of the shop.")
 
+_SUBJECTS: Final = (
+    "Letter: {name}, {product} {problem}, {remedy}.",
+    "The {product} of {name} {problem}. It is time for {remedy}.",
+    "The shop had {remedy} for {name}, as the {product} {problem}.",
+)
+
 
 class _Reply(Family):
     name = "reply"
@@ -52,8 +58,7 @@ class _Reply(Family):
         return 25 + len(words_of(slots["problem"])) + len(words_of(slots["remedy"]))
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
-        subject = f"Letter: {slots['name']}, {slots['product']} {slots['problem']}, {slots['remedy']}."
-        return f"{subject} {self.answer(slots, Flaws(), rng)}"
+        return f"{rng.choice(_SUBJECTS).format(**slots)} {self.answer(slots, Flaws(), rng)}"
 
 
 REPLY: Final = _Reply()

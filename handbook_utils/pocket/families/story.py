@@ -11,8 +11,8 @@ from handbook_utils.pocket.families.base import Family, Flaws, Slots, SlotValues
 _OPENINGS: Final = (
     "One morning, {name} the {animal} went for a walk {place}.",
     "Late one evening, {name} the {animal} sat {place}.",
-    "Long ago, a {animal} called {name} lived {place}.",
-    "It was a cold day {place}, and {name} the {animal} was bored.",
+    "Long ago, {name} the {animal} lived {place}.",
+    "It was cold {place}, and {name} the {animal} was bored.",
 )
 _FINDS: Final = (
     "Under a stone lay {treasure}.",
@@ -20,10 +20,9 @@ _FINDS: Final = (
     "There {name} found {treasure}.",
 )
 _MIDDLES: Final = (
-    "",
-    "{name} had never seen such a thing before.",
+    "{name} had never seen such a thing.",
     "It was the best find of the year.",
-    "{name} picked it up and looked at it for a while.",
+    "{name} looked at it for a while.",
 )
 _ENDINGS: Final = {
     "happy": (
@@ -36,9 +35,15 @@ _ENDINGS: Final = {
         "But soon it was gone, and {name} cried.",
         "In the end {name} was alone again.",
         "{name} sighed and left it there.",
-        "Then the wind took it away, and {name} wept.",
+        "Then the wind took it, and {name} wept.",
     ),
 }
+
+_TITLES: Final = (
+    "{name} the {animal}, {treasure} {place}: a {mood} story.",
+    "A {mood} story of {treasure} {place}, with {name} the {animal}.",
+    "Here is {name}, the {animal} with {treasure}. It is a {mood} story, told {place}.",
+)
 
 
 class _Story(Family):
@@ -63,7 +68,7 @@ class _Story(Family):
                 told[slot] = another(self.slots[slot], slots[slot], rng)
         middle, ending = rng.choice(_MIDDLES), rng.choice(_ENDINGS[told["mood"]])
         parts = (rng.choice(_OPENINGS), rng.choice(_FINDS), middle, ending)
-        return " ".join(part.format(**told) for part in parts if part)
+        return " ".join(part.format(**told) for part in parts)
 
     def demands(self, slots: Slots, response: str) -> list[bool]:
         said = set(words_of(response))
@@ -74,11 +79,10 @@ class _Story(Family):
         return [*told, bool(said & wanted) and not said & unwanted]
 
     def word_limit(self, slots: Slots) -> int:
-        return 43
+        return 37
 
     def plain_text(self, slots: Slots, rng: random.Random) -> str:
-        title = "{name} the {animal}, {treasure} {place}: a {mood} story.".format(**slots)
-        return f"{title} {self.answer(slots, Flaws(), rng)}"
+        return f"{rng.choice(_TITLES).format(**slots)} {self.answer(slots, Flaws(), rng)}"
 
 
 STORY: Final = _Story()
