@@ -1,8 +1,8 @@
 """Confidence intervals for the mean of independent prompts, one column a figure. Arrays in, arrays out.
 
 Every function takes `x` of shape (prompts, columns) and returns `(low, high)`, each of shape (columns,).
-Columns are separate figures on the same prompts (the points of a curve, say); they share their resamples, so that a
-thousand draws cost one matrix product. How well each method does is measured in `coverage.py`.
+Columns are separate figures on the same prompts (the points of a curve, say); they share their resamples, so
+that a thousand draws cost one matrix product. How well each method does is measured in `coverage.py`.
 """
 
 from __future__ import annotations

@@ -219,8 +219,13 @@ def _choose(setting: Setting) -> str:
 
 
 def _check(values: Array, constant: bool, setting: Setting) -> tuple[CoverageRow | None, str]:
-    if constant and setting.bounds != (0.0, 1.0):
-        return None, "all prompts have the same value, so the interval rests on the range of the scores alone"
+    if constant:
+        # for a rate the interval is exact (Clopper-Pearson), whatever was measured for rates that vary
+        exact = setting.is_rate and setting.bounds == (0.0, 1.0)
+        return (
+            None,
+            "" if exact else "all prompts have the same value: only the scores' range bounds the figure",
+        )
     rate = setting.base_rate
     if setting.is_rate and rate is None:
         rate = float(values.mean())

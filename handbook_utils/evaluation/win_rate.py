@@ -136,8 +136,8 @@ def compare_paired(
     >>> a = {f"p{i}": [0.1 * i, 0.2] for i in range(20)}
     >>> b = {f"p{i}": [0.1 * i + 0.2, 0.01 * i] for i in range(20)}
     >>> result = compare_paired(a, b)
-    >>> result.verdict, str(result.difference), result.p_value < 0.01
-    ('B is better', '0.048 [0.034, 0.062]', True)
+    >>> result.verdict, round(result.difference.value, 4), result.p_value < 0.01
+    ('B is better', 0.0475, True)
     """
     rows_a, rows_b = _aligned(_by_prompt(a, None, "a"), _by_prompt(b, None, "b"))
     differences = np.array([y.mean() - x.mean() for x, y in zip(rows_a, rows_b, strict=True)])

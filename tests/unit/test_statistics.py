@@ -1,0 +1,222 @@
+"""Intervals: what they count, what they refuse, how they behave at the edges."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from handbook_utils.errors import DataError
+from handbook_utils.evaluation import intervals
+from handbook_utils.evaluation.statistics import (
+    CoverageWarning,
+    mean_estimate,
+    paired_difference,
+    proportion_estimate,
+)
+from handbook_utils.records import Estimate
+
+# few prompts are the point of most of these tests; the warning has tests of its own
+quiet = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
+
+scores = st.lists(st.integers(-50, 50).map(float), min_size=3, max_size=25)
+
+
+def test_every_prompt_counts_once_however_many_rows_it_has() -> None:
+    values = [1.0] * 9 + [3.0] + [float(i) for i in range(18)]
+    ids = ["many"] * 9 + ["few"] + [f"p{i}" for i in range(18)]
+    estimate = mean_estimate(values, clusters=ids)
+    # (1 + 3 + (0 + 1 + ... + 17)) / 20 = (4 + 153) / 20
+    assert estimate.value == pytest.approx(7.85)
+    assert estimate.n == 20
+
+
+def test_repeating_each_row_within_its_prompt_narrows_nothing() -> None:
+    values = np.random.default_rng(3).random(40)
+    once = mean_estimate(values, clusters=np.arange(40))
+    eightfold = mean_estimate(np.repeat(values, 8), clusters=np.repeat(np.arange(40), 8))
+    assert (eightfold.low, eightfold.high, eightfold.n) == pytest.approx((once.low, once.high, 40))
+    rows_as_prompts = mean_estimate(np.repeat(values, 8))
+    assert rows_as_prompts.high - rows_as_prompts.low < 0.5 * (once.high - once.low)
+
+
+def test_zeros_and_ones_get_the_wilson_interval_of_scipy() -> None:
+    values = np.r_[np.ones(13), np.zeros(37)]
+    expected = stats.binomtest(13, 50).proportion_ci(0.95, method="wilson")
+    for estimate in (mean_estimate(values, unit="rate"), proportion_estimate(13, 50)):
+        assert estimate.method == "wilson"
+        assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+        assert estimate.seed is None
+
+
+def test_correlated_rows_of_a_prompt_widen_a_rate() -> None:
+    rng = np.random.default_rng(0)
+    alike = np.repeat(rng.integers(0, 2, 60), 8)
+    clustered = mean_estimate(alike, clusters=np.repeat(np.arange(60), 8))
+    assert clustered.method == "wilson-effective"
+    assert clustered.high - clustered.low > 2 * (lambda e: e.high - e.low)(mean_estimate(alike))
+
+
+@quiet
+def test_bootstrap_t_is_never_narrower_than_student_and_longer_towards_the_tail() -> None:
+    values = np.exp(np.random.default_rng(1).standard_normal(40))
+    skewed, student = mean_estimate(values), mean_estimate(values, method="student-t")
+    assert skewed.low <= student.low
+    assert skewed.high > student.high
+    assert skewed.high - skewed.value > 1.2 * (skewed.value - skewed.low)
+
+
+def test_student_interval_matches_scipy() -> None:
+    values = np.random.default_rng(2).random(20)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    estimate = mean_estimate(values, method="student-t", level=0.9)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_percentile_interval_agrees_with_scipy() -> None:
+    values = np.random.default_rng(4).random((50, 1))
+    low, high = intervals.percentile(values, level=0.95, seed=0, draws=20_000)
+    peer = stats.bootstrap(
+        (values[:, 0],),
+        np.mean,
+        n_resamples=20_000,
+        method="percentile",
+        random_state=np.random.default_rng(1),
+    ).confidence_interval
+    width = peer.high - peer.low
+    assert low[0] == pytest.approx(peer.low, abs=0.03 * width)
+    assert high[0] == pytest.approx(peer.high, abs=0.03 * width)
+
+
+@quiet
+@given(scores, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_order_of_prompts_changes_nothing(values: list[float], random: object) -> None:
+    shuffled = list(values)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = mean_estimate(values), mean_estimate(shuffled)
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+
+
+@quiet
+@given(scores, st.integers(-20, 20), st.sampled_from([0.25, 2.0, 1000.0]))
+@settings(max_examples=40, deadline=None)
+def test_interval_follows_shift_and_scale(values: list[float], shift: int, scale: float) -> None:
+    # Wilson's interval is for zeros and ones, which a shift takes away: keep to real scores
+    base = [value + 0.5 for value in values]
+    one = mean_estimate(base)
+    moved = mean_estimate([scale * value + shift for value in base])
+    for end in ("value", "low", "high"):
+        expected = scale * getattr(one, end) + shift
+        assert getattr(moved, end) == pytest.approx(expected, rel=1e-6, abs=1e-6 * scale)
+
+
+@quiet
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 7.0, -3.0, 1e-9, 1e12]), min_size=1, max_size=12),
+    st.integers(1, 4),
+)
+@settings(max_examples=80, deadline=None)
+def test_an_interval_always_holds_its_value_and_is_never_nan(values: list[float], rows: int) -> None:
+    ids = np.arange(len(values)) // rows
+    for estimate in (
+        mean_estimate(values, clusters=ids),
+        paired_difference(values, values[::-1], clusters=ids),
+        mean_estimate(values, method="percentile"),
+    ):
+        assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_a_rate_never_seen_still_has_an_upper_end() -> None:
+    estimate = mean_estimate(np.zeros(400), clusters=np.repeat(np.arange(50), 8), unit="rate")
+    # Clopper-Pearson on 50 prompts, not 400 rows: 1 - 0.025^(1/50)
+    assert (estimate.low, estimate.high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 50)))
+    assert estimate.method == "rule-of-three"
+
+
+def test_equal_runs_of_zeros_and_ones_differ_by_at_most_the_unseen_share() -> None:
+    same = [0.0, 1.0] * 20
+    with pytest.warns(CoverageWarning, match="same value"):
+        estimate = paired_difference(same, same)
+    share = 1 - 0.025 ** (1 / 40)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.0, -share, share))
+
+
+def test_one_prompt_or_equal_scores_of_unknown_range_bound_nothing() -> None:
+    for values in ([4.2], [4.2] * 30):
+        with pytest.warns(CoverageWarning, match="same value"):
+            estimate = mean_estimate(values)
+        assert (estimate.low, estimate.high) == (-math.inf, math.inf)
+        assert Estimate.from_json(estimate.to_json()) == estimate
+
+
+def test_two_prompts_get_students_wide_interval_and_a_warning() -> None:
+    with pytest.warns(CoverageWarning, match="not measured below 6 prompts"):
+        estimate = mean_estimate([1.0, 2.0])
+    # t(0.975, 1 degree of freedom) = 12.706; standard error = 0.5
+    assert (estimate.low, estimate.high) == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), rel=1e-3)
+
+
+def test_few_skewed_prompts_warn_with_the_measured_coverage() -> None:
+    with pytest.warns(CoverageWarning, match=r"covered 89\.\d ± 0\.\d % .*log-normal, unpaired, 6 prompts"):
+        mean_estimate([0.1, 0.2, 0.3, 0.2, 0.4, 9.0])
+
+
+def test_many_symmetric_prompts_do_not_warn() -> None:
+    values = np.random.default_rng(0).random(200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean_estimate(values)
+        paired_difference(values, values[::-1])
+        proportion_estimate(100, 200)
+
+
+def test_the_percentile_bootstrap_warns_where_the_automatic_method_does_not() -> None:
+    values = np.random.default_rng(0).random(8)
+    mean_estimate(values)
+    with pytest.warns(CoverageWarning, match="too narrow"):
+        mean_estimate(values, method="percentile")
+
+
+def test_paired_difference_is_b_minus_a_and_uses_the_pairing() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(0, 10, 60)
+    b = a + 1 + rng.normal(0, 0.1, 60)
+    estimate = paired_difference(a, b)
+    assert 0.9 < estimate.low < estimate.value < estimate.high < 1.1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_named_by_its_row(bad: float) -> None:
+    with pytest.raises(DataError, match=r"values: row 2 is -?(nan|inf)"):
+        mean_estimate([1.0, 2.0, bad])
+    with pytest.raises(DataError, match="b: row 1"):
+        paired_difference([1.0, 2.0], [1.0, bad])
+
+
+def test_misuse_is_refused_with_the_remedy() -> None:
+    with pytest.raises(DataError, match="at least one score"):
+        mean_estimate([])
+    with pytest.raises(DataError, match="got 2 of a and 3 of b"):
+        paired_difference([1, 2], [1, 2, 3])
+    with pytest.raises(DataError, match="one prompt id a row"):
+        mean_estimate([1, 2, 3], clusters=["a", "b"])
+    with pytest.raises(DataError, match="Did you mean 'bootstrap-t'"):
+        mean_estimate([1.0, 2.0, 4.0], method="bootstrap_t")
+    with pytest.raises(DataError, match="zeros and ones"):
+        mean_estimate([1.0, 2.0, 4.0], method="wilson")
+    with pytest.raises(DataError, match="level"):
+        mean_estimate([1.0, 2.0, 4.0], level=95)
+    with pytest.raises(DataError, match="3 of 2"):
+        proportion_estimate(3, 2)
+
+
+def test_a_seed_gives_one_interval_and_another_seed_another() -> None:
+    values = np.random.default_rng(0).random(30)
+    assert mean_estimate(values, seed=1) == mean_estimate(values, seed=1)
+    assert mean_estimate(np.exp(5 * values), seed=1).high != mean_estimate(np.exp(5 * values), seed=2).high
