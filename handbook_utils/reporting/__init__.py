@@ -1,0 +1,1 @@
+"""Claims, pictures, the report, and what keeps them true."""

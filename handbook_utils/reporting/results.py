@@ -1,0 +1,189 @@
+"""The one truth for figures: `book/results/<name>.json`, written by runs, read by book and README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from handbook_utils.atomic import write_json
+from handbook_utils.environment import environment
+from handbook_utils.errors import DataError
+from handbook_utils.records import Estimate
+from handbook_utils.reporting.claims import project_root
+from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+from handbook_utils.reporting.runs import RunView, read_pipeline
+
+LABELS = {
+    "evaluate-base": "pre-trained base",
+    "evaluate-sft": "SFT",
+    "evaluate-rft-control": "tuned on random samples (control)",
+    "evaluate-rft": "tuned on best samples (rejection sampling)",
+    "evaluate-dpo": "DPO",
+}
+COLUMNS = {
+    "gold": "gold reward",
+    "gain": "gain, paired",
+    "win_rate": "win rate",
+    "kl": "KL to SFT, nats",
+    "words": "words",
+    "refusal_rate_benign": "benign refused",
+    "compliance_rate_harmful": "harmful obeyed",
+    "truncated_rate": "cut short",
+}
+GAIN, WIN_RATE = "gold_gain_vs_", "win_rate_vs_"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One evaluated model in the demo's table.
+
+    Attributes:
+        name: the evaluate stage.
+        label: the model in words.
+        figures: by key of `COLUMNS`; gain and win rate are against the first baseline.
+        baseline: label of the first baseline; "" without one.
+        others: (label, figures) of gain and win rate against further baselines.
+    """
+
+    name: str
+    label: str
+    figures: Mapping[str, Estimate]
+    baseline: str
+    others: Sequence[tuple[str, Mapping[str, Estimate]]]
+
+
+def model_rows(views: Mapping[str, RunView]) -> list[ModelRow]:
+    """A row for each finished evaluation, in the order of `LABELS`, unknown ones after."""
+    order = list(LABELS)
+    found = [view for view in views.values() if view.stage == "evaluate" and view.result]
+    found.sort(key=lambda view: order.index(view.name) if view.name in order else len(order))
+    return [_model_row(view) for view in found]
+
+
+def _model_row(view: RunView) -> ModelRow:
+    against = [
+        (label_of(name), {"gain": view.figures[GAIN + name], "win_rate": view.figures[WIN_RATE + name]})
+        for name in (
+            Path(source["from"]).name for source in view.recipe.get("baselines", []) if "from" in source
+        )
+        if GAIN + name in view.figures and WIN_RATE + name in view.figures
+    ]
+    own = {key: view.figures[key] for key in COLUMNS if key in view.figures}
+    baseline, first = against[0] if against else ("", {})
+    return ModelRow(view.name, label_of(view.name), {**own, **first}, baseline, against[1:])
+
+
+def label_of(name: str) -> str:
+    """A stage's model in words; the name itself for stages of other pipelines."""
+    return LABELS.get(name, name)
+
+
+def provenance(*, seeds: Sequence[int], made: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Where figures come from: commit, versions, device, seeds, date.
+
+    Args:
+        seeds: all seeds behind the figures.
+        made: a run's manifest to take commit, versions and hardware from; this process's without it.
+    """
+    found = made if made and "hardware" in made else environment()
+    return {
+        "commit": found.get("commit"),
+        "versions": dict(found["versions"]),
+        "device": device_name(found["hardware"]),
+        "seeds": list(seeds),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def device_name(hardware: Mapping[str, Any]) -> str:
+    """One line for a machine: its GPUs where it has any, else its CPU and cores.
+
+    >>> device_name({"cpu": "Some CPU", "cores": 2})
+    'Some CPU, 2 cores'
+    """
+    gpus = hardware.get("gpus") or []
+    if gpus:
+        return f"{len(gpus)} x {gpus[0]}"
+    return f"{hardware.get('cpu') or 'unknown CPU'}, {hardware.get('cores')} cores"
+
+
+def write_result(
+    name: str, payload: Mapping[str, Any], *, seeds: Sequence[int], made: Mapping[str, Any] | None = None
+) -> Path:
+    """Write `book/results/<name>.json`: the payload beside where it comes from.
+
+    Args:
+        name: file name without its ending.
+        payload: plain figures; `Estimate.to_json` gives such.
+        seeds: seeds behind the figures.
+        made: the manifest of the run that made them; without it this process is described.
+
+    Raises:
+        DataError: the payload uses a key of the provenance, which would hide it.
+    """
+    origin = provenance(seeds=seeds, made=made)
+    clash = sorted(origin.keys() & payload.keys())
+    if clash:
+        raise DataError(
+            f"result '{name}': {', '.join(clash)} is written by itself; call the figure otherwise."
+        )
+    path = project_root() / "book" / "results" / f"{name}.json"
+    write_json(path, {**origin, **payload})
+    return path
+
+
+def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[str, Any]:
+    """All figures of a pipeline as plain data: training, models, reward models, best-of-n, claims, cost.
+
+    Works for a pipeline that is still running: what is not there yet is left out.
+
+    Raises:
+        RunFolderError: the folder holds no run.
+    """
+    views = pipeline_out if isinstance(pipeline_out, Mapping) else read_pipeline(pipeline_out)
+    finished = {name: view for name, view in views.items() if view.result}
+    figures = {name: {key: e.to_json() for key, e in view.figures.items()} for name, view in finished.items()}
+    kinds = {name: view.stage for name, view in finished.items()}
+    records = [each.record(views) for each in PIPELINE_CLAIMS if each.figure in figures.get(each.run, {})]
+    return {
+        "training": {
+            n: figures[n] for n in finished if kinds[n] in ("pretrain", "sft", "dpo") and figures[n]
+        },
+        "models": {n: {"label": label_of(n), **figures[n]} for n in finished if kinds[n] == "evaluate"},
+        "reward_models": {n: figures[n] for n in finished if kinds[n] == "reward"},
+        "best_of_n": {n: figures[n] for n in finished if kinds[n] == "best_of_n"},
+        "claims": {record.id: record.to_json() for record in records},
+        "cost": {name: cost(view) for name, view in finished.items()},
+        "total": total_cost(finished.values()),
+    }
+
+
+def cost(view: RunView) -> dict[str, float | None]:
+    """Time and memory of one finished stage."""
+    assert view.result is not None
+    found = view.result
+    return {
+        "runtime_s": found.runtime_s,
+        "peak_memory_gib": found.peak_memory_gib,
+        "tokens_per_s": found.tokens_per_s,
+    }
+
+
+def total_cost(views: Iterable[RunView]) -> dict[str, float]:
+    """Time of all stages together, memory of the largest."""
+    results = [view.result for view in views if view.result]
+    return {
+        "runtime_s": round(sum(result.runtime_s for result in results), 1),
+        "peak_memory_gib": max((result.peak_memory_gib for result in results), default=0.0),
+    }
+
+
+def write_pipeline_results(pipeline_out: Path | str, name: str = "demo") -> Path:
+    """Store a finished pipeline's figures for the book, with the provenance of its own manifests."""
+    views = read_pipeline(pipeline_out)
+    manifests = [view.manifest for view in views.values() if view.manifest]
+    seeds = sorted({manifest["seed"] for manifest in manifests if "seed" in manifest})
+    return write_result(name, pipeline_results(views), seeds=seeds, made=manifests[-1])
