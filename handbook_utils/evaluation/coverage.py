@@ -15,7 +15,14 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from handbook_utils.evaluation.coverage_table import TABLE, CoverageRow, write_coverage_rows
-from handbook_utils.evaluation.intervals import Array, Interval, is_constant, mean_intervals, rule_of_three
+from handbook_utils.evaluation.intervals import (
+    Array,
+    Interval,
+    automatic_method,
+    is_constant,
+    mean_intervals,
+    rule_of_three,
+)
 
 DISTRIBUTIONS = ("gold-like", "bernoulli-0.5", "bernoulli-0.05", "log-normal")
 PROMPTS = (6, 30, 200)
@@ -121,8 +128,8 @@ def measured_intervals(x: Array, setting: SimulatedSetting, method: str) -> Inte
         setting.design == "unpaired" and setting.distribution.startswith("bernoulli")
     )
     if method == "auto":
-        plain = is_rate and setting.rows == 1 and setting.design == "unpaired"
-        method = "wilson" if plain else "wilson-effective" if is_rate else "bootstrap-t"
+        is_single = setting.rows == 1 and setting.design == "unpaired"
+        method = automatic_method(is_rate=is_rate, is_single=is_single)
     if method == "wilson":
         return mean_intervals(x, method, level=LEVEL, seed=0)
     bounds: tuple[float, float] | None = (-1.0 if setting.design == "paired" else 0.0, 1.0)

@@ -129,6 +129,18 @@ def is_constant(x: Array, bounds: tuple[float, float] | None) -> NDArray[np.bool
     return np.asarray(np.ptp(x, axis=0) <= tolerance)
 
 
+def automatic_method(*, is_rate: bool, is_single: bool) -> str:
+    """Method that did best where it was measured.
+
+    Args:
+        is_rate: the figure is a mean of rates in [0, 1].
+        is_single: each prompt has one row of 0 or 1.
+    """
+    if is_rate:
+        return "wilson" if is_single else "wilson-effective"
+    return "bootstrap-t"
+
+
 def mean_intervals(x: Array, method: str, *, level: float, seed: int) -> Interval:
     """Interval of every column by the named method, one of `METHODS`. Columns must have spread.
 

@@ -13,7 +13,13 @@ from scipy import stats
 
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.coverage_table import BAND, CoverageRow, nearest_coverage, nearest_distribution
-from handbook_utils.evaluation.intervals import Array, is_constant, mean_intervals, rule_of_three
+from handbook_utils.evaluation.intervals import (
+    Array,
+    automatic_method,
+    is_constant,
+    mean_intervals,
+    rule_of_three,
+)
 from handbook_utils.evaluation.prompt_rows import finite_rows, prompt_means, value_bounds
 from handbook_utils.records import Estimate
 
@@ -213,9 +219,8 @@ def paired_setting(scores: Array, *, rows: float, unit: str, level: float, seed:
 def _choose(setting: Setting) -> str:
     if setting.method != "auto":
         return setting.method
-    if setting.is_rate and setting.rows == 1 and setting.design == "unpaired":
-        return "wilson"
-    return "wilson-effective" if setting.is_rate else "bootstrap-t"
+    is_single = setting.rows == 1 and setting.design == "unpaired"
+    return automatic_method(is_rate=setting.is_rate, is_single=is_single)
 
 
 def _check(values: Array, constant: bool, setting: Setting) -> tuple[CoverageRow | None, str]:

@@ -19,6 +19,7 @@ from handbook_utils.evaluation.coverage_table import (
     nearest_distribution,
     write_coverage_rows,
 )
+from handbook_utils.evaluation.statistics import mean_estimate
 
 DATA_SETS = 400
 
@@ -66,6 +67,16 @@ def test_a_broken_method_would_not_reproduce_the_stored_coverage() -> None:
     assert is_reproduced(row, setting, "auto")
     assert not is_reproduced(row, setting, "percentile")
     assert stored(setting, "percentile").coverage < 0.9
+
+
+@pytest.mark.parametrize("distribution", coverage.DISTRIBUTIONS)
+def test_what_is_measured_is_what_the_functions_give(distribution: str) -> None:
+    setting = coverage.SimulatedSetting(distribution, 30, 1, "unpaired")
+    x, _ = coverage.simulate(setting, 3, seed=5)
+    low, high = coverage.measured_intervals(x, setting, "auto")
+    for i in range(3):
+        estimate = mean_estimate(x[:, i])
+        assert (estimate.low, estimate.high) == pytest.approx((low[i], high[i]))
 
 
 def test_the_table_holds_every_setting_the_package_promises() -> None:
