@@ -56,12 +56,16 @@ def show_result(result: RunResult, json: bool) -> None:
     console = Console()
     if result.figures:
         console.print(figures_table(result.figures))
-    for caution in result.cautions:
-        console.print(f"caution: {caution}", style="yellow", markup=False)
+    _show_cautions(console, result.cautions)
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
     console.print(
         f"{result.path}: {result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
     )
+
+
+def _show_cautions(console: Console, cautions: Sequence[str]) -> None:
+    for caution in cautions:
+        console.print(f"caution: {caution}", style="yellow", markup=False)
 
 
 def result_record(result: RunResult) -> dict[str, Any]:
@@ -111,7 +115,7 @@ class PipelineWatcher:
 
 def show_pipeline(folder: Path, report: Path, json: bool) -> None:
     """The closing table of a pipeline and the path of its report."""
-    from handbook_utils.reporting.report import summary_table
+    from handbook_utils.reporting.summary import summary_table
 
     table = summary_table(folder)
     if json:
@@ -206,6 +210,7 @@ def show_comparison(comparison: Comparison, json: bool) -> None:
     console = Console(highlight=False)
     console.print(comparison.verdict, style="bold", markup=False)
     console.print(figures_table(comparison.figures))
+    _show_cautions(console, comparison.cautions)
     console.print("\nWhat else differs:" if comparison.changes else "\nNothing else differs.", style="bold")
     for line in comparison.changes:
         console.print(f"  {line}", markup=False)

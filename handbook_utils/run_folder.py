@@ -126,7 +126,7 @@ class RunFolder:
             "runtime_s": round(manifest["runtime_before_s"] + sitting_s, 3),
             "peak_memory_gib": round(max(peak_memory_gib(), manifest["peak_memory_before_gib"]), 3),
             "tokens_per_s": round(self._tokens / sitting_s, 1) if self._tokens else None,
-            "cautions": list(dict.fromkeys(cautions)),
+            "cautions": list(cautions),
         }
         write_json(self.path / RESULT, result)
         outputs = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.evaluation.win_rate import compare_paired
+from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.tables import run_scores
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import read_result
@@ -25,6 +26,7 @@ class Comparison:
         figures: `difference` (B minus A, paired by prompt) and `win_rate` of B.
         p_value: two-sided, by flipping the signs of prompts' differences.
         changes: how the runs' recipes, library versions and hardware differ, one line each.
+        cautions: what to know before relying on the intervals.
     """
 
     a: Path
@@ -34,6 +36,7 @@ class Comparison:
     figures: dict[str, Estimate]
     p_value: float
     changes: list[str]
+    cautions: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -45,6 +48,7 @@ class Comparison:
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "p_value": self.p_value,
             "changes": self.changes,
+            "cautions": list(self.cautions),
         }
 
 
@@ -63,11 +67,12 @@ def compare_runs(run_a: str | Path, run_b: str | Path, *, by: str = "gold", seed
     a, b = Path(run_a), Path(run_b)
     for path in (a, b):
         read_result(path)
-    found = compare_paired(run_scores(a, by), run_scores(b, by), unit=by, seed=seed)
+    scores_a, scores_b = run_scores(a, by), run_scores(b, by)
+    found, cautions = with_cautions(lambda: compare_paired(scores_a, scores_b, unit=by, seed=seed))
     sure = f"p = {found.p_value:.2g}, {found.n} prompts"
     verdict = f"{found.verdict}: {by} of B minus A is {found.difference} ({sure})"
     figures = {"difference": found.difference, "win_rate": found.win_rate}
-    return Comparison(a, b, by, verdict, figures, found.p_value, _changes(a, b))
+    return Comparison(a, b, by, verdict, figures, found.p_value, _changes(a, b), cautions)
 
 
 def _changes(a: Path, b: Path) -> list[str]:

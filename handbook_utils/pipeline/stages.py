@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 
 from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, Source
 from handbook_utils.records import Estimate, RunResult
@@ -75,23 +75,8 @@ def run_stage(
         overwrite=overwrite,
         progress=progress,
     ) as run:
-        figures, cautions = _with_cautions(stage, loaded, run)
+        figures, cautions = with_cautions(lambda: stage(loaded, run))
         return run.finish(figures, cautions)
-
-
-def _with_cautions(
-    stage: StageFunction, recipe: AnyStage, run: RunFolder
-) -> tuple[Mapping[str, Estimate], list[str]]:
-    """A stage's figures, and the warnings about their intervals: these belong beside the figures."""
-    from handbook_utils.evaluation.statistics import CoverageWarning
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CoverageWarning)
-        figures = stage(recipe, run)
-    others = [warning for warning in caught if not issubclass(warning.category, CoverageWarning)]
-    for warning in others:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return figures, [str(warning.message) for warning in caught if warning not in others]
 
 
 def train_sft(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
