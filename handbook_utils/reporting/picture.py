@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
     """Seconds in words short enough for a box.
 
     >>> duration(4.2), duration(83), duration(4000)
-    ('4.2 s', '1 min 23 s', '1 h 07 min')
+    ('4.2 s', '1 min 23 s', '1 h 06 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

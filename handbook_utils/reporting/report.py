@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,9 @@ def _picture(figure: Figure, name: str, alt: str) -> dict[str, Any]:
     """An inline SVG that takes the page's text colour, so that one picture serves light and dark."""
     svg = picture_bytes(figure, "svg", name=name).decode("utf-8")
     svg = svg[svg.index("<svg") :].replace(INK[False], "currentColor")
+    # matplotlib numbers its groups alike in every figure; on one page only ids that are used may stay
+    used = set(re.findall(r"#([\w.-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     return {"alt": alt, "svg": Markup(svg)}
 
 

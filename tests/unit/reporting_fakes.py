@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import read_table
@@ -216,5 +217,6 @@ STAGES = {
 }  # fmt: skip
 
 
-def use_fakes(monkeypatch) -> None:
+def use_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every stage of this test be arithmetic."""
     monkeypatch.setattr("handbook_utils.pipeline.stages.stage_function", STAGES.__getitem__)

@@ -1,0 +1,112 @@
+"""Calibration: margins by hand, wording, merging, and a run over seeds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from handbook_utils.errors import DataError, RunFolderError
+from handbook_utils.reporting import calibrate
+from handbook_utils.reporting.calibrate import gather, main, merge_parts, run_seeds
+from handbook_utils.reporting.margins import distances, false_alarm_rate, margin_sd, wording
+from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+
+
+def test_distance_is_from_the_end_that_is_asserted():
+    above = {"relation": ">", "bound": 0.5, "low": 0.6, "high": 0.9}
+    below = {"relation": "<", "bound": 0.5, "low": 0.1, "high": 0.3}
+    failing = {"relation": ">", "bound": 0.5, "low": 0.4, "high": 0.9}
+    assert distances([above, below, failing]) == pytest.approx([0.1, 0.2, -0.1])
+
+
+def test_margin_is_the_mean_distance_in_standard_deviations():
+    # mean 3, deviations -1 0 1: variance (1 + 0 + 1) / 2 = 1
+    assert margin_sd([2.0, 3.0, 4.0]) == pytest.approx(3.0)
+
+
+def test_margin_of_one_seed_or_of_no_spread_is_undefined():
+    assert margin_sd([1.0]) is None
+    assert margin_sd([1.0, 1.0]) is None
+
+
+def test_false_alarm_rate_is_a_student_t_prediction():
+    # margin 3, k = 3: t = 3 / sqrt(4/3) = 2.598; with 2 degrees of freedom
+    # P(T < -t) = 1/2 - t / (2 sqrt(t^2 + 2)) = 1/2 - 2.598 / (2 * 2.958) = 0.0608
+    assert false_alarm_rate([2.0, 3.0, 4.0]) == pytest.approx(0.0608, abs=1e-4)
+
+
+def test_false_alarm_rate_of_a_claim_at_its_bound_is_a_half():
+    assert false_alarm_rate([-1.0, 0.0, 1.0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([1.0, 1.1, 0.9, 1.05, 0.95], "claim"),
+        ([1.0, 1.1, 0.9, 1.05], "observation"),  # four seeds are too few
+        ([1.0, 0.2, 0.9, 0.1, 0.5], "observation"),  # all hold, but close to the bound
+        ([1.0, 1.1, 0.9, 1.05, -0.01], "observation"),  # one seed fails
+        ([0.1, 0.1, -0.1, -0.1], "does not hold"),  # half of them fail
+        ([0.1, -0.1, -0.1], "does not hold"),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], "claim"),  # no spread at all
+    ],
+)
+def test_wording_follows_margin_and_seeds(found, words):
+    assert wording(found) == words
+
+
+@pytest.fixture
+def seeds(finished_pipeline, tmp_path, monkeypatch):
+    """Three seeds that were run already, here one and the same pipeline, where `calibrate` looks for them."""
+    monkeypatch.setattr(calibrate, "run_seeds", lambda *a, **k: None)
+    for seed in (101, 102, 103):
+        (tmp_path / f"seed-{seed}").symlink_to(finished_pipeline)
+    return tmp_path
+
+
+def test_every_claim_is_calibrated_over_all_seeds(seeds, capsys):
+    out = seeds / "calibration.json"
+    assert main(["--seeds", "101", "102", "103", "--out", str(seeds), "--results", str(out)]) == 0
+    stored = json.loads(out.read_text())
+    assert set(stored["claims"]) == {claim.id for claim in PIPELINE_CLAIMS}
+    assert stored["seeds"] == [101, 102, 103]
+    first = stored["claims"]["dpo-beats-sft"]
+    assert (first["of"], set(first["by_seed"])) == (3, {"101", "102", "103"})
+    assert "extrapolated" in stored["note"]
+    assert stored["sittings"][0]["versions"]["python"]
+    assert "margin" in capsys.readouterr().out
+
+
+def test_parts_of_several_sittings_equal_one_sitting(seeds):
+    whole = gather([101, 102, 103], seeds)
+    merged = merge_parts([gather([103], seeds), gather([101, 102], seeds)])
+    assert merged["claims"] == whole["claims"]
+    assert [sitting["seeds"] for sitting in merged["sittings"]] == [[103], [101, 102]]
+
+
+def test_sittings_that_disagree_on_a_seed_are_refused(seeds):
+    part = gather([101], seeds)
+    other = json.loads(json.dumps(part))
+    other["claims"]["dpo-wins"]["by_seed"]["101"]["low"] += 0.1
+    with pytest.raises(DataError, match="claim 'dpo-wins', seed 101"):
+        merge_parts([part, other])
+
+
+def test_claims_of_notebooks_are_calibrated_too(seeds):
+    folder = seeds / "seed-101-notebooks" / "sft" / "claims"
+    folder.mkdir(parents=True)
+    record = {"says": "", "relation": ">", "bound": 0.0, "unit": "", "low": 0.1, "high": 0.2, "holds": True}
+    (folder / "mask-matters.json").write_text(json.dumps(record))
+    assert gather([101], seeds)["claims"]["mask-matters"]["held"] == 1
+
+
+def test_a_missing_seed_is_an_error(seeds, capsys):
+    assert main(["--seeds", "104", "--out", str(seeds), "--results", str(seeds / "x.json")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert not (seeds / "x.json").exists()
+
+
+def test_a_seed_whose_run_fails_names_its_log(tmp_path):
+    with pytest.raises(RunFolderError, match=r"seed 7 failed: .*no such file.*seed-7\.log"):
+        run_seeds(str(tmp_path / "missing.yaml"), [7], tmp_path)
