@@ -48,7 +48,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="handbook")
     except HandbookError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

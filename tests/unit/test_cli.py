@@ -1,0 +1,172 @@
+"""The command line: every mistake is one message and exit code 2, every command explains itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from handbook_utils import cli
+
+COMMANDS = [
+    "run",
+    "train",
+    "generate",
+    "annotate",
+    "score",
+    "select",
+    "evaluate",
+    "compare",
+    "report",
+    "recipes",
+    "chat",
+]
+
+
+@pytest.fixture
+def handbook(monkeypatch, capsys):
+    """Run the command in this process: (exit code, standard output, standard error)."""
+
+    def _run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handbook", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return _run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_says_what_it_does(handbook, command):
+    code, out, _ = handbook(command, "--help")
+    assert code == 0
+    assert "Usage: handbook" in out
+    assert "--json" in out
+
+
+def test_help_lists_every_command(handbook):
+    code, out, _ = handbook("--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert f" {command} " in out
+
+
+def test_the_version_is_the_packages(handbook):
+    from handbook_utils import __version__
+
+    assert handbook("--version")[1].strip() == __version__
+
+
+def test_pyproject_and_package_agree_on_the_version():
+    import tomllib
+
+    from handbook_utils import __version__
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["version"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "pocket/sfft"], "Did you mean 'pocket/sft'?"),
+        (["train", "pocket/sft", "--set", "training.max_lenght=3"], "Did you mean 'max_length'?"),
+        (["train", "pocket/sft", "--set", "nonsense"], "write key=value"),
+        (["train", "pocket/pipeline"], "Use `handbook run pocket/pipeline`"),
+        (["train", "pocket/samples"], "Use `handbook generate pocket/samples`"),
+        (["run", "pocket/sft"], "Use `handbook train pocket/sft`"),
+        (["train", "missing.yaml"], "no such file"),
+        (["compare", "nowhere", "elsewhere"], "not a run folder"),
+        (["report", "nowhere"], "nowhere"),
+        (["chat", "no/such/folder/at/all", "--prompt", "x"], "no/such/folder/at/all"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(handbook, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = handbook(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_command_exits_with_2(handbook):
+    assert handbook("trian")[0] == 2
+
+
+def test_recipes_as_json_lists_every_packaged_recipe(handbook):
+    from handbook_utils.recipe import recipe_names
+
+    rows = json.loads(handbook("recipes", "--json")[1])
+    assert [row["name"] for row in rows] == recipe_names()
+    assert all(row["description"] for row in rows)
+
+
+def test_the_schema_for_editors_is_json(handbook):
+    assert "SftRecipe" in json.loads(handbook("recipes", "--schema")[1])["$defs"]
+
+
+def test_a_dry_run_of_training_shows_examples_steps_and_batch_and_writes_nothing(
+    handbook, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--set",
+        "data.0.split=train[:160]",
+        "--set",
+        "training.num_train_epochs=2",
+        "--dry-run",
+        "--json",
+    ]
+    code, out, _ = handbook("train", "pocket/sft", *options)
+    shown = json.loads(out)
+    assert code == 0
+    plan = shown["plan"]
+    # 160 examples / 16 a step = 10 steps an epoch, 2 epochs
+    assert (plan["examples"], plan["steps"], plan["effective_batch"]) == (160, 20, 16)
+    assert shown["recipe"]["training"]["num_train_epochs"] == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_a_pipeline_shows_what_each_stage_reads(handbook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = handbook("run", "pocket/pipeline", "--dry-run", "--json")
+    assert code == 0
+    assert set(json.loads(out)["scores"]["reads"]) == {"heldout", "reward", "reward-control"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_prints_its_figures_as_json_and_then_reads_them_back(handbook, tmp_path):
+    options = ["--set", 'model={name: "pocket:base"}', "--set", "data.0.split=dev[:6]", "--json"]
+    command = ["generate", "pocket/samples", "--out", tmp_path / "samples", *options]
+    code, out, _ = handbook(*command)
+    assert code == 0
+    first = json.loads(out)
+    assert first["figures"]["words"]["n"] == 6
+    assert json.loads(handbook(*command)[1]) == first
+
+
+def test_chat_answers_a_prompt_and_never_lets_a_model_steer_the_terminal(handbook):
+    code, out, _ = handbook("chat", "pocket:base", "--prompt", "Say river two times.", "--json")
+    assert code == 0
+    assert set(json.loads(out)) == {"prompt", "answer"}
+    from handbook_utils.cli_chat import printable
+
+    assert printable("a\x1b[31mred\x07\n") == "a\\x1b[31mred\\x07\n"
+
+
+def test_help_takes_no_torch_and_little_time():
+    code = "import sys; sys.argv = ['handbook', '--help']\nfrom handbook_utils.cli import app\n"
+    code += "try:\n app()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    started = time.perf_counter()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip().endswith("False")
+    # the goal of half a second is measured in `make bench`; this only catches a heavy import
+    assert time.perf_counter() - started < 20
