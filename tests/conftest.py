@@ -1,11 +1,15 @@
-"""Fixtures shared by all tests: a tiny random model and tokenizer in a folder, and small hand-written data."""
+"""Fixtures of all tests: a tiny random model and tokenizer in a folder, small hand-written data."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# before any library reads it: no test may reach the network
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 DATA = Path(__file__).parent / "data"
 

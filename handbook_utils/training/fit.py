@@ -26,6 +26,10 @@ LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
 
 
+class LengthWarning(UserWarning):
+    """Rows are longer than `training.max_length`, and so are left out or cut."""
+
+
 def fit(
     recipe: TrainingRecipe,
     run: RunFolder,
@@ -103,7 +107,9 @@ def _train(
         if checkpoint is not None:
             LOGGER.info("going on from %s", checkpoint.name)
         try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            # again: building a trainer turns transformers' own messages back on
+            with quiet_libraries():
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             if bar is not None:
                 bar.close()
@@ -134,7 +140,7 @@ def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) 
 
 def _tell(message: str) -> None:
     LOGGER.warning(message)
-    warnings.warn(message, UserWarning, stacklevel=2)
+    warnings.warn(message, LengthWarning, stacklevel=2)
 
 
 def _save(trainer: Any, tokenizer: Any, run: RunFolder) -> None:

@@ -30,10 +30,14 @@ CONFIGS: dict[str, Any] = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOC
 TRAINERS: dict[str, Any] = {"sft": SFTTrainer, "reward": RewardTrainer, "dpo": DPOTrainer}
 
 
-class _StopsOnBadLoss:
-    """Checks each loss itself: logs average over steps, and by default hide what is not a number."""
+class _HandbookTrainer:
+    """What is different in every trainer here: each loss is checked, and no model card is drafted."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write no card: TRL drafts one beside every checkpoint, and the run folder says more."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Train on one batch; the loss is checked here because logs average over steps."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise TrainingError(bad_loss_message(float(loss), self.state.global_step + 1))  # type: ignore[attr-defined]
@@ -53,7 +57,7 @@ def bad_loss_message(loss: float, step: int) -> str:
 
 
 _CHECKED = {
-    name: type(trainer.__name__, (_StopsOnBadLoss, trainer), {}) for name, trainer in TRAINERS.items()
+    name: type(trainer.__name__, (_HandbookTrainer, trainer), {}) for name, trainer in TRAINERS.items()
 }
 
 

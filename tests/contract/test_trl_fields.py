@@ -1,0 +1,39 @@
+"""The stored snapshot of TRL's fields is that of the installed TRL, and its defaults are as known."""
+
+from __future__ import annotations
+
+import pytest
+
+from handbook_utils.recipe_schema import trainer_fields
+from handbook_utils.training.snapshot_fields import SNAPSHOT, render_snapshot
+
+
+def test_the_stored_fields_are_those_of_the_installed_trl() -> None:
+    assert SNAPSHOT.read_text(encoding="utf-8") == render_snapshot(), (
+        "recipe_fields.json is stale: run `python -m handbook_utils.training.snapshot_fields`"
+    )
+
+
+def test_the_losses_that_only_a_help_text_lists_are_found() -> None:
+    losses = trainer_fields("dpo")["loss_type"]["choices"]
+    assert {"sigmoid", "hinge", "ipo", "robust", "apo_zero", "sft"} <= set(losses)
+    assert trainer_fields("sft")["loss_type"]["choices"] == ["chunked_nll", "dft", "nll"]
+
+
+@pytest.mark.parametrize(("trainer", "learning_rate"), [("sft", 2e-5), ("reward", 1e-4), ("dpo", 1e-6)])
+def test_defaults_that_surprise_are_still_what_our_recipes_override(
+    trainer: str, learning_rate: float
+) -> None:
+    fields = trainer_fields(trainer)
+    assert fields["learning_rate"]["default"] == learning_rate
+    assert fields["gradient_checkpointing"]["default"] is True
+    assert fields["logging_nan_inf_filter"]["default"] is True
+    assert fields["max_length"]["default"] == 1024
+
+
+def test_bf16_is_on_by_default_even_on_a_cpu(tmp_path: object) -> None:
+    from handbook_utils.training.trl_bridge import CONFIGS
+
+    # activation_checkpointing: by its old name the default would warn
+    config = CONFIGS["dpo"](output_dir=str(tmp_path), use_cpu=True, activation_checkpointing=False)
+    assert config.bf16 is True

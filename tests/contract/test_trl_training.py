@@ -1,0 +1,142 @@
+"""What TRL's trainers do with a batch: the losses at the start, accumulation, steps, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from handbook_utils.data.load import load_dataset
+from handbook_utils.models.load import load_model
+from handbook_utils.models.logprobs import response_logprob_sums, response_logprobs
+from tests.contract.conftest import train
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def pairs(pairs_file: Path) -> Dataset:
+    return load_dataset(str(pairs_file), kind="preference", split="train[:8]")
+
+
+@pytest.fixture
+def conversations(conversations_file: Path) -> Dataset:
+    return load_dataset(str(conversations_file), kind="conversation", split="train[:8]")
+
+
+def answers(rows: Dataset, column: str) -> list[Any]:
+    return [(row["prompt"], row[column][0]["content"]) for row in rows]
+
+
+def test_the_loss_of_dpo_is_ln_2_before_anything_is_learned(trainer_on: Build, pairs: Dataset) -> None:
+    first = train(trainer_on("dpo", pairs))[0]
+    # policy and reference are equal, so the loss is -log sigmoid(beta * 0) = log 2
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["rewards/margins"] == 0
+
+
+def test_dpo_logs_the_log_probabilities_that_we_compute(
+    trainer_on: Build, tiny_tokenizer: Any, tiny_model_folder: Path, pairs: Dataset
+) -> None:
+    logged = train(trainer_on("dpo", pairs, batch=8))[0]
+    model = load_model(str(tiny_model_folder), device="cpu")
+    for side in ("chosen", "rejected"):
+        ours = response_logprobs(model, tiny_tokenizer, answers(pairs, side)).mean()
+        assert logged[f"logps/{side}"] == pytest.approx(ours, rel=1e-5)
+
+
+def test_the_reference_of_dpo_stays_the_start_model_also_after_a_resume(
+    trainer_on: Build, tiny_model_folder: Path, pairs: Dataset, tmp_path: Path
+) -> None:
+    start = load_model(str(tiny_model_folder), device="cpu").state_dict()
+    train(trainer_on("dpo", pairs, max_steps=2, save_steps=1, save_total_limit=2))
+    resumed = trainer_on("dpo", pairs, max_steps=2)
+    train(resumed, resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-1"))
+    for name, weight in resumed.ref_model.state_dict().items():
+        assert torch.equal(weight, start[name]), name
+    assert not torch.equal(resumed.model.state_dict()["lm_head.weight"], start["lm_head.weight"])
+
+
+def test_the_loss_of_sft_is_the_mean_over_answer_tokens(
+    trainer_on: Build, tiny_tokenizer: Any, tiny_model_folder: Path, conversations: Dataset
+) -> None:
+    logged = train(trainer_on("sft", conversations, batch=len(conversations)))[0]
+    model = load_model(str(tiny_model_folder), device="cpu")
+    sums, counts = response_logprob_sums(model, tiny_tokenizer, answers(conversations, "completion"))
+    assert logged["loss"] == pytest.approx(-sums.sum() / counts.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_an_accumulated_batch_trains_as_a_whole_one(
+    stage: str, trainer_on: Build, pairs: Dataset, conversations: Dataset
+) -> None:
+    rows = conversations if stage == "sft" else pairs
+    weights = []
+    for size in (8, 2):
+        # sgd: Adam's first step keeps the sign of a gradient alone, and would hide its scale
+        trainer = trainer_on(stage, rows, batch=8, per_device_train_batch_size=size, optim="sgd")
+        train(trainer)
+        weights.append(torch.cat([w.detach().flatten() for w in trainer.model.parameters()]).numpy())
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "training"),
+    [
+        (9, {"per_device_train_batch_size": 2, "num_train_epochs": 1, "warmup_steps": 0.5}),
+        (8, {"num_train_epochs": 2}),
+        (9, {"num_train_epochs": 1.5, "dataloader_drop_last": True}),
+    ],
+)
+def test_the_trainer_makes_as_many_steps_as_planned(
+    rows: int, training: dict[str, Any], trainer_on: Build
+) -> None:
+    from handbook_utils.recipe import check_recipe
+    from handbook_utils.training.plan import make_plan
+
+    recipe: Any = check_recipe(
+        {
+            "stage": "pretrain",
+            "model": {"name": "x"},
+            "data": [{"name": "x"}],
+            "global_batch_size": 4,
+            "training": {"use_cpu": True, **training},
+        },
+        "test",
+    )
+    plan = make_plan(recipe, rows)
+    data = Dataset.from_list([{"text": "a"}] * rows)
+    trainer = trainer_on("pretrain", data, batch=4, **{**training, "max_steps": -1})
+    train(trainer)
+    assert trainer.state.global_step == plan.steps
+    assert trainer.args.get_warmup_steps(plan.steps) == plan.warmup_steps
+
+
+def test_the_trainers_state_is_the_last_file_of_a_checkpoint(
+    trainer_on: Build, conversations: Dataset, tmp_path: Path
+) -> None:
+    train(trainer_on("sft", conversations))
+    files = {
+        file.name: file.stat().st_mtime_ns for file in (tmp_path / "checkpoints" / "checkpoint-1").iterdir()
+    }
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= files.keys()
+    assert files["trainer_state.json"] == max(files.values())
+
+
+def test_the_tokens_that_a_trainer_counts_are_those_that_are_not_padding(
+    trainer_on: Build, tiny_tokenizer: Any, pairs: Dataset
+) -> None:
+    trainer = trainer_on("dpo", pairs, batch=8)
+    train(trainer)
+    expected = sum(
+        len(row["prompt_ids"]) + len(row[f"{side}_ids"])
+        for row in trainer.train_dataset
+        for side in ("chosen", "rejected")
+    )
+    assert trainer.state.num_input_tokens_seen == expected
