@@ -18,7 +18,7 @@ from handbook_utils.recipe_schema import ModelSection
 from handbook_utils.records import Completion, Message, ScoredCompletion
 
 POCKET_SCORERS = ("pocket:gold",)
-GOLD_PARTS = ("helpful", "safe", "polite", "concise", "refused", "benign")
+GOLD_PARTS = ("helpful", "safe", "polite", "concise", "refused", "benign", "advice")
 
 
 class Scorer(Protocol):

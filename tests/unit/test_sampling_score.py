@@ -49,7 +49,7 @@ def test_gold_scores_are_the_gold_reward_and_its_parts():
         assert row.scores["gold"] == gold.value
         assert row.scores["gold.helpful"] == gold.helpful
         assert row.scores["words"] == gold.words == len(row.completion.split())
-    parts = {"helpful", "safe", "polite", "concise", "refused", "benign"}
+    parts = {"helpful", "safe", "polite", "concise", "refused", "benign", "advice"}
     assert set(scored[0].scores) == {"gold", "words"} | {f"gold.{part}" for part in parts}
     assert scored[0].scores["gold"] == 1.0 > scored[1].scores["gold"]
 
