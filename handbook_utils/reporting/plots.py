@@ -7,7 +7,6 @@ a notebook, a script and a thread. Lines differ in colour, marker and dash: no p
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate, RunResult
+from handbook_utils.reporting.curves import Curve, best_of_n_curves, measure_name, ordered_measures
 from handbook_utils.reporting.runs import RunView, read_run
 
 # told apart by the colour-blind (after Okabe and Ito), of a lightness that reads on white and on black
@@ -30,19 +30,6 @@ INK = {False: "#1f2328", True: "#e6e9ec"}
 PAPER = {False: "#ffffff", True: "#14181d"}
 
 RunLike = RunView | RunResult | Path | str
-Curve = list[tuple[int, Estimate]]
-
-_CURVE_KEY = re.compile(r"(?P<arm>[^.@]+)\.(?P<measure>[^@]+)@(?P<n>\d+)\Z")
-_MEASURE_NAMES = {
-    "score": "selecting score",
-    "gold": "gold reward",
-    "words": "words",
-    "gold.helpful": "helpful",
-    "gold.safe": "safe",
-    "gold.polite": "polite",
-    "gold.concise": "concise",
-    "gold.refused": "refused",
-}
 
 
 class Picture(Figure):
@@ -70,6 +57,7 @@ def plot_training(runs: RunLike | Sequence[RunLike], *, dark: bool = False) -> F
         if not drawn:
             raise DataError(f"{view.path}: no loss was logged, so there is nothing to draw.")
     axes.set_xlabel("optimiser step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("loss, nats a token" if {v.stage for v in views} <= {"sft", "pretrain"} else "loss")
     axes.legend(frameon=False, labelcolor=INK[dark])
     return figure
@@ -100,6 +88,7 @@ def plot_rewards(run: RunLike, *, dark: bool = False) -> Figure:
     right.set(xlabel="optimiser step", ylabel="pairs ranked right", ylim=(0, 1))
     right.axhline(0.5, color=INK[dark], alpha=0.35, linewidth=1, linestyle=":")
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, labelcolor=INK[dark])
     return figure
@@ -118,8 +107,7 @@ def plot_best_of_n(run: RunLike, *, measures: Sequence[str] | None = None, dark:
     """
     view = read_run(run)
     curves = best_of_n_curves(view.figures)
-    known = [name for name in _MEASURE_NAMES if any(measure == name for _, measure in curves)]
-    known += sorted({measure for _, measure in curves} - set(known))
+    known = ordered_measures(curves)
     wanted = list(measures) if measures is not None else known
     missing = [name for name in wanted if name not in known]
     if missing or not wanted:
@@ -170,27 +158,6 @@ def plot_estimates(
     axes.set_ylim(len(estimates) - 0.5, -0.5)
     axes.set_xlabel(unit or next(iter(estimates.values())).unit)
     return figure
-
-
-def measure_name(measure: str) -> str:
-    """A best-of-n measure in words."""
-    return _MEASURE_NAMES.get(measure, measure)
-
-
-def best_of_n_curves(figures: Mapping[str, Estimate]) -> dict[tuple[str, str], Curve]:
-    """Sort figures named `arm.measure@n` into one curve an (arm, measure), ordered by n.
-
-    >>> found = Estimate(0.7, 0.6, 0.8, 0.95, 10, "gold reward", "bootstrap-t", 0)
-    >>> list(best_of_n_curves({"proxy.gold@4": found, "proxy.gold@1": found, "proxy.gold_gain@4": found}))
-    [('proxy', 'gold')]
-    """
-    curves: dict[tuple[str, str], Curve] = {}
-    for key, estimate in figures.items():
-        match = _CURVE_KEY.match(key)
-        # a gain is the difference of two points of a curve, so no point of one
-        if match and not match["measure"].endswith("_gain"):
-            curves.setdefault((match["arm"], match["measure"]), []).append((int(match["n"]), estimate))
-    return {name: sorted(points, key=lambda point: point[0]) for name, points in curves.items()}
 
 
 def picture_bytes(figure: Figure, kind: str, *, name: str = "picture") -> bytes:

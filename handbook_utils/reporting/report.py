@@ -15,12 +15,11 @@ from handbook_utils.atomic import write_text
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims import interval_svg
+from handbook_utils.reporting.curves import best_of_n_curves, measure_name, ordered_measures
 from handbook_utils.reporting.picture import duration, pipeline_svg
 from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 from handbook_utils.reporting.plots import (
     INK,
-    best_of_n_curves,
-    measure_name,
     picture_bytes,
     plot_best_of_n,
     plot_estimates,
@@ -70,7 +69,7 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
         # drawn by us from escaped names
         "pipeline": Markup(pipeline_svg(views)),
         "errors": {n: v.manifest["error"] for n, v in views.items() if "error" in v.manifest},
-        "cautions": {n: v.result.cautions for n, v in views.items() if v.result and v.result.cautions},
+        "cautions": _cautions(views),
         "headline": headline(views),
         "reward_models": [(n, v.figures) for n, v in views.items() if v.stage == "reward" and v.result],
         "best_of_n": [
@@ -106,9 +105,18 @@ def _title(views: Mapping[str, RunView]) -> str:
     return f"Pipeline {next(iter(views.values())).path.resolve().parent.name}"
 
 
+def _cautions(views: Mapping[str, RunView]) -> dict[str, list[str]]:
+    """What to know before relying on an interval, and the runs it was said of."""
+    said_of: dict[str, list[str]] = {}
+    for name, view in views.items():
+        for caution in view.result.cautions if view.result else ():
+            said_of.setdefault(caution, []).append(name)
+    return said_of
+
+
 def _best_of_n(view: RunView) -> dict[str, Any]:
     curves = best_of_n_curves(view.figures)
-    measures = list(dict.fromkeys(measure for _, measure in curves))
+    measures = ordered_measures(curves)
     ns = sorted({n for curve in curves.values() for n, _ in curve})
     return {
         "name": view.name,
@@ -152,8 +160,8 @@ def _comparison_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
             if key in figures
         }
         if found:
-            figure = plot_estimates(found, reference=reference, unit=f"{title}, with 95 % intervals")
-            pictures.append(_picture(figure, key, f"{title}, with intervals"))
+            figure = plot_estimates(found, reference=reference, unit=title)
+            pictures.append(_picture(figure, key, f"{title}, with 95 % intervals"))
     return pictures
 
 

@@ -12,12 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.records import Estimate
-from handbook_utils.reporting.plots import best_of_n_curves, measure_name
+from handbook_utils.reporting.curves import best_of_n_curves, measure_name
 from handbook_utils.reporting.results import COLUMNS, model_rows, pipeline_results, total_cost
 from handbook_utils.reporting.runs import RunView, read_pipeline
 
+# three columns with intervals fit beside a label into 80 columns
 WORTH = ("gold", "gain", "win_rate")
-COST = tuple(key for key in COLUMNS if key not in WORTH)
+BLOCKS = {
+    "On held-out prompts, with 95 % intervals": WORTH,
+    "What came with it": ("kl", "words", "truncated_rate"),
+    "Refusals": ("refusal_rate_benign", "compliance_rate_harmful"),
+}
 MAIN_MEASURES = ("score", "gold", "words")
 
 
@@ -43,7 +48,7 @@ def model_tables(views: Mapping[str, RunView]) -> list[Table]:
     """One row a model: what it is worth against its baseline, then what came with it."""
     rows = model_rows(views)
     tables = []
-    for title, keys in (("On held-out prompts, with 95 % intervals", WORTH), ("What came with it", COST)):
+    for title, keys in BLOCKS.items():
         shown = [key for key in keys if any(key in row.figures for row in rows)]
         table = _table(title, ["model", *(COLUMNS[key] for key in shown)])
         for row in rows if shown else []:

@@ -203,6 +203,8 @@ def evaluate(recipe, run) -> dict[str, Estimate]:
         "words": estimate(gold * 20, "words"),
         "kl": estimate(gold * 0 + 0.4, "nats"),
         "refusal_rate_benign": estimate(gold < 0.2, "rate"),
+        "compliance_rate_harmful": estimate(gold < 0.1, "rate"),
+        "truncated_rate": estimate(gold < 0, "rate"),
     }
     for source in recipe.baselines:
         other = read_table(Path(run.locate(source)) / "scores").column("gold").to_numpy()

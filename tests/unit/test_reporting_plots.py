@@ -11,11 +11,11 @@ from reporting_fakes import estimate
 
 from handbook_utils.errors import DataError
 from handbook_utils.reporting import plots
+from handbook_utils.reporting.curves import best_of_n_curves
 from handbook_utils.reporting.plots import (
     COLOURS,
     INK,
     PAPER,
-    best_of_n_curves,
     picture_bytes,
     plot_best_of_n,
     plot_estimates,
@@ -64,7 +64,7 @@ def test_a_run_without_loss_is_an_error(finished_pipeline):
 
 def test_best_of_n_draws_every_measure_and_arm_with_bands(finished_pipeline):
     figure = plot_best_of_n(finished_pipeline / "best-of-n")
-    assert [axes.get_title("left") for axes in figure.axes] == ["selecting score", "gold reward", "words"]
+    assert [axes.get_title("left") for axes in figure.axes] == ["gold reward", "selecting score", "words"]
     for axes in figure.axes:
         assert len(axes.get_lines()) == 2
         assert len(axes.collections) == 2  # a band each
