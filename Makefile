@@ -1,0 +1,82 @@
+# Two commands to start with: `make demo` and `make test`. `make help` lists the rest.
+# Works with GNU make 3.81 and later (macOS ships 3.81).
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+    "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+# the only place of exact pins; `make test CONSTRAINTS=` installs the newest versions instead
+CONSTRAINTS ?= constraints.txt
+# passed on to pip, for instance PIP_ARGS="--no-index --find-links wheels/"
+PIP_ARGS ?=
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
+# nothing needs the network after installing; two test workers must not each take every core
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-fast lint types format book notebooks figures bench sabotage calibrate clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Stamp files: a second run installs nothing unless pyproject.toml or the pins changed.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found. Install one, or name it: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Name a newer one: make demo PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { echo "Python could not make a virtual environment (Debian and Ubuntu: install python3-venv)." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
+	$(PIP) -e ".[test]"
+	@touch $(VENV)/.runtime $@
+
+venv: $(VENV)/.made ## make an empty .venv (to put a build of PyTorch of your choice in it first)
+
+demo: $(VENV)/.runtime ## install, run the whole pipeline on this machine, write the report
+	$(OFFLINE) $(BIN)/handbook run pocket/pipeline --out runs/demo
+
+test: $(VENV)/.test lint types ## everything that must pass
+	$(PYTEST) -n $(WORKERS) --dist loadgroup tests --ignore=tests/benchmarks
+
+test-fast: $(VENV)/.test ## unit, contract and recipe tests (under 5 minutes)
+	$(PYTEST) -n $(WORKERS) tests/unit tests/contract tests/recipes
+
+lint: $(VENV)/.test ## ruff: check and format, notebooks included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test ## mypy, strict, on the package
+	$(BIN)/mypy
+
+format: $(VENV)/.test ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+book: $(VENV)/.test ## build the book into _build/html from the stored notebook outputs
+	$(BIN)/python book/tools/build_book.py
+
+notebooks: $(VENV)/.test ## run every notebook, refresh its stored outputs and stamp them
+	$(OFFLINE) $(BIN)/python book/tools/run_notebooks.py refresh
+
+figures: $(VENV)/.test ## refresh book/results, the README's figures and its picture from runs/demo
+	$(BIN)/python book/tools/refresh_figures.py runs/demo
+
+bench: $(VENV)/.test ## measure speed and memory, end with a table
+	$(OFFLINE) $(BIN)/python tests/benchmarks/run.py
+
+sabotage: $(VENV)/.test ## break the code on purpose; every claim must fail
+	$(OFFLINE) $(BIN)/handbook run pocket/pipeline --out runs/demo
+	$(OFFLINE) $(BIN)/python -m handbook_utils.reporting.sabotage runs/demo
+
+calibrate: $(VENV)/.test ## rerun every claim on five fresh seeds, store its margin
+	$(OFFLINE) $(BIN)/python -m handbook_utils.reporting.calibrate --notebooks --jobs $(WORKERS)
+
+clean: ## remove what was built; .venv and runs/ stay
+	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

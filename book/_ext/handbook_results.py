@@ -1,0 +1,264 @@
+"""Fill figures into the book from `book/results/*.json`, so that no page holds a typed result.
+
+{result}`sft:evaluate-sft.gold`          the estimate with its interval
+{result}`sft:evaluate-sft.gold|value`    the estimate alone; also |percent, |n, |minutes
+```{results-table} sft                   a table of run folders (rows) and figures (columns)
+```{results-claims} sft                  the claims, as measured
+```{results-cost} sft                    time, memory and hardware
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+FOLDER = Path("book/results")
+DASH = "\N{EM DASH}"
+SECTIONS = ("training", "models", "reward_models", "best_of_n")
+
+
+class UnknownResultError(KeyError):
+    """A page asks for a file or a figure that no run has written."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def load_results(folder: Path, name: str) -> dict[str, Any]:
+    """Read one results file.
+
+    Raises:
+        UnknownResultError: there is no such file; the nearest is named.
+    """
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise UnknownResultError(
+            f"no results '{name}'. {_nearest(name, [p.stem for p in folder.glob('*.json')])}"
+        )
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def all_figures(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every estimate of a results file as `run.figure`, and every claim as `claim.id`.
+
+    >>> models = {"dpo": {"label": "DPO", "gold.safe": {"value": 0.9}}}
+    >>> list(all_figures({"models": models, "claims": {"a": {"value": 1}}}))
+    ['dpo.gold.safe', 'claim.a']
+    """
+    runs = {run: found for section in SECTIONS for run, found in results.get(section, {}).items()}
+    figures = {
+        f"{run}.{key}": f for run, found in runs.items() for key, f in found.items() if isinstance(f, dict)
+    }
+    return figures | {f"claim.{name}": record for name, record in results.get("claims", {}).items()}
+
+
+def find_figure(results: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """One figure of a results file: an estimate as a dictionary.
+
+    Raises:
+        UnknownResultError: there is none; the nearest name is given.
+    """
+    figures = all_figures(results)
+    if key not in figures:
+        raise UnknownResultError(f"no figure '{key}'. {_nearest(key, figures)}")
+    return figures[key]
+
+
+def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
+    """Write a figure for readers.
+
+    >>> render_figure({"value": 0.51234, "low": 0.4812, "high": 0.5449, "n": 200})
+    '0.512 [0.481, 0.545]'
+    >>> render_figure({"value": 0.034, "low": 0.02, "high": 0.06, "n": 200}, "percent")
+    '3.4 %'
+    """
+    value = figure["value"]
+    digits = 1 if abs(value) >= 10 else 3
+    if style == "value":
+        return f"{value:.{digits}f}"
+    if style == "percent":
+        return f"{value:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
+    if style == "n":
+        return str(figure["n"])
+    if style == "minutes":
+        return f"{value / 60:.1f} minutes"
+    if style == "interval":
+        return f"{value:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+    raise UnknownResultError(
+        f"no style '{style}'. {_nearest(style, ['interval', 'value', 'percent', 'n', 'minutes'])}"
+    )
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.3)
+    return (
+        f"Nearest: {', '.join(near)}."
+        if near
+        else "There are none yet: run `make notebooks` and `make figures`."
+    )
+
+
+class ResultRole(SphinxRole):
+    """A figure in a sentence."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Replace `file:key|style` by the figure, or warn and leave a mark."""
+        name, _, rest = self.text.partition(":")
+        key, _, style = rest.partition("|")
+        try:
+            folder = Path(self.env.srcdir) / FOLDER
+            text = render_figure(find_figure(load_results(folder, name), key), style or "interval")
+        except UnknownResultError as error:
+            message = self.inliner.reporter.warning(f"{{result}}`{self.text}`: {error}", line=self.lineno)
+            return [nodes.problematic(self.text, f"[{self.text}]")], [message]
+        self.env.note_dependency(str(folder / f"{name}.json"))
+        return [nodes.inline(text, text, classes=["result"])], []
+
+
+class ResultsDirective(SphinxDirective):
+    """Base of the directives that show one results file."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Show the file, or warn."""
+        folder = Path(self.env.srcdir) / FOLDER
+        try:
+            shown = self.show(load_results(folder, self.arguments[0]))
+        except UnknownResultError as error:
+            return [
+                self.state.document.reporter.warning(
+                    f"{self.name} {self.arguments[0]}: {error}", line=self.lineno
+                )
+            ]
+        self.env.note_dependency(str(folder / f"{self.arguments[0]}.json"))
+        return shown
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the nodes."""
+        raise NotImplementedError
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+class FiguresTable(ResultsDirective):
+    """Run folders as rows, figures as columns."""
+
+    option_spec = {"rows": _words, "columns": _words, "names": _words}  # noqa: RUF012 - docutils' own form
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build a table; a figure that a run does not have is a dash."""
+        rows, columns = self.options["rows"], self.options["columns"]
+        names, figures = self.options.get("names") or rows, all_figures(results)
+        for column in columns:  # a column nobody has is a misspelt one
+            if not any(f"{row}.{column}" in figures for row in rows):
+                find_figure(results, f"{rows[0]}.{column}")
+        keys = [[f"{row}.{column}" for column in columns] for row in rows]
+        shown = [[render_figure(figures[key]) if key in figures else DASH for key in line] for line in keys]
+        head = ["", *(column.replace("_", " ").replace("gold.", "") for column in columns)]
+        return [table(head, [[name, *line] for name, line in zip(names, shown, strict=True)])]
+
+
+class AllFigures(ResultsDirective):
+    """Every figure of a results file, a row each."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the long table: it is for looking things up."""
+        figures = all_figures(results).items()
+        cells = [[key, render_figure(f), str(f["n"]), f["unit"], f["method"]] for key, f in figures]
+        return [table(["figure", "estimate and 95 % interval", "n", "unit", "method"], cells)]
+
+
+class ClaimsTable(ResultsDirective):
+    """The claims of a results file, with what was measured."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table."""
+        cells = [
+            [
+                c["says"],
+                render_figure(c),
+                f"{c['relation']} {c['bound']:g}",
+                "holds" if c["holds"] else "does not hold",
+            ]
+            for c in results["claims"].values()
+        ]
+        return [table(["claim", "measured", "must be", ""], cells)]
+
+
+class Cost(ResultsDirective):
+    """One line on time, memory and hardware, and the stages' own costs."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build a short note."""
+        minutes, memory = results["total"]["runtime_s"] / 60, results["total"]["peak_memory_gib"]
+        scale, seeds = results.get("scale", "pocket"), ", ".join(map(str, results["seeds"]))
+        text = (
+            f"Measured at the scale {scale}: {minutes:.1f} minutes in all stages together and "
+            f"{memory:.1f} GiB at most, on {results['device']}. Seed {seeds}."
+        )
+        return [nodes.note("", nodes.paragraph(text, text))]
+
+
+class StagesTable(ResultsDirective):
+    """Time, memory and speed of every stage."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table."""
+        cells = [
+            [name, f"{s['runtime_s']:.0f}", f"{s['peak_memory_gib']:.2f}", _speed(s.get("tokens_per_s"))]
+            for name, s in results["cost"].items()
+        ]
+        return [table(["stage", "seconds", "peak memory, GiB", "tokens/s"], cells)]
+
+
+class Provenance(ResultsDirective):
+    """Where a results file comes from."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the list."""
+        versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+        seeds = ", ".join(map(str, results["seeds"]))
+        lines = [
+            f"Commit {results['commit']}, {results['date']}",
+            results["device"],
+            f"Seeds {seeds}",
+            versions,
+        ]
+        return [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(line, line)) for line in lines))]
+
+
+def _speed(value: float | None) -> str:
+    return f"{value:,.0f}" if value else DASH
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> nodes.Node:
+    """A table node; all cells are text, so nothing in a results file can become markup."""
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+    group += nodes.thead("", _row(head))
+    group += nodes.tbody("", *(_row(row) for row in rows))
+    # the wrapper scrolls on a narrow screen; the page does not
+    return nodes.container("", nodes.table("", group, classes=["results"]), classes=["scroll"])
+
+
+def _row(cells: Sequence[str]) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", nodes.paragraph(cell, cell)) for cell in cells))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the role and the directives."""
+    app.add_role("result", ResultRole())
+    directives_ = {"table": FiguresTable, "all": AllFigures, "claims": ClaimsTable, "cost": Cost}
+    for name, kind in {**directives_, "stages": StagesTable, "provenance": Provenance}.items():
+        app.add_directive(f"results-{name}", kind)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,72 @@
+"""Build the book into `_build/html`, from nothing and with every warning an error.
+
+python book/tools/build_book.py                            show the outputs stored in notebooks/
+python book/tools/build_book.py --notebooks runs/notebooks   show the outputs of executed copies
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "_build" / "book-source"
+HTML = ROOT / "_build" / "html"
+
+
+def lay_out(notebooks: Path, source: Path = SOURCE) -> None:
+    """Put the book's sources beside the chosen notebooks, at the paths they have in the repository.
+
+    The paths stay, so the pages' Colab and edit links lead to the tracked files.
+    """
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, source / name)
+    shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("__pycache__", "tools"))
+    (source / "notebooks").mkdir()
+    for path in sorted(notebooks.glob("*.ipynb")):
+        shutil.copy2(path, source / "notebooks" / path.name)
+
+
+def build(notebooks: Path) -> subprocess.CompletedProcess[str]:
+    """Build the pages; `returncode` is 0 only when there was no warning.
+
+    Args:
+        notebooks: folder of the notebooks whose outputs are shown; nothing is executed.
+    """
+    lay_out(notebooks)
+    # an incremental build loses the warnings of pages it does not touch
+    for stale in (HTML, ROOT / "_build" / ".doctrees"):
+        shutil.rmtree(stale, ignore_errors=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", SOURCE, "--path-output", ROOT]
+    return subprocess.run(
+        [*command, "-W", "-n", "--keep-going", "--all"], cwd=ROOT, text=True, capture_output=True, check=False
+    )
+
+
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of a build's output that say what is wrong."""
+    return [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", metavar="FOLDER")
+    done = build(parser.parse_args().notebooks)
+    if done.returncode == 0:
+        print(f"The book is in {HTML / 'index.html'}")
+    else:
+        print(done.stdout, done.stderr, *complaints(done), sep="\n", file=sys.stderr)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,175 @@
+"""Bring the demo's figures into the book and the README.
+
+    python book/tools/refresh_figures.py runs/demo   read a finished demo into book/results/, then all below
+    python book/tools/refresh_figures.py             write pictures and the README's tables from there
+
+Pictures and tables are made from `book/results/*.json` alone, so they cannot differ from what the pages say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handbook_utils.records import Estimate
+from handbook_utils.reporting.results import COLUMNS, write_pipeline_results
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "book" / "results"
+PICTURES = ROOT / "book" / "figures"
+BEGIN = "<!-- figures:begin (written by `make figures` from book/results/demo.json) -->"
+END = "<!-- figures:end -->"
+BLUE, ORANGE, INK = "#2b7bba", "#d1600f", "#333333"
+ARMS = {"proxy": (BLUE, "o", "biased annotator's reward model"), "control": (ORANGE, "s", "unbiased control")}
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """One results file."""
+    results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return results
+
+
+def estimate(record: Mapping[str, Any]) -> str:
+    """A figure with its interval, as everywhere in the book."""
+    return str(Estimate.from_json(record))
+
+
+def readme_block(results: Mapping[str, Any]) -> str:
+    """The README's measured part: models beside their controls, best-of-n, and what the demo costs."""
+    models = results["models"].values()
+    columns = [key for key in COLUMNS if any(key in model for model in models)]
+    head = ["", *(COLUMNS[key] for key in columns)]
+    rows = [[m["label"], *(estimate(m[key]) if key in m else "" for key in columns)] for m in models]
+    total = results["total"]
+    cost = (
+        f"The whole demo took {total['runtime_s'] / 60:.1f} minutes and at most "
+        f"{total['peak_memory_gib']:.1f} GiB on {results['device']}."
+    )
+    parts = [
+        "## What the demo measured",
+        "On prompts no stage was trained on, with 95 % intervals; gains are paired by prompt.",
+        markdown_table(head, rows),
+        "Best-of-n, the answer chosen by the reward model:",
+        markdown_table(*best_of_n_rows(results)),
+        cost,
+    ]
+    return "\n\n".join([BEGIN, *parts, END])
+
+
+def best_of_n_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the best-of-n table: one line an n, gold for both arms, the proxy, words."""
+    (figures,) = results["best_of_n"].values()
+    names = {
+        "proxy.gold": "gold reward",
+        "control.gold": "gold reward, control",
+        "proxy.score": "reward model's own score",
+        "proxy.words": "words",
+    }
+    ns = sorted(int(key.rsplit("@", 1)[1]) for key in figures if key.startswith("proxy.gold@"))
+    rows = [[str(n), *(estimate(figures[f"{name}@{n}"]) for name in names)] for n in ns]
+    return ["n", *names.values()], rows
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def write_readme(results: Mapping[str, Any], path: Path = ROOT / "README.md") -> None:
+    """Replace what stands between the README's marks."""
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(before + readme_block(results) + after, encoding="utf-8")
+
+
+def draw_demo(results: Mapping[str, Any]) -> None:
+    """Best-of-n by gold and by the proxy's own score, and every model's gold reward."""
+    figure, (gold, score, models) = _panels(3, widths=(1, 1, 1.1))
+    (curves,) = results["best_of_n"].values()
+    for arm in ARMS:
+        _curve(gold, curves, f"{arm}.gold@", arm)
+    _curve(score, curves, "proxy.score@", "proxy")
+    gold.set_title("true reward of the best of n")
+    gold.legend(frameon=False, fontsize=7.5, loc="lower center")
+    score.set_title("the reward model's own score")
+    bars = {record["label"]: record["gold"] for record in results["models"].values()}
+    _bars(models, bars, "true reward of each model")
+    _save(figure, "demo")
+
+
+def draw_sft(results: Mapping[str, Any]) -> None:
+    """Chapter 4: gold reward of three models, and truncation with and without a trained end."""
+    figure, (gold, cut) = _panels(2, widths=(1, 1))
+    names = {"evaluate-base": "base", "evaluate-shuffled": "shuffled control", "evaluate-sft": "SFT"}
+    _bars(gold, {label: results["models"][run]["gold"] for run, label in names.items()}, "gold reward")
+    ends = {"evaluate-with-end": "end trained", "evaluate-without-end": "end left out"}
+    records = {label: results["models"][run]["truncated_rate"] for run, label in ends.items()}
+    _bars(cut, records, "answers cut off at the limit")
+    _save(figure, "sft")
+
+
+def _panels(count: int, *, widths: Sequence[float]) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left"})
+    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "handbook"})
+    size = {"figsize": (3.3 * count, 2.7), "layout": "constrained"}
+    return pyplot.subplots(1, count, gridspec_kw={"width_ratios": widths}, **size)
+
+
+def _curve(axes: Any, figures: Mapping[str, Any], prefix: str, arm: str) -> None:
+    colour, marker, label = ARMS[arm]
+    records = {int(key.removeprefix(prefix)): f for key, f in figures.items() if key.startswith(prefix)}
+    ns = sorted(records)
+    low, value, high = ([records[n][end] for n in ns] for end in ("low", "value", "high"))
+    axes.fill_between(ns, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(ns, value, color=colour, marker=marker, markersize=4, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ns, [str(n) for n in ns])
+    axes.set_xlabel("n")
+
+
+def _bars(axes: Any, records: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    labels = list(records)[::-1]
+    for row, label in enumerate(labels):
+        found = records[label]
+        axes.barh(row, found["value"], color=BLUE, alpha=0.45, height=0.6)
+        axes.plot([found["low"], found["high"]], [row, row], color=INK, linewidth=2)
+    axes.set_yticks(range(len(labels)), [label.replace(" (control)", "\n(control)") for label in labels])
+    axes.set_xlim(left=0)
+    axes.set_title(title)
+
+
+def _save(figure: Any, name: str) -> None:
+    # no date inside: the same figures give the same file
+    figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+
+
+def write_all() -> None:
+    """Write everything that is made from `book/results/`."""
+    draw_sft(read_results("sft"))
+    demo = read_results("demo")
+    draw_demo(demo)
+    write_readme(demo)
+
+
+def main() -> int:
+    """Read the command line."""
+    if len(sys.argv) > 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    if len(sys.argv) == 2:
+        print(f"wrote {write_pipeline_results(sys.argv[1]).relative_to(ROOT)}")
+    write_all()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,38 @@
+"""The executed notebooks and the built book, made once and shared by tests/notebooks and tests/browser.
+
+The tests that need them carry `pytest.mark.xdist_group("book")`, so one worker makes them once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import build_book
+import run_notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def executed() -> subprocess.CompletedProcess[str]:
+    """Run a copy of every notebook with nbmake, once."""
+    return run_notebooks.execute(run_notebooks.find_notebooks())
+
+
+@cache
+def built() -> subprocess.CompletedProcess[str]:
+    """Build the book from the notebooks this test run has executed, once."""
+    executed()
+    return build_book.build(run_notebooks.EXECUTED)
+
+
+def page(name: str) -> str:
+    """The HTML of a built page, such as `book/sft.html`."""
+    return (build_book.HTML / name).read_text(encoding="utf-8")
+
+
+def chapters() -> list[Path]:
+    """The book's Markdown pages."""
+    return sorted((ROOT / "book").glob("*.md"))

@@ -1,0 +1,121 @@
+"""Each labelled equation of the book is tied to the code that computes it, by a test of the same name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from book_pages import ROOT, chapters
+
+LABEL = re.compile(r"```\{math\}\n:label: ([\w-]+)")
+TIED: set[str] = set()
+
+
+def equation(label: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Say which equation a test is about."""
+    TIED.add(label)
+    return lambda test: test
+
+
+@cache
+def from_notebook(notebook: str, function: str) -> Any:
+    """A function as the notebook defines it, so that the test cannot drift from the book."""
+    cells = nbformat.read(ROOT / "notebooks" / notebook, as_version=4).cells
+    (source,) = (cell.source for cell in cells if f"def {function}(" in cell.source)
+    namespace: dict[str, Any] = {"torch": torch}
+    exec(source, namespace)
+    return namespace[function]
+
+
+def random_row(seed: int = 0, *, tokens: int = 6, size: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, tokens, size, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(0, size, (1, tokens), generator=generator)
+
+
+def test_every_labelled_equation_has_a_test() -> None:
+    labels = [label for path in chapters() for label in LABEL.findall(path.read_text(encoding="utf-8"))]
+    assert labels
+    assert len(labels) == len(set(labels))
+    assert set(labels) == TIED
+
+
+@equation("sft-policy")
+def test_log_probability_of_an_answer_is_the_sum_over_its_tokens_and_its_end(tiny_model_folder: Path) -> None:
+    from handbook_utils.models.load import load_model, load_tokenizer
+    from handbook_utils.models.logprobs import response_logprobs
+
+    tokenizer, model = load_tokenizer(str(tiny_model_folder)), load_model(str(tiny_model_folder))
+    question = [{"role": "user", "content": "hi"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
+    answer = [*tokenizer("ok", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        logps = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    # token t of the answer is predicted one position before it
+    by_hand = sum(float(logps[len(prompt) + t - 1, token]) for t, token in enumerate(answer))
+    (found,) = response_logprobs(model, tokenizer, [(question, "ok")], batch_size=1)
+    assert found == pytest.approx(by_hand, abs=1e-4)
+
+
+@equation("sft-loss")
+def test_loss_is_the_mean_over_answer_tokens_of_the_batch() -> None:
+    """Two answers of 1 and 3 tokens: the longer has three times the say."""
+    loss = from_notebook("sft.ipynb", "sft_loss")
+    rows = [random_row(1), random_row(2)]
+    masked = [row[1].clone() for row in rows]
+    masked[0][:, :5] = -100
+    masked[1][:, :3] = -100
+    together = loss(torch.cat([row[0] for row in rows]), torch.cat(masked))
+    apart = [loss(row[0], labels) for row, labels in zip(rows, masked, strict=True)]
+    assert together.item() == pytest.approx((1 * apart[0].item() + 3 * apart[1].item()) / 4)
+
+
+@equation("sft-masked-loss")
+def test_loss_by_hand_is_the_cross_entropy_of_shifted_unmasked_tokens() -> None:
+    logits, tokens = random_row()
+    labels = tokens.clone()
+    labels[:, :3] = -100
+    expected = -sum(float(logits[0, s - 1].log_softmax(-1)[tokens[0, s]]) for s in (3, 4, 5)) / 3
+    assert from_notebook("sft.ipynb", "sft_loss")(logits, labels).item() == pytest.approx(expected)
+
+
+@equation("sft-gradient")
+def test_gradient_is_probability_minus_one_at_the_target_and_zero_under_the_mask() -> None:
+    logits, tokens = random_row()
+    logits.requires_grad_(True)
+    labels = tokens.clone()
+    labels[:, 5] = -100  # the end of the turn carries no loss
+    from_notebook("sft.ipynb", "sft_loss")(logits, labels).backward()
+    expected = torch.zeros_like(logits)
+    for s in (1, 2, 3, 4):  # four counted tokens; the first has nothing before it
+        expected[0, s - 1] = (logits[0, s - 1].softmax(-1) - torch.eye(5)[tokens[0, s]]) / 4
+    torch.testing.assert_close(logits.grad, expected.detach())
+    assert logits.grad[0, 4].abs().max() == 0
+
+
+@equation("sft-forward-kl")
+def test_expected_loss_is_entropy_plus_divergence() -> None:
+    """Three possible answers, written out."""
+    q, p = [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]
+    cross = -sum(a * math.log(b) for a, b in zip(q, p, strict=True))
+    entropy = -sum(a * math.log(a) for a in q)
+    divergence = sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
+    assert cross == pytest.approx(entropy + divergence)
+    # the floor is reached by imitation, and by nothing else
+    assert entropy < cross
+
+
+@equation("sft-perplexity")
+def test_perplexity_of_a_uniform_guess_is_the_size_of_the_vocabulary() -> None:
+    labels = torch.randint(0, 7, (1, 9))
+    loss = from_notebook("sft.ipynb", "sft_loss")(torch.zeros(1, 9, 7), labels)
+    assert math.exp(loss.item()) == pytest.approx(7, rel=1e-5)
