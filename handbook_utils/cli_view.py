@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from handbook_utils.errors import RecipeError
 from handbook_utils.recipe import load_recipe, recipe_names, recipe_to_dict, recipe_to_yaml
@@ -110,7 +111,8 @@ class PipelineWatcher:
         sitting_s = time.monotonic() - self._started
         took = f"{sitting_s:6.1f} s" if sitting_s > 0.5 else "  done  "
         first = ", ".join(f"{key} {figure}" for key, figure in list(result.figures.items())[:2])
-        self._console.print(f"{place}  {took}  [bold]{name}[/bold]  {first.replace('[', chr(92) + '[')}")
+        line = Text.assemble(f"{place}  {took}  ", (f"{name:<28}", "bold"), f" {first}")
+        self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
 
 def show_pipeline(folder: Path, report: Path, json: bool) -> None:

@@ -32,7 +32,9 @@ def answer_bar(
         TimeRemainingColumn(),
     )
     started, tokens_so_far = time.monotonic(), 0
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
+    console = Console(stderr=True)
+    hidden = not (show and console.is_terminal)  # in a file a bar is only blank lines
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task(label, total=total, completed=done, speed="")
 
         def advance(tokens: int, answers: int) -> None:

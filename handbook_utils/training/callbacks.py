@@ -51,14 +51,16 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers ships
 
     def __init__(self, label: str) -> None:
         self._label = label
+        console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps  {task.fields[loss]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,  # in a file a bar is only blank lines
         )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
