@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-# timings differ from run to run and are in result.json; epoch follows from the step
-NOT_RECORDED = {"train_runtime", "train_tokens_per_second", "total_flos"}
+# timings differ from run to run; what counts of them is in result.json
+NOT_RECORDED = ("_runtime", "_per_second", "total_flos")
 
 
 class MetricsRun(Protocol):
@@ -38,7 +38,7 @@ class RecordMetrics(TrainerCallback):  # type: ignore[misc]  # transformers ship
         """Store one record a logged step; the closing summary is no step."""
         if "train_loss" in logs:
             return
-        record = {key: _plain(value) for key, value in logs.items() if key not in NOT_RECORDED}
+        record = {key: _plain(value) for key, value in logs.items() if not key.endswith(NOT_RECORDED)}
         self._run.log_metrics({"step": state.global_step, **record})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -88,12 +88,12 @@ def _train(
     tokenizer: Any,
     data: tuple[Dataset, Dataset | None],
 ) -> None:
-    from handbook_utils.training.trl_bridge import known_warnings_hidden, make_trainer
+    from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 
     arguments = trainer_arguments(recipe, plan, run.path / CHECKPOINTS)
     evaluates = str(arguments.get("eval_strategy", "no")) != "no" or bool(arguments.get("eval_on_start"))
     bar = ShowProgress(recipe.stage) if run.progress else None  # type: ignore[attr-defined]
-    with known_warnings_hidden():
+    with training_conditions():
         trainer = make_trainer(
             recipe.trainer,
             arguments=arguments,

@@ -15,7 +15,7 @@ from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.recipe import check_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.plan import make_plan
-from handbook_utils.training.trl_bridge import known_warnings_hidden, make_trainer
+from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def trainer_on(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> 
         )
         torch.manual_seed(0)
         head = "reward" if stage == "reward" else "causal"
-        with quiet_libraries(), known_warnings_hidden():
+        with quiet_libraries(), training_conditions():
             return make_trainer(
                 recipe.trainer,
                 arguments=trainer_arguments(recipe, make_plan(recipe, len(rows)), tmp_path / "checkpoints"),
@@ -55,7 +55,7 @@ def trainer_on(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> 
 
 def train(trainer: Any, **options: Any) -> list[dict[str, Any]]:
     """Train quietly and return what was logged."""
-    with quiet_libraries(), known_warnings_hidden():
+    with quiet_libraries(), training_conditions():
         trainer.train(**options)
     logged: list[dict[str, Any]] = trainer.state.log_history
     return logged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,32 @@ def test_an_accumulated_batch_trains_as_a_whole_one(
         train(trainer)
         weights.append(torch.cat([w.detach().flatten() for w in trainer.model.parameters()]).numpy())
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_head_on_the_answers_alone_trains_the_same_model(
+    stage: str, trainer_on: Build, pairs: Dataset, conversations: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handbook_utils.training import trl_bridge
+
+    rows = conversations if stage == "sft" else pairs
+    projected: list[int] = []
+    weights = []
+    measured = trl_bridge.trl_utils._ChunkedLogProbFunction.apply
+
+    def count(hidden: torch.Tensor, *rest: Any) -> Any:
+        projected.append(hidden.shape[0])
+        return measured(hidden, *rest)
+
+    monkeypatch.setattr(trl_bridge.trl_utils._ChunkedLogProbFunction, "apply", count)
+    for is_ours in (True, False):
+        trainer = trainer_on(stage, rows, batch=8, optim="sgd")
+        if not is_ours:
+            monkeypatch.setattr(trl_bridge, "_head_on_answers_only", nullcontext)
+        train(trainer)
+        weights.append(torch.cat([w.detach().flatten() for w in trainer.model.parameters()]).numpy())
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
+    assert projected[0] < projected[-1]
 
 
 @pytest.mark.parametrize(
