@@ -18,6 +18,8 @@ RUN_OWNED = {
     "gradient_accumulation_steps": "it is derived from `global_batch_size`",
     "resume_from_checkpoint": "an interrupted run resumes by itself",
     "overwrite_output_dir": "use --overwrite",
+    "model_init_kwargs": "the section `model` says how the model is loaded",
+    "trust_remote_code": "code from a model's repository is never run",
 }
 
 

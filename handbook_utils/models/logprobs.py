@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,20 +25,35 @@ def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[li
     Raises:
         TemplateError: the template renders the prompt alone otherwise than before an answer.
     """
-    opening = list(_template_ids(tokenizer, prompt, add_generation_prompt=True))
-    answered = [*prompt, Message(role="assistant", content=response)]
-    ids = list(_template_ids(tokenizer, answered))
-    if ids[: len(opening)] != opening:
-        raise TemplateError(
-            "the chat template renders a prompt otherwise when an answer follows, so where the answer "
-            "begins cannot be told. Use a template whose generation prompt is a prefix of the whole."
+    return render_rows(tokenizer, [(prompt, response)])[0]
+
+
+def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list[int], int]]:
+    """As `render_ids`, for many rows at once: each distinct prompt is rendered once."""
+    prompts = {json.dumps(prompt): prompt for prompt, _ in rows}
+    openings = dict(
+        zip(
+            prompts, _template_ids(tokenizer, list(prompts.values()), add_generation_prompt=True), strict=True
         )
-    return ids, len(opening)
+    )
+    answered = [[*prompt, Message(role="assistant", content=response)] for prompt, response in rows]
+    rendered = []
+    for (prompt, _), ids in zip(rows, _template_ids(tokenizer, answered), strict=True):
+        opening = openings[json.dumps(prompt)]
+        if ids[: len(opening)] != opening:
+            raise TemplateError(
+                "the chat template renders a prompt otherwise when an answer follows, so where the answer "
+                "begins cannot be told. Use a template whose generation prompt is a prefix of the whole."
+            )
+        rendered.append((ids, len(opening)))
+    return rendered
 
 
-def _template_ids(tokenizer: Any, messages: list[Message], **options: Any) -> list[int]:
-    rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    ids: list[int] = rendered["input_ids"]
+def _template_ids(tokenizer: Any, conversations: Sequence[list[Message]], **options: Any) -> list[list[int]]:
+    rendered = tokenizer.apply_chat_template(
+        list(conversations), tokenize=True, return_dict=True, padding=False, **options
+    )
+    ids: list[list[int]] = rendered["input_ids"]
     return ids
 
 
@@ -62,7 +78,7 @@ def response_logprob_sums(
     model: Any, tokenizer: Any, rows: Sequence[Conversation], *, batch_size: int = 64
 ) -> tuple[Floats, NDArray[np.int64]]:
     """As `response_logprobs`, together with the number of tokens each sum runs over."""
-    rendered = [render_ids(tokenizer, prompt, response) for prompt, response in rows]
+    rendered = render_rows(tokenizer, rows)
     return sequence_logprob_sums(model, rendered, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
 
 
@@ -112,7 +128,7 @@ def reward_scores(
     Returns:
         (rows,) one number a conversation, in the model's own scale: only differences mean something.
     """
-    lists = [render_ids(tokenizer, prompt, response)[0] for prompt, response in rows]
+    lists = [ids for ids, _ in render_rows(tokenizer, rows)]
 
     def measure(_: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits

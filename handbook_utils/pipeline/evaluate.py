@@ -12,7 +12,7 @@ from handbook_utils.evaluation.kl import estimate_kl
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.models.logprobs import render_ids, sequence_logprob_sums
+from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
 from handbook_utils.recipe_schema import DataSource, EvaluateRecipe, ModelSection
 from handbook_utils.records import Estimate
@@ -92,13 +92,16 @@ def _kl(recipe: EvaluateRecipe, run: RunFolder, table: pa.Table) -> Estimate:
 def _logprobs(section: ModelSection, location: str, table: pa.Table) -> np.ndarray:
     tokenizer = load_tokenizer(location, revision=section.revision)
     model = load_model(location, dtype=section.dtype, attention=section.attention, revision=section.revision)
+    rows = completions_of(table, where=location)
+    rendered = render_rows(tokenizer, [(row.prompt, row.completion) for row in rows])
     sequences = []
-    for row in completions_of(table, where=location):
-        ids, start = render_ids(tokenizer, row.prompt, row.completion)
+    for row, (ids, start) in zip(rows, rendered, strict=True):
         if row.finish_reason == "length" and tokenizer.eos_token_id in ids[start:]:
             # a cut answer has no end of turn: its probability was never drawn from
-            ids = ids[: len(ids) - 1 - ids[::-1].index(tokenizer.eos_token_id)]
-        sequences.append((ids, start))
+            last = len(ids) - 1 - ids[::-1].index(tokenizer.eos_token_id)
+            sequences.append((ids[:last], start))
+        else:
+            sequences.append((ids, start))
     sums, _ = sequence_logprob_sums(
         model, sequences, pad_token_id=tokenizer.pad_token_id, batch_size=KL_ROWS_PER_BATCH
     )
