@@ -31,11 +31,8 @@ def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[li
 def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list[int], int]]:
     """As `render_ids`, for many rows at once: each distinct prompt is rendered once."""
     prompts = {json.dumps(prompt): prompt for prompt, _ in rows}
-    openings = dict(
-        zip(
-            prompts, _template_ids(tokenizer, list(prompts.values()), add_generation_prompt=True), strict=True
-        )
-    )
+    opened = _template_ids(tokenizer, list(prompts.values()), add_generation_prompt=True)
+    openings = dict(zip(prompts, opened, strict=True))
     answered = [[*prompt, Message(role="assistant", content=response)] for prompt, response in rows]
     rendered = []
     for (prompt, _), ids in zip(rows, _template_ids(tokenizer, answered), strict=True):
@@ -50,6 +47,8 @@ def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list
 
 
 def _template_ids(tokenizer: Any, conversations: Sequence[list[Message]], **options: Any) -> list[list[int]]:
+    if not conversations:
+        return []
     rendered = tokenizer.apply_chat_template(
         list(conversations), tokenize=True, return_dict=True, padding=False, **options
     )
