@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-BENCH = Path("_build/bench")
+BENCH = Path(__file__).parents[2] / "_build" / "bench"
 _LIBRARIES = ("numpy", "scipy", "torch", "transformers", "trl")
 
 
