@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.pipeline.cautions import with_cautions
+from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, Source
 from handbook_utils.records import Estimate, RunResult
@@ -166,9 +167,11 @@ def _missing_input(key: str, name: str, path: Path) -> str:
 
 
 def fingerprint_inputs(recipe: AnyStage, inputs: Mapping[str, Path]) -> dict[str, str]:
-    """Checksums of the earlier runs and of local files a stage reads."""
+    """Checksums of the earlier runs, local files and parts of the pocket world a stage reads."""
     fingerprints = {name: run_fingerprint(path) for name, path in inputs.items()}
     for _, source in sources_of(recipe):
-        if source.name and ":" not in source.name and Path(source.name).exists():
+        if source.name and source.name.startswith(PREFIX):
+            fingerprints[source.name] = pocket_fingerprint(source.name)
+        elif source.name and Path(source.name).exists():
             fingerprints[source.name] = sha256_of(Path(source.name))
     return fingerprints
