@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 
 from handbook_utils.atomic import sha256_of
-from handbook_utils.pocket.base_model import base_path
 
 PREFIX = "pocket:"
+# not base_model.base_path: that module loads torch, and a dry run must not
+FOLDER = Path(__file__).parent
 
 
 @cache
 def pocket_fingerprint(name: str) -> str:
     """Checksum of the base model's files for `pocket:base`, of the world's code for every other name."""
     if name == f"{PREFIX}base":
-        return sha256_of(base_path())
-    folder = Path(__file__).parent
-    code = sorted(folder.rglob("*.py"))
+        return sha256_of(FOLDER / "base")
+    code = sorted(FOLDER.rglob("*.py"))
     return hashlib.sha256("".join(sha256_of(file) for file in code).encode()).hexdigest()
