@@ -13,7 +13,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -78,7 +78,7 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     >>> render_figure({"value": 0.51234, "low": 0.4812, "high": 0.5449, "n": 200})
     '0.512 [0.481, 0.545]'
     >>> render_figure({"value": 0.034, "low": 0.02, "high": 0.06, "n": 200}, "percent")
-    '3.4 %'
+    '3.4\xa0%'
     """
     value = figure["value"]
     digits = 1 if abs(value) >= 10 else 3
@@ -154,7 +154,7 @@ def _words(text: str | None) -> list[str]:
 class FiguresTable(ResultsDirective):
     """Run folders as rows, figures as columns."""
 
-    option_spec = {"rows": _words, "columns": _words, "names": _words}  # noqa: RUF012 - docutils' own form
+    option_spec = {"rows": _words, "columns": _words, "names": _words, "heads": _words}  # noqa: RUF012 - docutils' own form
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build a table; a figure that a run does not have is a dash."""
@@ -165,8 +165,27 @@ class FiguresTable(ResultsDirective):
                 find_figure(results, f"{rows[0]}.{column}")
         keys = [[f"{row}.{column}" for column in columns] for row in rows]
         shown = [[render_figure(figures[key]) if key in figures else DASH for key in line] for line in keys]
-        head = ["", *(column.replace("_", " ").replace("gold.", "") for column in columns)]
+        plain = [column.replace("_", " ").replace("gold.", "") for column in columns]
+        head = ["", *self.options.get("heads", plain)]
         return [table(head, [[name, *line] for name, line in zip(names, shown, strict=True)])]
+
+
+class BestOfNTable(ResultsDirective):
+    """One line an n: gold reward for both arms, the proxy's own score and its words."""
+
+    columns: ClassVar[dict[str, str]] = {
+        "proxy.gold": "gold reward",
+        "control.gold": "gold reward, control",
+        "proxy.score": "its own score",
+        "proxy.words": "words",
+    }
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table."""
+        (figures,) = results["best_of_n"].values()
+        ns = sorted(int(key.rsplit("@", 1)[1]) for key in figures if key.startswith("proxy.gold@"))
+        cells = [[str(n), *(render_figure(figures[f"{name}@{n}"]) for name in self.columns)] for n in ns]
+        return [table(["n", *self.columns.values()], cells)]
 
 
 class AllFigures(ResultsDirective):
@@ -230,7 +249,7 @@ class Provenance(ResultsDirective):
         versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
         seeds = ", ".join(map(str, results["seeds"]))
         lines = [
-            f"Commit {results['commit']}, {results['date']}",
+            f"Commit {(results['commit'] or 'unknown')[:12]}, {results['date']}",
             results["device"],
             f"Seeds {seeds}",
             versions,
@@ -258,7 +277,9 @@ def _row(cells: Sequence[str]) -> nodes.row:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the role and the directives."""
     app.add_role("result", ResultRole())
-    directives_ = {"table": FiguresTable, "all": AllFigures, "claims": ClaimsTable, "cost": Cost}
-    for name, kind in {**directives_, "stages": StagesTable, "provenance": Provenance}.items():
+    directives_: dict[str, type[ResultsDirective]] = {"table": FiguresTable, "all": AllFigures}
+    directives_ |= {"claims": ClaimsTable, "cost": Cost}
+    directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
+    for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

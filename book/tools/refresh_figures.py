@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handbook_utils.records import Estimate
-from handbook_utils.reporting.results import COLUMNS, write_pipeline_results
+from handbook_utils.reporting.results import COLUMNS, GAIN, WIN_RATE, write_pipeline_results
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "book" / "results"
@@ -23,7 +24,8 @@ PICTURES = ROOT / "book" / "figures"
 BEGIN = "<!-- figures:begin (written by `make figures` from book/results/demo.json) -->"
 END = "<!-- figures:end -->"
 BLUE, ORANGE, INK = "#2b7bba", "#d1600f", "#333333"
-ARMS = {"proxy": (BLUE, "o", "biased annotator's reward model"), "control": (ORANGE, "s", "unbiased control")}
+SHOWN = ("gold", "gain", "win_rate", "kl", "words")
+ARMS = {"proxy": (BLUE, "o", "reward model"), "control": (ORANGE, "s", "unbiased control")}
 
 
 def read_results(name: str) -> dict[str, Any]:
@@ -39,8 +41,8 @@ def estimate(record: Mapping[str, Any]) -> str:
 
 def readme_block(results: Mapping[str, Any]) -> str:
     """The README's measured part: models beside their controls, best-of-n, and what the demo costs."""
-    models = results["models"].values()
-    columns = [key for key in COLUMNS if any(key in model for model in models)]
+    models = [with_gain(model) for model in results["models"].values()]
+    columns = [key for key in COLUMNS if key in SHOWN and any(key in model for model in models)]
     head = ["", *(COLUMNS[key] for key in columns)]
     rows = [[m["label"], *(estimate(m[key]) if key in m else "" for key in columns)] for m in models]
     total = results["total"]
@@ -50,13 +52,21 @@ def readme_block(results: Mapping[str, Any]) -> str:
     )
     parts = [
         "## What the demo measured",
-        "On prompts no stage was trained on, with 95 % intervals; gains are paired by prompt.",
+        "On prompts no stage was trained on, with 95 % intervals. Gains and win rates are paired by prompt: "
+        "SFT against the base, the others against SFT.",
         markdown_table(head, rows),
         "Best-of-n, the answer chosen by the reward model:",
         markdown_table(*best_of_n_rows(results)),
         cost,
     ]
     return "\n\n".join([BEGIN, *parts, END])
+
+
+def with_gain(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's figures with `gain` and `win_rate` against its first baseline, as in the demo's own table."""
+    first = {"gain": GAIN, "win_rate": WIN_RATE}
+    found = {name: [key for key in model if key.startswith(prefix)] for name, prefix in first.items()}
+    return {**model, **{name: model[keys[0]] for name, keys in found.items() if keys}}
 
 
 def best_of_n_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -94,7 +104,10 @@ def draw_demo(results: Mapping[str, Any]) -> None:
         _curve(gold, curves, f"{arm}.gold@", arm)
     _curve(score, curves, "proxy.score@", "proxy")
     gold.set_title("true reward of the best of n")
-    gold.legend(frameon=False, fontsize=7.5, loc="lower center")
+    gold.set_ylim(
+        bottom=gold.get_ylim()[0] - 0.3 * (gold.get_ylim()[1] - gold.get_ylim()[0])
+    )  # for the legend
+    gold.legend(frameon=False, fontsize=8, loc="lower left")
     score.set_title("the reward model's own score")
     bars = {record["label"]: record["gold"] for record in results["models"].values()}
     _bars(models, bars, "true reward of each model")
@@ -142,7 +155,7 @@ def _bars(axes: Any, records: Mapping[str, Mapping[str, Any]], title: str) -> No
         found = records[label]
         axes.barh(row, found["value"], color=BLUE, alpha=0.45, height=0.6)
         axes.plot([found["low"], found["high"]], [row, row], color=INK, linewidth=2)
-    axes.set_yticks(range(len(labels)), [label.replace(" (control)", "\n(control)") for label in labels])
+    axes.set_yticks(range(len(labels)), [textwrap.fill(label, 26) for label in labels])
     axes.set_xlim(left=0)
     axes.set_title(title)
 

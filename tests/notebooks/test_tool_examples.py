@@ -1,0 +1,17 @@
+"""The examples in the docstrings of the book's tools and extensions hold."""
+
+from __future__ import annotations
+
+import doctest
+from types import ModuleType
+
+import handbook_mathml
+import handbook_results
+import pytest
+
+
+@pytest.mark.parametrize("module", [handbook_mathml, handbook_results], ids=lambda module: module.__name__)
+def test_docstring_examples_hold(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert found.failed == 0
