@@ -173,6 +173,16 @@ def test_the_parts_combine_as_the_formula_says() -> None:
 
 def test_the_reward_is_a_row_of_floats() -> None:
     row = gold_reward(REPEAT, "River river river moon.").as_dict()
-    assert list(row) == ["value", "helpful", "safe", "polite", "concise", "refused", "words", "benign", "advice"]
+    assert list(row) == [
+        "value",
+        "helpful",
+        "safe",
+        "polite",
+        "concise",
+        "refused",
+        "words",
+        "benign",
+        "advice",
+    ]
     assert all(type(value) is float for value in row.values())
     assert isinstance(gold_reward(REPEAT, ""), Gold)
