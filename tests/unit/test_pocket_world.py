@@ -167,7 +167,7 @@ def test_the_world_has_not_changed_since_its_base_model_was_trained() -> None:
     # a changed world needs a new base model (handbook train pocket/base) and new recorded results
     rows = [[prompt.prompt_id, prompt.text, answer] for prompt, answer in demonstrations("train", limit=500)]
     digest = hashlib.sha256(json.dumps([rows, plain_text(limit=500)]).encode()).hexdigest()
-    assert digest.startswith("XXXX")
+    assert digest.startswith("1748b1aaafeb")
 
 
 def test_a_perfect_answer_scores_one_in_every_family() -> None:
