@@ -31,7 +31,7 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int = 0,
-    rows_per_batch: int = 256,
+    rows_per_batch: int = 512,
     progress: Progress | None = None,
 ) -> list[Completion]:
     """Sample `n` answers to each prompt.

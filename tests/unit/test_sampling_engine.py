@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from handbook_utils.errors import ModelError
-from handbook_utils.sampling.engines.drawing import draw_tokens, token_logprobs
+from handbook_utils.sampling.engines.cache import ROOM, with_room
+from handbook_utils.sampling.engines.drawing import draw_tokens
 from handbook_utils.sampling.engines.transformers import SamplingSettings, TokenPrompt, sample_tokens
 from handbook_utils.sampling.noise import keyed_generator
 
@@ -58,6 +59,24 @@ def tiny_lfm2() -> PreTrainedModel:
     """A convolution with a state of its own instead of keys and values, beside attention."""
     torch.manual_seed(0)
     return Lfm2ForCausalLM(Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"])).eval()
+
+
+def test_a_cache_with_room_holds_what_a_plain_one_holds(prompts):
+    """Over more tokens than it grows by at a time, with rows copied and dropped on the way."""
+    model, ids = tiny_llama(), torch.tensor([prompts[0].token_ids, prompts[4].token_ids])
+    with torch.inference_mode():
+        plain = model(ids, use_cache=True).past_key_values
+        roomy = with_room(model(ids, use_cache=True).past_key_values)
+        for step in range(3 * ROOM):
+            if step in (2, ROOM + 1):
+                rows = torch.tensor([0, 0, 1] if step == 2 else [2, 0])
+                plain.reorder_cache(rows)
+                roomy.reorder_cache(rows)
+            tokens = torch.full((plain.layers[0].keys.shape[0], 1), 6 + step)
+            outputs = [model(tokens, past_key_values=cache).logits for cache in (plain, roomy)]
+            assert torch.equal(*outputs)
+    assert roomy.get_seq_length() == plain.get_seq_length() == 7 + 3 * ROOM
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(plain.layers, roomy.layers, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -207,28 +226,33 @@ def test_logits_that_are_not_numbers_raise_and_name_the_prompt(prompts):
 def test_a_uniform_number_near_one_never_draws_a_token_of_no_probability():
     logits = torch.tensor([[1.0, 0.0, float("-inf"), float("-inf")]])
     top = torch.tensor([np.nextafter(1, 0)], dtype=torch.float64)
-    assert draw_tokens(logits, top).tolist() == [1]
-    assert draw_tokens(logits.flip(1), torch.zeros(1, dtype=torch.float64)).tolist() == [2]
+    assert draw_tokens(logits, top)[0].tolist() == [1]
+    assert draw_tokens(logits.flip(1), torch.zeros(1, dtype=torch.float64))[0].tolist() == [2]
 
 
 def test_inverse_cdf_draws_the_token_whose_interval_holds_the_number():
     # probabilities 1/6, 3/6, 2/6: the intervals are [0, 1/6), [1/6, 4/6), [4/6, 1)
     logits = torch.tensor([1.0, 3.0, 2.0]).log().repeat(4, 1)
     numbers = torch.tensor([0.16, 0.17, 0.66, 0.67], dtype=torch.float64)
-    assert draw_tokens(logits, numbers).tolist() == [0, 1, 1, 2]
+    assert draw_tokens(logits, numbers)[0].tolist() == [0, 1, 1, 2]
 
 
 def test_top_p_keeps_the_fewest_tokens_that_hold_it():
     # 0.5 + 0.3 reach 0.8; so of 0.5, 0.3, 0.15, 0.05 the first two stay for top_p = 0.75, and one for 0.1
     logits = torch.tensor([0.05, 0.3, 0.5, 0.15]).log().repeat(101, 1)
     numbers = torch.linspace(0, 0.9999, 101, dtype=torch.float64)
-    assert set(draw_tokens(logits, numbers, top_p=0.75).tolist()) == {1, 2}
-    assert set(draw_tokens(logits, numbers, top_p=0.1).tolist()) == {2}
+    assert set(draw_tokens(logits, numbers, top_p=0.75)[0].tolist()) == {1, 2}
+    assert set(draw_tokens(logits, numbers, top_p=0.1)[0].tolist()) == {2}
 
 
-def test_token_logprobs_are_natural_logarithms_of_the_softmax():
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.0, 1.0)])
+def test_logprobs_are_at_temperature_one_whatever_the_settings(temperature, top_p):
+    # probabilities 1/4 and 3/4; 0.9 draws the second token in every setting
     logits = torch.tensor([[1.0, 3.0]]).log()
-    assert token_logprobs(logits, torch.tensor([1])).item() == pytest.approx(np.log(0.75), abs=1e-6)
+    number = torch.tensor([0.9], dtype=torch.float64)
+    tokens, logps = draw_tokens(logits, number, temperature=temperature, top_p=top_p)
+    assert tokens.tolist() == [1]
+    assert logps.item() == pytest.approx(np.log(0.75), abs=1e-6)
 
 
 def test_noise_differs_by_purpose_seed_prompt_and_stream():

@@ -7,7 +7,7 @@ import torch
 
 def draw_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one token a row; the same uniform number always gives the same token.
 
     The token is the first whose cumulative probability exceeds the row's uniform number. Probabilities
@@ -19,34 +19,34 @@ def draw_tokens(
         temperature: divides the logits; 0 takes the likeliest token and ignores `uniforms`.
         top_p: the smallest set of likeliest tokens with at least this probability takes part.
     Returns:
-        (rows,) token ids.
+        (rows,) token ids, and (rows,) float32 their natural log-probabilities at temperature 1 without top-p.
 
-    >>> draw_tokens(torch.tensor([[0.0, 0.0]]), torch.tensor([0.6], dtype=torch.float64))
-    tensor([1])
+    >>> tokens, logps = draw_tokens(torch.tensor([[0.0, 0.0]]), torch.tensor([0.6], dtype=torch.float64))
+    >>> tokens, logps
+    (tensor([1]), tensor([-0.6931]))
     """
+    logits = logits.float()
     if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    if top_p < 1:
-        probabilities = _nucleus(probabilities, top_p)
+        tokens = logits.argmax(-1)
+        return tokens, _logprobs(logits, tokens)
+    probabilities = torch.softmax(logits / temperature if temperature != 1 else logits, dim=-1)
+    tokens = _inverse_cdf(_nucleus(probabilities, top_p) if top_p < 1 else probabilities, uniforms)
+    if temperature != 1:
+        return tokens, _logprobs(logits, tokens)
+    # the normaliser is in the probabilities already: no second pass over the vocabulary
+    return tokens, probabilities.gather(1, tokens[:, None]).squeeze(1).log()
+
+
+def _logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+
+def _inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     running = probabilities.cumsum(-1, dtype=torch.float64)
     target = uniforms[:, None] * running[:, -1:]
     # right=True passes over tokens of probability 0; the clamp only matters for logits that are not numbers
     tokens = torch.searchsorted(running, target, right=True).squeeze(1)
-    return tokens.clamp_(max=logits.shape[-1] - 1)
-
-
-def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Natural log-probability of one token a row at temperature 1, float32.
-
-    Args:
-        logits: (rows, vocab), any float dtype.
-        tokens: (rows,) token ids.
-    Returns:
-        (rows,) float32.
-    """
-    logits = logits.float()
-    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
+    return tokens.clamp_(max=probabilities.shape[-1] - 1)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -22,7 +22,8 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from handbook_utils.errors import ModelError
-from handbook_utils.sampling.engines.drawing import draw_tokens, token_logprobs
+from handbook_utils.sampling.engines.cache import with_room
+from handbook_utils.sampling.engines.drawing import draw_tokens
 from handbook_utils.sampling.noise import keyed_generator
 
 # A row's cache is copied when the batch is compacted; waiting for an eighth of the rows keeps the copies
@@ -50,7 +51,7 @@ class SamplingSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
-    rows_per_batch: int = 256
+    rows_per_batch: int = 512
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class _Rows:
         self.logits = self._forward(ids, (mask.cumsum(1) - 1).clamp_(min=0))
         repeats = torch.arange(len(batch.prompts), device=model.device)
         self.select(repeats.repeat_interleave(len(batch.samples)))
+        self._cache = with_room(self._cache)
 
     def select(self, indices: torch.Tensor) -> None:
         """Keep these rows, in this order; an index given twice copies its row."""
@@ -204,10 +206,10 @@ def _decode(
     ended = torch.zeros(count, dtype=torch.bool, device=model.device)
     ended_before = 0
     for step in range(limit):
-        drawn = draw_tokens(
+        drawn, logps = draw_tokens(
             rows.logits, uniforms[alive, step], temperature=settings.temperature, top_p=settings.top_p
         )
-        logprobs[alive] += token_logprobs(rows.logits, drawn).double().masked_fill(ended, 0.0)
+        logprobs[alive] += logps.double().masked_fill(ended, 0.0)
         tokens[alive, step] = drawn.masked_fill(ended, -1)
         ended = ended | torch.isin(drawn, stops)
         ended_now = int(ended.sum())
