@@ -84,6 +84,9 @@ def _untrained(stage: str) -> Sabotage:
 _NO_TRAINING = {"training.max_steps": 1, "training.learning_rate": 0.0}
 _WORST_BEST = Sabotage("scores", "the proxy with the wrong sign", breaks.negate("proxy"))
 _SWAPPED = Sabotage("preferences", "chosen and rejected swapped", breaks.swap_chosen_and_rejected)
+_SWAPPED_CONTROL = Sabotage(
+    "preferences-control", "chosen and rejected swapped", breaks.swap_chosen_and_rejected
+)
 _NO_DPO = Sabotage(
     "evaluate-dpo", "the SFT model evaluated in place of the DPO model", changes={"model.from": "sft"}
 )
@@ -104,12 +107,21 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "reward-agrees-with-gold",
-        "The reward model ranks held-out pairs as the gold reward does in more than 65 % of cases",
+        "The reward model ranks held-out pairs as the gold reward does more often than a coin would",
         "reward",
         "accuracy_gold",
         ">",
-        0.65,
+        0.5,
         (_untrained("reward"), _SWAPPED),
+    ),
+    Claim(
+        "unbiased-reward-agrees-with-gold",
+        "Learned from an unbiased annotator, it does so in more than 65 % of cases",
+        "reward-control",
+        "accuracy_gold",
+        ">",
+        0.65,
+        (_untrained("reward-control"), _SWAPPED_CONTROL),
     ),
     Claim(
         "best-of-4-beats-one",

@@ -21,6 +21,8 @@ TINY = {
     "samples.prompts_per_part": 8,
     "heldout.data.0.split": "dev[:12]",
     "heldout.samples": 8,
+    "heldout-pairs.data.0.split": "dev[24:40]",
+    "heldout-pairs.prompts_per_part": 8,
     "heldout.prompts_per_part": 4,
     "best-of-n.ns": [1, 2, 4, 8],
     "best-of-n.late_from": 2,
