@@ -17,19 +17,19 @@ SOURCE = ROOT / "_build" / "book-source"
 HTML = ROOT / "_build" / "html"
 
 
-def lay_out(notebooks: Path, source: Path = SOURCE) -> None:
+def lay_out(notebooks: Path) -> None:
     """Put the book's sources beside the chosen notebooks, at the paths they have in the repository.
 
     The paths stay, so the pages' Colab and edit links lead to the tracked files.
     """
-    shutil.rmtree(source, ignore_errors=True)
-    source.mkdir(parents=True)
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    SOURCE.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(ROOT / name, source / name)
-    shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("__pycache__", "tools"))
-    (source / "notebooks").mkdir()
+        shutil.copy2(ROOT / name, SOURCE / name)
+    shutil.copytree(ROOT / "book", SOURCE / "book", ignore=shutil.ignore_patterns("__pycache__", "tools"))
+    (SOURCE / "notebooks").mkdir()
     for path in sorted(notebooks.glob("*.ipynb")):
-        shutil.copy2(path, source / "notebooks" / path.name)
+        shutil.copy2(path, SOURCE / "notebooks" / path.name)
 
 
 def build(notebooks: Path) -> subprocess.CompletedProcess[str]:

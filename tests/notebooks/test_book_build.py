@@ -90,7 +90,7 @@ def test_every_picture_has_alt_text() -> None:
         (p.name, tag)
         for p in all_pages()
         for tag in Tags("img", p.read_text(encoding="utf-8")).found
-        if "logo" not in tag.get("class", "")
+        if "_images/" in tag.get("src", "")  # the theme's own icons are in _static
     ]
     assert pictures
     # without an alt of its own, Sphinx writes the file's path
