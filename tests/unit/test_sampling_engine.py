@@ -243,6 +243,8 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_it():
     numbers = torch.linspace(0, 0.9999, 101, dtype=torch.float64)
     assert set(draw_tokens(logits, numbers, top_p=0.75)[0].tolist()) == {1, 2}
     assert set(draw_tokens(logits, numbers, top_p=0.1)[0].tolist()) == {2}
+    # of two halves one holds 0.5 already
+    assert len(set(draw_tokens(torch.zeros(101, 2), numbers, top_p=0.5)[0].tolist())) == 1
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.0, 1.0)])

@@ -66,6 +66,14 @@ def test_text_holds_no_special_token_and_tokens_count_the_end_of_turn(parts):
     assert all(row.completion == "" for row in empty)
 
 
+def test_an_answer_that_was_cut_keeps_its_last_token(parts):
+    model, tokenizer = parts
+    rows = generate(model, tokenizer, PROMPTS, n=40, max_new_tokens=3)
+    # each token of this tokenizer is a byte; whole characters of one byte spell their tokens
+    spelled = [row for row in rows if row.finish_reason == "length" and row.completion.isascii()]
+    assert any(len(row.completion) == 3 for row in spelled if "<|" not in row.completion)
+
+
 def test_logprobs_are_those_of_the_rendered_conversation(monkeypatch):
     model, tokenizer = load_model("pocket:base"), load_tokenizer("pocket:base")
     drawn = []

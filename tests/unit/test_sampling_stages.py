@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -18,10 +19,20 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe_schema import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 from handbook_utils.run_folder import RunFolder, read_result, read_table
 from handbook_utils.run_state import read_manifest
+from handbook_utils.sampling import parts
 from handbook_utils.sampling.stages import count_prompts
 
 # a dozen prompts are too few for an interval to rely on, and the figures say so
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """A forked child can only use one thread, and the last digit of a sum depends on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def generate_recipe(model: Path, **changes: Any) -> GenerateRecipe:
@@ -69,8 +80,8 @@ def runs(tiny_model_folder, reward_folder, tmp_path_factory) -> Path:
 
 
 def test_generate_writes_parts_of_whole_prompts(runs):
-    parts = sorted((runs / "samples" / "samples").iterdir())
-    assert [pq.read_table(part).num_rows for part in parts] == [12, 12, 6]
+    files = sorted((runs / "samples" / "samples").iterdir())
+    assert [pq.read_table(file).num_rows for file in files] == [12, 12, 6]
     table = read_table(runs / "samples" / "samples")
     assert table["sample_index"].to_pylist() == [0, 1, 2] * 10
     assert len(set(table["prompt_id"].to_pylist())) == 10
@@ -189,7 +200,6 @@ def killed_after(writes: int, start: Any) -> None:
     """Run `start` in a child process that kills itself inside its next write after so many tables."""
     child = os.fork()
     if child == 0:
-        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
         original, done = RunFolder.write_table, []
 
         def write(self: RunFolder, name: str, table: Any) -> None:
@@ -208,6 +218,37 @@ def killed_after(writes: int, start: Any) -> None:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_parts_that_are_there_are_not_sampled_or_scored_again(
+    tiny_model_folder, reward_folder, tmp_path, monkeypatch
+):
+    run_stage(generate_recipe(tiny_model_folder), tmp_path / "samples", progress=False)
+    scores = score_recipe(reward_folder, [{"from": "samples"}])
+    run_stage(scores, tmp_path / "scores", progress=False)
+    for stage in ("samples", "scores"):
+        reopen(tmp_path / stage)
+        (tmp_path / stage / stage / "part-00001.parquet").unlink()
+    asked: list[int] = []
+    for name in ("generate", "score"):
+        done = getattr(parts, name)
+        place = 2 if name == "generate" else 0  # of the prompts, or of the completions
+
+        def counted(*given: Any, done: Any = done, place: int = place, **named: Any) -> Any:
+            asked.append(len(given[place]))
+            return done(*given, **named)
+
+        monkeypatch.setattr(parts, name, counted)
+    run_stage(generate_recipe(tiny_model_folder), tmp_path / "samples", progress=False)
+    run_stage(scores, tmp_path / "scores", progress=False)
+    # 4 prompts of one part; then its 12 answers by two scorers
+    assert asked == [4, 12, 12]
+
+
+def reopen(run: Path) -> None:
+    """Make a finished run look as if it had been killed."""
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("stage", ["generate", "score", "annotate", "select"])

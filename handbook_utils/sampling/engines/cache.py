@@ -1,4 +1,4 @@
-"""A key-value cache with room to grow: appending a token writes one column and copies nothing else."""
+"""A key-value cache with room to grow: a new token is written into it, the others stay where they are."""
 
 from __future__ import annotations
 
