@@ -24,10 +24,10 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.pocket.world import prompts
 from handbook_utils.sampling.generate import Prompt, generate, stop_token_ids
 
-PROMPTS, SAMPLES, MAX_NEW_TOKENS, ROUNDS = 32, 16, 96, 7
+PROMPTS, SAMPLES, MAX_NEW_TOKENS, ROUNDS = 32, 16, 96, 5
 PEER_BATCHES = (64, 128, 256, 512)
 # enough that answers end by themselves and have the lengths of the demo's
-SFT_STEPS = {"training.max_steps": 300, "training.logging_steps": 100, "eval_data": []}
+SFT_STEPS = {"training.max_steps": 200, "training.logging_steps": 100, "eval_data": []}
 
 
 def ours(model: Any, tokenizer: Any, asked: list[Prompt]) -> int:
