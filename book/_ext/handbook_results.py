@@ -5,6 +5,7 @@
 ```{results-table} sft                   a table of run folders (rows) and figures (columns)
 ```{results-claims} sft                  the claims, as measured
 ```{results-cost} sft                    time, memory and hardware
+```{results-calibration} calibration     how the claims fared on fresh seeds
 """
 
 from __future__ import annotations
@@ -215,6 +216,22 @@ class ClaimsTable(ResultsDirective):
         return [table(["claim", "measured", "must be", ""], cells)]
 
 
+class CalibrationTable(ResultsDirective):
+    """How each claim fared on fresh seeds; the false-alarm rate is extrapolated, and called so."""
+
+    head = ("claim", "held", "margin, sd over seeds", "false alarms, extrapolated", "worded as")
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table."""
+        cells = []
+        for name, found in results["claims"].items():
+            margin, rate = found["margin_sd"], found["false_alarm_rate_extrapolated"]
+            numbers = [DASH if margin is None else f"{margin:.1f}", DASH if rate is None else f"{rate:.2g}"]
+            cells.append([name, f"{found['held']} of {found['of']}", *numbers, found["wording"]])
+        seeds = ", ".join(map(str, results["seeds"]))
+        return [nodes.paragraph("", f"Fresh seeds: {seeds}."), table(self.head, cells)]
+
+
 class Cost(ResultsDirective):
     """One line on time, memory and hardware, and the stages' own costs."""
 
@@ -278,7 +295,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the role and the directives."""
     app.add_role("result", ResultRole())
     directives_: dict[str, type[ResultsDirective]] = {"table": FiguresTable, "all": AllFigures}
-    directives_ |= {"claims": ClaimsTable, "cost": Cost}
+    directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
