@@ -43,7 +43,7 @@ demo: $(VENV)/.runtime ## install, run the whole pipeline on this machine, write
 	$(OFFLINE) $(BIN)/handbook run pocket/pipeline --out runs/demo
 
 test: $(VENV)/.test lint types ## everything that must pass
-	$(PYTEST) -n $(WORKERS) --dist loadgroup tests --ignore=tests/benchmarks
+	$(PYTEST) -n $(WORKERS) tests --ignore=tests/benchmarks
 
 test-fast: $(VENV)/.test ## unit, contract and recipe tests (under 5 minutes)
 	$(PYTEST) -n $(WORKERS) tests/unit tests/contract tests/recipes

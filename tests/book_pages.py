@@ -1,6 +1,6 @@
 """The executed notebooks and the built book, made once and shared by tests/notebooks and tests/browser.
 
-The tests that need them carry `pytest.mark.xdist_group("book")`, so one worker makes them once.
+One worker runs all tests of both folders (see tests/conftest.py), so that this happens once.
 """
 
 from __future__ import annotations

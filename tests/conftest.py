@@ -12,6 +12,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 DATA = Path(__file__).parent / "data"
+BOOK_TESTS = ("tests/notebooks/", "tests/browser/")
 
 # one special token a role; `generation` marks what an assistant says, its end of turn included
 CHAT_TEMPLATE = (
@@ -81,3 +82,15 @@ def conversations_file() -> Path:
 def pairs_file() -> Path:
     """Hand-written preference pairs, as a user would bring them."""
     return DATA / "pairs.jsonl"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a test file to one worker as a whole, and all tests of the book to one, which builds it once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "the book" if nodeid.startswith(BOOK_TESTS) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)

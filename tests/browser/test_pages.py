@@ -18,8 +18,6 @@ from build_book import HTML
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.xdist_group("book")
-
 PAGES = [
     "book/index.html",
     "book/how_to_run.html",

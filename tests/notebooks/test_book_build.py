@@ -20,8 +20,6 @@ from set_address import read_address
 
 import handbook_utils
 
-pytestmark = pytest.mark.xdist_group("book")
-
 
 class Tags(HTMLParser):
     """Attributes of all tags of one name."""

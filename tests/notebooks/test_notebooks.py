@@ -32,14 +32,12 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
-@pytest.mark.xdist_group("book")
 def test_all_notebooks_run_from_start_to_end() -> None:
     done = executed()
     assert done.returncode == 0, done.stdout[-6000:]
     assert f"{len(NOTEBOOKS)} passed" in done.stdout
 
 
-@pytest.mark.xdist_group("book")
 @every_notebook
 def test_executed_copy_has_the_tracked_source(path: Path) -> None:
     executed()
