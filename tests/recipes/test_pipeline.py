@@ -19,7 +19,6 @@ from handbook_utils.run_folder import RunFolder, read_result
 from handbook_utils.run_state import read_manifest, run_fingerprint
 from tests.recipes.tiny import TINY
 
-pytestmark = pytest.mark.xdist_group("pipeline")
 BASE = {
     "data.0.split": "train[:64]",
     "eval_data.0.split": "test[:8]",
