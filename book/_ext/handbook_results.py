@@ -200,13 +200,13 @@ class AllFigures(ResultsDirective):
 
 
 class ClaimsTable(ResultsDirective):
-    """The claims of a results file, with what was measured."""
+    """The claims of a results file, with what was measured; observations are called so."""
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""
         cells = [
             [
-                c["says"],
+                ("Observation: " if c.get("wording") == "observation" else "") + c["says"],
                 render_figure(c),
                 f"{c['relation']} {c['bound']:g}",
                 "holds" if c["holds"] else "does not hold",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.split import Split, parse_split
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.recipe_schema import DataSource
+from handbook_utils.recipe_schema import DataSource, Source
 from handbook_utils.run_state import read_manifest
 
 # what a run is for, by its stage: the table that another stage reads
@@ -42,10 +42,21 @@ _COLUMNS: dict[str, Any] = {
 
 
 class Locator(Protocol):
-    """What `load_sources` needs of a run folder."""
+    """What reading needs of a run folder."""
 
-    def locate(self, source: DataSource, /) -> str:
+    def locate(self, source: Source, /) -> str:
         """Where a source's `name` or `from` is to be read."""
+
+
+class ResolvedInputs:
+    """Locates sources among run folders that are known already, where this run has no folder yet."""
+
+    def __init__(self, inputs: Mapping[str, Path]) -> None:
+        self._inputs = inputs
+
+    def locate(self, source: Source, /) -> str:
+        """Return the name, or the folder of the run."""
+        return str(source.name if source.from_ is None else self._inputs[source.from_])
 
 
 def load_dataset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from handbook_utils.errors import ClaimError, RunFolderError
 from handbook_utils.reporting import breaks
@@ -52,6 +52,8 @@ class Claim:
         relation: ">" or "<".
         bound: what the interval has to clear.
         sabotages: at least one way to break the pipeline under which the claim must fail.
+        wording: "observation" where the margin over fresh seeds is too small for more (`margins.wording`);
+            a test holds it to the stored calibration.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Claim:
     relation: Relation
     bound: float
     sabotages: tuple[Sabotage, ...]
+    wording: Literal["claim", "observation"] = "observation"
 
     def record(self, views: Mapping[str, RunView]) -> ClaimRecord:
         """What these runs measured for the claim; nothing is asserted.
@@ -104,6 +107,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.0,
         (_untrained("sft"),),
+        wording="claim",
     ),
     Claim(
         "reward-agrees-with-gold",
@@ -183,6 +187,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.0,
         (_NO_DPO, _SWAPPED),
+        wording="claim",
     ),
     Claim(
         "dpo-wins",
@@ -192,6 +197,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.5,
         (_NO_DPO, _SWAPPED),
+        wording="claim",
     ),
 )
 

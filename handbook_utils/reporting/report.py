@@ -167,11 +167,14 @@ def _comparison_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
 
 def _claims(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     records = [
-        each.record(views)
+        (each.record(views), each.wording)
         for each in PIPELINE_CLAIMS
         if each.run in views and each.figure in views[each.run].figures
     ]
-    return [{"record": record, "picture": Markup(interval_svg(record))} for record in records]
+    return [
+        {"record": record, "wording": wording, "picture": Markup(interval_svg(record))}
+        for record, wording in records
+    ]
 
 
 def _picture(figure: Figure, name: str, alt: str) -> dict[str, Any]:

@@ -147,7 +147,11 @@ def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[s
     finished = {name: view for name, view in views.items() if view.result}
     figures = {name: {key: e.to_json() for key, e in view.figures.items()} for name, view in finished.items()}
     kinds = {name: view.stage for name, view in finished.items()}
-    records = [each.record(views) for each in PIPELINE_CLAIMS if each.figure in figures.get(each.run, {})]
+    claims = {
+        each.id: each.record(views).to_json() | {"wording": each.wording}
+        for each in PIPELINE_CLAIMS
+        if each.figure in figures.get(each.run, {})
+    }
     return {
         "training": {
             n: figures[n] for n in finished if kinds[n] in ("pretrain", "sft", "dpo") and figures[n]
@@ -155,7 +159,7 @@ def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[s
         "models": {n: {"label": label_of(n), **figures[n]} for n in finished if kinds[n] == "evaluate"},
         "reward_models": {n: figures[n] for n in finished if kinds[n] == "reward"},
         "best_of_n": {n: figures[n] for n in finished if kinds[n] == "best_of_n"},
-        "claims": {record.id: record.to_json() for record in records},
+        "claims": claims,
         "cost": {name: cost(view) for name, view in finished.items()},
         "total": total_cost(finished.values()),
     }

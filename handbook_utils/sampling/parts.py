@@ -7,27 +7,19 @@ with the first missing part, and ends with the same files as a run that was not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 import pyarrow as pa
 
-from handbook_utils.data.load import load_sources
+from handbook_utils.data.load import Locator, load_sources
 from handbook_utils.errors import RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.recipe_schema import ModelSection, SamplingRecipe, Source
+from handbook_utils.recipe_schema import ModelSection, SamplingRecipe
 from handbook_utils.records import Completion, ScoredCompletion
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.generate import Prompt, generate
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.score import load_scorer, score
 from handbook_utils.sampling.tables import SAMPLES, completions_of, samples_table, scores_table
-
-
-class Locator(Protocol):
-    """What reading needs of a run folder."""
-
-    def locate(self, source: Source, /) -> str:
-        """Where a source's `name` or `from` is to be read."""
 
 
 def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:

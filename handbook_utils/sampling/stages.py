@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import mean_estimate, paired_difference
 from handbook_utils.recipe_schema import (
@@ -15,7 +16,6 @@ from handbook_utils.recipe_schema import (
     SamplingRecipe,
     ScoreRecipe,
     SelectRecipe,
-    Source,
 )
 from handbook_utils.records import Estimate, PreferencePair, ScoredCompletion
 from handbook_utils.run_folder import RunFolder
@@ -87,7 +87,7 @@ def run_select(recipe: SelectRecipe, run: RunFolder) -> dict[str, Estimate]:
 
 def count_prompts(recipe: SamplingRecipe, inputs: Mapping[str, Path]) -> int:
     """How many prompts a recipe reads, before there is a run folder."""
-    return len(load_prompts(recipe, _Inputs(inputs)))
+    return len(load_prompts(recipe, ResolvedInputs(inputs)))
 
 
 def sample_figures(table: pa.Table) -> dict[str, Estimate]:
@@ -151,13 +151,3 @@ def _higher_rate(name: str, values: Sequence[tuple[float, float]]) -> dict[str, 
 
 def _unit(score: str) -> str:
     return "words" if score == "words" else f"{score} score"
-
-
-class _Inputs:
-    """Locates sources among run folders that were resolved already."""
-
-    def __init__(self, inputs: Mapping[str, Path]) -> None:
-        self._inputs = inputs
-
-    def locate(self, source: Source, /) -> str:
-        return str(self._inputs[source.from_]) if source.from_ is not None else str(source.name)

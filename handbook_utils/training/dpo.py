@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from handbook_utils.data.load import load_sources
 from handbook_utils.models.load import load_model
 from handbook_utils.recipe_schema import DpoRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.figures import implicit_reward_figures
-from handbook_utils.training.fit import fit
-from handbook_utils.training.plan import batch_plan, setting
+from handbook_utils.training.fit import fit, load_rows
+from handbook_utils.training.plan import setting
 
 
 def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -22,11 +21,7 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Book: chapter "Direct preference optimisation".
     """
-    batch_plan(recipe)
-    train = load_sources(recipe.data, run, kind="preference", seed=recipe.seed)
-    held_out = None
-    if recipe.eval_data:
-        held_out = load_sources(recipe.eval_data, run, kind="preference", seed=recipe.seed)
+    train, held_out = load_rows(recipe, run, kind="preference")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
     if held_out is None:
         return {}

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import set_seed
 
-from handbook_utils.data.load import dataset_fingerprint
+from handbook_utils.data.formats import Kind
+from handbook_utils.data.load import dataset_fingerprint, load_sources
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.load import Head, load_model, load_tokenizer
@@ -20,7 +21,7 @@ from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
-from handbook_utils.training.plan import TrainingPlan, make_plan, trains_on_cpu
+from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan, trains_on_cpu
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -28,6 +29,15 @@ MODEL, CHECKPOINTS = "model", "checkpoints"
 
 class LengthWarning(UserWarning):
     """Rows are longer than `training.max_length`, and so are left out or cut."""
+
+
+def load_rows(recipe: TrainingRecipe, run: RunFolder, *, kind: Kind) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out rows of a recipe; its batch size is checked before any is read."""
+    batch_plan(recipe)
+    train = load_sources(recipe.data, run, kind=kind, seed=recipe.seed)
+    if not recipe.eval_data:
+        return train, None
+    return train, load_sources(recipe.eval_data, run, kind=kind, seed=recipe.seed)
 
 
 def fit(

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from handbook_utils.data.formats import Kind
-from handbook_utils.data.load import load_sources
+from handbook_utils.data.load import ResolvedInputs, load_sources
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe_schema import DataSource, Source, TrainingRecipe, trainer_fields
+from handbook_utils.recipe_schema import TrainingRecipe, trainer_fields
 
 KINDS: dict[str, Kind] = {
     "pretrain": "text",
@@ -71,18 +71,8 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
     """
     batch_plan(recipe)  # before the data: a wrong batch size is told at once
     kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
-    train = load_sources(recipe.data, _Inputs(inputs), kind=kind, seed=recipe.seed)
+    train = load_sources(recipe.data, ResolvedInputs(inputs), kind=kind, seed=recipe.seed)
     return asdict(make_plan(recipe, len(train)))
-
-
-class _Inputs:
-    """Finds sources as a run folder does, where there is none yet."""
-
-    def __init__(self, inputs: Mapping[str, Path]) -> None:
-        self._inputs = inputs
-
-    def locate(self, source: DataSource | Source, /) -> str:
-        return str(source.name if source.from_ is None else self._inputs[source.from_])
 
 
 def make_plan(recipe: TrainingRecipe, examples: int) -> TrainingPlan:

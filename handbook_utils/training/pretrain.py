@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from handbook_utils.data.load import load_sources
 from handbook_utils.recipe_schema import PretrainRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.figures import text_loss
-from handbook_utils.training.fit import fit
-from handbook_utils.training.plan import batch_plan
+from handbook_utils.training.fit import fit, load_rows
 
 
 def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -20,11 +18,7 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
         RecipeError, DataError, ModelError: before any training.
         TrainingError: the loss is no longer a number.
     """
-    batch_plan(recipe)
-    train = load_sources(recipe.data, run, kind="text", seed=recipe.seed)
-    held_out = None
-    if recipe.eval_data:
-        held_out = load_sources(recipe.eval_data, run, kind="text", seed=recipe.seed)
+    train, held_out = load_rows(recipe, run, kind="text")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
     if held_out is None:
         return {}

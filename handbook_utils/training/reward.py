@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from handbook_utils.data.load import load_sources
 from handbook_utils.recipe_schema import RewardRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.figures import reward_accuracy
-from handbook_utils.training.fit import fit
-from handbook_utils.training.plan import batch_plan
+from handbook_utils.training.fit import fit, load_rows
 
 
 def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -23,10 +21,6 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
         RecipeError, DataError, ModelError, TemplateError: before any training.
         TrainingError: the loss is no longer a number.
     """
-    batch_plan(recipe)
-    train = load_sources(recipe.data, run, kind="preference", seed=recipe.seed)
-    held_out = None
-    if recipe.eval_data:
-        held_out = load_sources(recipe.eval_data, run, kind="preference", seed=recipe.seed)
+    train, held_out = load_rows(recipe, run, kind="preference")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out, head="reward")
     return {} if held_out is None else reward_accuracy(model, tokenizer, held_out, seed=recipe.seed)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from handbook_utils.data.load import load_sources
 from handbook_utils.recipe_schema import SftRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.figures import answer_loss
-from handbook_utils.training.fit import fit
-from handbook_utils.training.plan import batch_plan
+from handbook_utils.training.fit import fit, load_rows
 
 
 def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -21,11 +19,7 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Book: chapter "Supervised fine-tuning".
     """
-    batch_plan(recipe)
-    train = load_sources(recipe.data, run, kind="conversation", seed=recipe.seed)
-    held_out = None
-    if recipe.eval_data:
-        held_out = load_sources(recipe.eval_data, run, kind="conversation", seed=recipe.seed)
+    train, held_out = load_rows(recipe, run, kind="conversation")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
     if held_out is None:
         return {}

@@ -9,6 +9,7 @@ import pytest
 from handbook_utils.errors import DataError, RunFolderError
 from handbook_utils.reporting import calibrate
 from handbook_utils.reporting.calibrate import gather, main, merge_parts, run_seeds
+from handbook_utils.reporting.claims import project_root
 from handbook_utils.reporting.margins import distances, false_alarm_rate, margin_sd, wording
 from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 
@@ -110,3 +111,11 @@ def test_a_missing_seed_is_an_error(seeds, capsys):
 def test_a_seed_whose_run_fails_names_its_log(tmp_path):
     with pytest.raises(RunFolderError, match=r"seed 7 failed: .*no such file.*seed-7\.log"):
         run_seeds(str(tmp_path / "missing.yaml"), [7], tmp_path)
+
+
+def test_the_report_words_each_claim_as_the_stored_calibration_allows():
+    stored = json.loads((project_root() / "book/results/calibration.json").read_text(encoding="utf-8"))
+    allowed = {name: found["wording"] for name, found in stored["claims"].items()}
+    assert {each.id: each.wording for each in PIPELINE_CLAIMS} == {
+        each.id: allowed[each.id] for each in PIPELINE_CLAIMS
+    }
