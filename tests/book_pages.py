@@ -5,6 +5,7 @@ One worker runs all tests of both folders (see tests/conftest.py), so that this 
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -36,3 +37,11 @@ def page(name: str) -> str:
 def chapters() -> list[Path]:
     """The book's Markdown pages."""
     return sorted((ROOT / "book").glob("*.md"))
+
+
+def pages() -> list[str]:
+    """Every page of the table of contents, such as `book/sft` and `notebooks/sft`."""
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    found = re.findall(r"^(?:root:|\s*- file:) (\S+)$", toc, re.MULTILINE)
+    assert len(found) > 5, "the table of contents could not be read"
+    return found

@@ -6,6 +6,7 @@
 ```{results-claims} sft                  the claims, as measured
 ```{results-cost} sft                    time, memory and hardware
 ```{results-calibration} calibration     how the claims fared on fresh seeds
+```{results-coverage} log-normal         how often intervals held the truth, for scores of that distribution
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, ClassVar
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from handbook_utils.evaluation.coverage_table import coverage_rows
 
 FOLDER = Path("book/results")
 DASH = "\N{EM DASH}"
@@ -232,6 +235,28 @@ class CalibrationTable(ResultsDirective):
         return [nodes.paragraph("", f"Fresh seeds: {seeds}."), table(self.head, cells)]
 
 
+class CoverageTable(SphinxDirective):
+    """How often each kind of interval held the truth in simulated data sets, from the package's own table."""
+
+    required_arguments = 1
+    methods: ClassVar[dict[str, str]] = {
+        "auto": "the package's choice",
+        "student-t": "Student's t",
+        "percentile": "percentile bootstrap",
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Build one line a number of prompts, for scores of the named distribution."""
+        found = {
+            (row.prompts, row.method): f"{row.coverage:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
+            for row in coverage_rows()
+            if row.distribution == self.arguments[0] and row.design == "unpaired" and row.rows == 1
+        }
+        prompts = sorted({count for count, _ in found})
+        cells = [[str(count), *(found[count, method] for method in self.methods)] for count in prompts]
+        return [table(["prompts", *self.methods.values()], cells)]
+
+
 class Cost(ResultsDirective):
     """One line on time, memory and hardware, and the stages' own costs."""
 
@@ -297,6 +322,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives_: dict[str, type[ResultsDirective]] = {"table": FiguresTable, "all": AllFigures}
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
+    app.add_directive("results-coverage", CoverageTable)
     for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

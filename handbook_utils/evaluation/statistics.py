@@ -82,7 +82,7 @@ def mean_estimate(
         DataError: no rows, a score that is not finite (its row named), other lengths, unknown method.
     Warns:
         CoverageWarning: the nearest measured setting covers less than 93 % or more than 97 %.
-    Source: `intervals.bootstrap_t`, `intervals.wilson_effective`. Book: "How to run it", on intervals.
+    Source: `intervals.bootstrap_t`, `intervals.wilson_effective`. Book: chapter "Which metrics to watch".
 
     >>> estimate = mean_estimate([0.1, 0.4, 0.3, 0.9, 0.6, 0.2, 0.7, 0.5], unit="gold reward")
     >>> estimate.n, round(estimate.value, 4), estimate.method

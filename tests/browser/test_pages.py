@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from book_pages import built
+from book_pages import built, pages
 from build_book import HTML
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-PAGES = [
-    "book/index.html",
-    "book/how_to_run.html",
-    "book/sft.html",
-    "notebooks/sft.html",
-    "book/results.html",
-    "book/api.html",
-    "book/references.html",
-]
+PAGES = [f"{name}.html" for name in pages()]
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 # a container has neither a GPU nor the rights Chromium's sandbox wants; the rest keeps it from calling home
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from book_pages import ROOT, chapters
+from scipy import stats
+
+from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
 
 LABEL = re.compile(r"```\{math\}\n:label: ([\w-]+)")
 TIED: set[str] = set()
@@ -119,3 +123,40 @@ def test_perplexity_of_a_uniform_guess_is_the_size_of_the_vocabulary() -> None:
     labels = torch.randint(0, 7, (1, 9))
     loss = from_notebook("sft.ipynb", "sft_loss")(torch.zeros(1, 9, 7), labels)
     assert math.exp(loss.item()) == pytest.approx(7, rel=1e-5)
+
+
+@equation("metrics-standard-error")
+def test_standard_error_is_over_prompts_whatever_the_number_of_answers() -> None:
+    """Student's interval of the package is mean +- t * SE: dividing by t gives the equation back."""
+    scores, prompts = [0.0, 2.0, 3.0, 3.0, 5.0, 6.0], ["a", "a", "b", "b", "c", "c"]
+    means = [1.0, 3.0, 5.5]
+    centre = sum(means) / 3
+    by_hand = math.sqrt(sum((mean - centre) ** 2 for mean in means) / (3 * 2))
+    with pytest.warns(CoverageWarning):
+        found = mean_estimate(scores, clusters=prompts, method="student-t")
+    quantile = stats.t.ppf(0.975, df=2)
+    assert (found.high - found.value) / quantile == pytest.approx(by_hand)
+
+
+@equation("metrics-paired")
+def test_pairing_takes_the_covariance_off_the_variance() -> None:
+    rng = np.random.default_rng(0)
+    hardness = rng.standard_normal(400)
+    a = hardness + rng.standard_normal(400)
+    b = hardness + 0.1 + rng.standard_normal(400)
+    error_a, error_b = (x.std(ddof=1) / math.sqrt(400) for x in (a, b))
+    correlation = float(np.corrcoef(a, b)[0, 1])
+    by_equation = math.sqrt(error_a**2 + error_b**2 - 2 * error_a * error_b * correlation)
+    found = mean_estimate(b - a, method="student-t")
+    assert (found.high - found.value) / stats.t.ppf(0.975, df=399) == pytest.approx(by_equation)
+    assert by_equation < math.hypot(error_a, error_b)
+
+
+@equation("metrics-prompts-needed")
+def test_that_many_prompts_find_the_gain_four_times_in_five() -> None:
+    sd, gain = 0.3, 0.1
+    n = math.ceil(((1.96 + 0.84) * sd / gain) ** 2)
+    draws = np.random.default_rng(0).normal(gain, sd, size=(4000, n))
+    error = draws.std(axis=1, ddof=1) / math.sqrt(n)
+    # 4,000 studies: the found power has a standard error of sqrt(.8 * .2 / 4000) = .0063
+    assert np.mean(draws.mean(axis=1) > 1.96 * error) == pytest.approx(0.8, abs=0.02)
