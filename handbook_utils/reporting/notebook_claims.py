@@ -191,7 +191,8 @@ def execute_notebook(
         ) from error
     claims = folder / "claims"
     kernel = {**os.environ, "HANDBOOK_CLAIMS_DIR": str(claims), **(settings or {})}
-    notebook = nbformat.from_dict(content)
+    # read, not built from the dictionary: on disk a cell's source is a list of lines
+    notebook = nbformat.reads(json.dumps(content), as_version=4)
     client = NotebookClient(
         notebook, timeout=CELL_TIMEOUT_S, allow_errors=True, resources={"metadata": {"path": str(folder)}}
     )

@@ -197,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.json:
         print(json.dumps([each.to_json() for each in outcomes], indent=2))
     else:
-        Console().print(outcome_table(outcomes))
+        # a log has no width of its own, and 80 columns would cut the claims' names
+        Console(width=None if sys.stdout.isatty() else 180).print(outcome_table(outcomes))
     return 0 if outcomes and all(each.is_fine for each in outcomes) else 1
 
 
