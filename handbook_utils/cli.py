@@ -190,8 +190,9 @@ def _run_loaded(recipe: Any, folder: Path, *, overwrite: bool, progress: bool) -
 
 _stage_command(
     "train",
-    ("pretrain", "sft", "reward", "dpo"),
-    "Train a model: pretrain, sft, reward or dpo, as the recipe says. Example: handbook train pocket/sft",
+    ("pretrain", "sft", "reward", "dpo", "orpo", "kto"),
+    "Train a model: pretrain, sft, reward, dpo, orpo or kto, as the recipe says. "
+    "Example: handbook train pocket/sft",
 )
 _stage_command(
     "generate", ("generate",), "Sample answers from a model. Example: handbook generate pocket/samples"

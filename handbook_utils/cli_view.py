@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from handbook_utils.pipeline.compare import Comparison
 
 COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate"} | dict.fromkeys(
-    ("pretrain", "sft", "reward", "dpo"), "train"
+    ("pretrain", "sft", "reward", "dpo", "orpo", "kto"), "train"
 )
 
 

@@ -54,7 +54,9 @@ class DataSource(Source):
     """Rows to read; `split` takes slices such as `train[:200]`."""
 
     split: str = "train"
-    format: Literal["auto", "text", "messages", "prompt_completion", "preference", "prompt"] = "auto"
+    format: Literal["auto", "text", "messages", "prompt_completion", "preference", "feedback", "prompt"] = (
+        "auto"
+    )
 
 
 class StageRecipe(Section):
@@ -109,6 +111,20 @@ class DpoRecipe(TrainingRecipe):
 
     trainer = "dpo"
     stage: Literal["dpo"]
+
+
+class OrpoRecipe(TrainingRecipe):
+    """Odds ratio preference optimisation: SFT and preferences in one, without a reference."""
+
+    trainer = "orpo"
+    stage: Literal["orpo"]
+
+
+class KtoRecipe(TrainingRecipe):
+    """Kahneman-Tversky optimisation: answers marked good or bad, no pairs needed."""
+
+    trainer = "kto"
+    stage: Literal["kto"]
 
 
 class SamplingRecipe(StageRecipe):
@@ -203,6 +219,8 @@ AnyStage = (
     | SftRecipe
     | RewardRecipe
     | DpoRecipe
+    | OrpoRecipe
+    | KtoRecipe
     | GenerateRecipe
     | AnnotateRecipe
     | ScoreRecipe

@@ -1,4 +1,4 @@
-"""Rows of any accepted shape, turned into the four forms the stages read. Pure functions, no files.
+"""Rows of any accepted shape, turned into the forms the stages read. Pure functions, no files.
 
 Every error names the row (counted from 1) and the column, and says what was found there.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
 
-Kind = Literal["text", "conversation", "preference", "prompt"]
+Kind = Literal["text", "conversation", "preference", "feedback", "prompt"]
 Row = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
 # the annotator's and the gold reward's view of a pair, where the pairs come from the pocket world
@@ -24,6 +24,7 @@ FORMAT_COLUMNS = {
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
     "preference": ("chosen", "rejected"),
+    "feedback": ("prompt", "completion", "label"),
     "prompt": ("prompt",),
 }
 # the shapes each kind can be made from, the first that fits is taken
@@ -31,6 +32,7 @@ KIND_FORMATS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "conversation": ("messages", "prompt_completion"),
     "preference": ("preference",),
+    "feedback": ("feedback", "preference"),
     "prompt": ("messages", "preference", "prompt"),
 }
 
@@ -42,6 +44,7 @@ def normalise_rows(rows: Iterable[Row], *, kind: Kind, format: str = "auto", nam
         rows: mappings; every row has the columns of the first.
         kind: "text" -> `{"text"}`; "conversation" -> `{"prompt", "completion"}`, one row an assistant turn;
             "preference" -> `{"prompt", "chosen", "rejected"}` and gold columns where given;
+            "feedback" -> `{"prompt", "completion", "label"}`, where a pair gives a True and a False row;
             "prompt" -> `{"prompt_id", "prompt"}`. All but "text" hold lists of messages.
         format: the rows' shape, a key of `FORMAT_COLUMNS`; "auto" goes by the columns.
         name: what the rows came from; opens every error message.
@@ -193,6 +196,19 @@ def _pair(reader: _Reader) -> list[Row]:
     return [row | {column: reader.number(column) for column in GOLD_COLUMNS if column in reader.row}]
 
 
+def _feedback(reader: _Reader) -> list[Row]:
+    label = reader.value("label")
+    if not isinstance(label, bool):
+        raise reader.error("label", f"expected true (a good answer) or false, found {_shown(label)}.")
+    return [{**row, "label": label} for row in _prompt_completion(reader)]
+
+
+def _feedback_of_pair(reader: _Reader) -> list[Row]:
+    pair = _pair(reader)[0]
+    sides = (("chosen", True), ("rejected", False))
+    return [{"prompt": pair["prompt"], "completion": pair[side], "label": label} for side, label in sides]
+
+
 def _prompt_of_messages(reader: _Reader) -> list[Row]:
     messages = reader.messages("messages", role="user")
     while messages and messages[-1]["role"] == "assistant":
@@ -232,6 +248,8 @@ _CONVERTERS: dict[tuple[str, str], Callable[[_Reader], list[Row]]] = {
     ("conversation", "messages"): _turns,
     ("conversation", "prompt_completion"): _prompt_completion,
     ("preference", "preference"): _pair,
+    ("feedback", "feedback"): _feedback,
+    ("feedback", "preference"): _feedback_of_pair,
     ("prompt", "messages"): _prompt_of_messages,
     ("prompt", "preference"): _prompt_of_pair,
     ("prompt", "prompt"): _prompt,

@@ -37,6 +37,7 @@ _COLUMNS: dict[str, Any] = {
     "completion": _MESSAGES,
     "chosen": _MESSAGES,
     "rejected": _MESSAGES,
+    "label": Value("bool"),
     **dict.fromkeys(GOLD_COLUMNS, Value("float64")),
 }
 
@@ -68,12 +69,12 @@ def load_dataset(
     revision: str | None = None,
     format: str = "auto",
 ) -> Dataset:
-    """Load rows and bring them into one of four forms (see `formats.normalise_rows`).
+    """Load rows and bring them into one of five forms (see `formats.normalise_rows`).
 
     Args:
         name: `pocket:...`, a .jsonl/.json/.csv/.parquet file, a folder (of parquet files, written by
             `Dataset.save_to_disk`, or of an earlier run), or the name of a dataset on the hub.
-        kind: "text", "conversation", "preference" or "prompt".
+        kind: "text", "conversation", "preference", "feedback" or "prompt".
         split: a split with an optional slice, such as "train[:200]"; a file has the one split "train".
         seed: seed of the order and answers of `pocket:` data; unused elsewhere.
         revision: branch, tag or commit of a hub name.

@@ -27,6 +27,8 @@ STAGES = {
     "sft": "training.sft:run_sft",
     "reward": "training.reward:run_reward",
     "dpo": "training.dpo:run_dpo",
+    "orpo": "training.orpo:run_orpo",
+    "kto": "training.kto:run_kto",
     "generate": "sampling.stages:run_generate",
     "annotate": "sampling.stages:run_annotate",
     "score": "sampling.stages:run_score",

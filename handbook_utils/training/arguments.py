@@ -40,6 +40,9 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
     if trains_on_cpu(recipe):
         # TRL turns bf16 on even here, which makes a step five times slower
         defaults |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+    if recipe.trainer == "orpo":
+        # its collator needs the columns that would be removed; it turns this off with a warning
+        defaults["remove_unused_columns"] = False
     given = {RENAMED.get(key, key): value for key, value in recipe.training.items()}
     return (
         defaults
@@ -52,6 +55,7 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
             # our own bar and records instead; a NaN must show, not be averaged away
             "disable_tqdm": True,
             "logging_nan_inf_filter": False,
-            "include_num_input_tokens_seen": "non_padding",
+            # ORPO's batches have no input_ids to count
+            "include_num_input_tokens_seen": "no" if recipe.trainer == "orpo" else "non_padding",
         }
     )

@@ -82,6 +82,53 @@ def implicit_reward_figures(
     }
 
 
+def feedback_figures(
+    models: tuple[Any, Any], tokenizer: Any, rows: Dataset, *, beta: float, seed: int
+) -> dict[str, Estimate]:
+    """Mean implicit reward of good and of bad answers, and how often its sign is the mark's.
+
+    Args:
+        models: (policy, reference).
+        tokenizer: of both.
+        rows: in the feedback form.
+        beta: as in training.
+        seed: of the intervals' resampling.
+    Source: Ethayarajh et al. 2024, Eq. 7 (the reward; not its reference point).
+    """
+    answers = _conversations(rows, "completion")
+    policy, reference = (response_logprobs(model, tokenizer, answers) for model in models)
+    rewards = beta * (policy - reference)
+    is_good = np.array(rows["label"], dtype=bool)
+    prompts = np.array(_prompt_ids(rows))
+    right = np.where(is_good, rewards > 0, rewards < 0).astype(float)
+    figures = {"accuracy": mean_estimate(right, clusters=prompts, unit="rate", seed=seed)}
+    for name, chosen in (("reward_good", is_good), ("reward_bad", ~is_good)):
+        if chosen.any():
+            figures[name] = mean_estimate(
+                rewards[chosen], clusters=prompts[chosen], unit="implicit reward", seed=seed
+            )
+    return figures
+
+
+def odds_ratio_figures(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int) -> dict[str, Estimate]:
+    """How often the chosen answer has the higher odds, and the mean log odds ratio.
+
+    An answer's log-probability is the mean over its tokens, as in ORPO's loss, so length does not count.
+
+    Source: Hong et al. 2024, Eq. 4 and 7.
+    """
+    odds = {}
+    for side in ("chosen", "rejected"):
+        sums, counts = response_logprob_sums(model, tokenizer, _conversations(pairs, side))
+        mean = sums / counts
+        odds[side] = mean - np.log(-np.expm1(mean))
+    ratio = odds["chosen"] - odds["rejected"]
+    return {
+        "accuracy": _accuracy(odds["chosen"], odds["rejected"], pairs, seed),
+        "log_odds_ratio": mean_estimate(ratio, clusters=_prompt_ids(pairs), unit="nats", seed=seed),
+    }
+
+
 def _accuracy(higher: Floats, lower: Floats, pairs: Dataset, seed: int) -> Estimate:
     # equal scores decide nothing: they are not counted as right
     right = (higher > lower).astype(float)

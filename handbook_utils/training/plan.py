@@ -21,6 +21,8 @@ KINDS: dict[str, Kind] = {
     "sft": "conversation",
     "reward": "preference",
     "dpo": "preference",
+    "orpo": "preference",
+    "kto": "feedback",
 }
 # rows a forward pass where the recipe does not say: small models on a CPU like larger ones
 LARGEST_CPU_BATCH, LARGEST_GPU_BATCH = 32, 8
@@ -61,7 +63,7 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
     """Plan a training stage for `--dry-run`: data is read, no model is.
 
     Args:
-        recipe: of stage pretrain, sft, reward or dpo.
+        recipe: of a training stage.
         inputs: the run folder each `from:` of the recipe names.
     Returns:
         `TrainingPlan` as a dictionary.
@@ -145,5 +147,11 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
         raise RecipeError(
             f"'global_batch_size' {total} is no multiple of 'training.per_device_train_batch_size' {given} "
             f"times {processes} processes. Sizes a device that work: {', '.join(map(str, divisors))}."
+        )
+    if recipe.trainer == "kto" and given < 2 and setting(recipe, "loss_type") == "kto":
+        raise RecipeError(
+            "kto measures its KL on answers swapped within a batch, so a device needs at least 2: raise "
+            "'training.per_device_train_batch_size' or 'global_batch_size', or take 'training.loss_type' "
+            "apo_zero_unpaired."
         )
     return given, share // given, processes

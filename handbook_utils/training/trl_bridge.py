@@ -23,12 +23,39 @@ from handbook_utils.errors import TrainingError
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit
     warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
-    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+    from trl import (
+        DPOConfig,
+        DPOTrainer,
+        KTOConfig,
+        KTOTrainer,
+        RewardConfig,
+        RewardTrainer,
+        SFTConfig,
+        SFTTrainer,
+    )
+    from trl.import_utils import TRLExperimentalWarning
     from trl.trainer import utils as trl_utils
 
+    # ORPO may change or go with any release: a contract test tells
+    warnings.filterwarnings("ignore", category=TRLExperimentalWarning)
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
 # plain language modelling is SFT on a "text" column, so `pretrain` shares SFT's trainer and fields
-CONFIGS: dict[str, Any] = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}
-TRAINERS: dict[str, Any] = {"sft": SFTTrainer, "reward": RewardTrainer, "dpo": DPOTrainer}
+CONFIGS: dict[str, Any] = {
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "dpo": DPOConfig,
+    "orpo": ORPOConfig,
+    "kto": KTOConfig,
+}
+TRAINERS: dict[str, Any] = {
+    "sft": SFTTrainer,
+    "reward": RewardTrainer,
+    "dpo": DPOTrainer,
+    "orpo": ORPOTrainer,
+    "kto": KTOTrainer,
+}
+WITH_REFERENCE = ("dpo", "kto")
 
 
 class _HandbookTrainer:
@@ -74,16 +101,16 @@ def make_trainer(
     """Build one of TRL's trainers.
 
     Args:
-        name: "sft", "reward" or "dpo".
+        name: a key of `TRAINERS`.
         arguments: fields of its config.
-        model: what is trained; a copy of it as it is now is the reference of "dpo".
+        model: what is trained; a copy of it as it is now is the reference of "dpo" and "kto".
         tokenizer: with a chat template where the data is conversations.
         data: training and evaluation datasets in TRL's form; the latter may be None.
         callbacks: beside the trainer's own, whose printing of every log is dropped.
     """
     train, evaluation = data
     extra: dict[str, Any] = {}
-    if name == "dpo" and not arguments.get("precompute_ref_log_probs"):
+    if name in WITH_REFERENCE and not arguments.get("precompute_ref_log_probs"):
         # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
         extra["ref_model"] = copy.deepcopy(model)
     trainer = _CHECKED[name](
@@ -139,7 +166,7 @@ def config_fields(stage: str) -> dict[str, dict[str, Any]]:
     """Describe every field of a stage's TRL config, in a form that needs no TRL to be read.
 
     Args:
-        stage: "sft", "reward" or "dpo".
+        stage: a key of `CONFIGS`.
     Returns:
         field name -> `types` (of "null", "bool", "int", "float", "str", "list", "dict"; empty: anything),
         `choices` (values a string, or a list's strings, may take; None: any) and `default`.

@@ -14,7 +14,17 @@ import handbook_utils
 PACKAGE = Path(handbook_utils.__file__).parent
 LAYERS = [
     {"errors", "records"},
-    {"atomic", "environment", "recipe", "recipe_schema", "recipe_yaml", "run_folder", "run_log", "run_state"},
+    {
+        "atomic",
+        "environment",
+        "methods",
+        "recipe",
+        "recipe_schema",
+        "recipe_yaml",
+        "run_folder",
+        "run_log",
+        "run_state",
+    },
     {"pocket"},
     {"data"},
     {"models"},

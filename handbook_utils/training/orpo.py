@@ -1,0 +1,24 @@
+"""Odds ratio preference optimisation: learn the chosen answer and push it above the rejected one, at once."""
+
+from __future__ import annotations
+
+from handbook_utils.recipe_schema import OrpoRecipe
+from handbook_utils.records import Estimate
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.training.figures import odds_ratio_figures
+from handbook_utils.training.fit import fit, load_rows
+
+
+def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
+    """Train on preference pairs into `model/`, without a reference model (Hong et al. 2024).
+
+    Returns:
+        Where the recipe has `eval_data`: `accuracy` and `log_odds_ratio` of held-out pairs.
+    Raises:
+        RecipeError, DataError, ModelError, TemplateError: before any training.
+        TrainingError: the loss is no longer a number.
+    Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
+    """
+    train, held_out = load_rows(recipe, run, kind="preference")
+    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
+    return {} if held_out is None else odds_ratio_figures(model, tokenizer, held_out, seed=recipe.seed)
