@@ -17,6 +17,7 @@ _PUBLIC = {
     "train_reward_model": "pipeline.stages",
     "train_dpo": "pipeline.stages",
     "run_pipeline": "pipeline.run",
+    "describe_format": "data.recognise",
     "load_dataset": "data.load",
     "load_tokenizer": "models.load",
     "load_model": "models.load",
@@ -45,6 +46,7 @@ __all__ = [
     "best_of_n_curve",
     "claim",
     "compare_paired",
+    "describe_format",
     "estimate_kl",
     "generate",
     "load_dataset",
@@ -67,6 +69,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from handbook_utils.data.load import load_dataset
+    from handbook_utils.data.recognise import describe_format
     from handbook_utils.errors import HandbookError
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
     from handbook_utils.evaluation.kl import estimate_kl

@@ -159,9 +159,15 @@ def show_stage_plan(recipe: AnyStage, folder: Path, json: bool) -> None:
     console.print(recipe_to_yaml(recipe), markup=False)
     table = Table("plan", "", box=None, header_style="bold")
     for key, value in plan.items():
-        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(key.replace("_", " "), _cell(value))
     console.print(table)
     console.print(f"would write {folder}", style="dim")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def stage_plan(recipe: AnyStage, folder: Path) -> dict[str, Any]:

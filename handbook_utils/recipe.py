@@ -24,7 +24,7 @@ def load_recipe(recipe: str | Path | Recipe, *, overrides: Overrides = (), seed:
     Args:
         recipe: a packaged name ("pocket/sft"), the path of a YAML file, or a recipe already loaded.
         overrides: `{"training.max_steps": 10}` or `["training.max_steps=10"]`; values in the
-            latter form are YAML. List items are reached by position: `data.0.split=test`.
+            latter form are YAML. List items are reached by position: `data.0.split=dev`.
         seed: replaces the recipe's seed.
     Raises:
         RecipeError: names the file, the key and the nearest valid name.
@@ -187,7 +187,7 @@ def _explained(error: ValidationError, kind: type[BaseModel], where: str) -> str
             ]
             hint = suggest(str(problem["input"]), choices)
             lines.append(f"{where}: unknown value '{problem['input']}' for '{'.'.join(place)}'. {hint}")
-        elif problem["type"] == "value_error" and place == ["training"]:
+        elif problem["type"] == "value_error" and place in ([], ["training"]):  # it names its keys itself
             lines.append(f"{where}: {problem['ctx']['error']}")
         else:
             message = (

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from handbook_utils.errors import suggest
+from handbook_utils.recipe_sections import DataSource, ModelSection, Section, Source
 
 RUN_OWNED = {
     "output_dir": "the run folder decides it (--out)",
@@ -21,42 +22,6 @@ RUN_OWNED = {
     "model_init_kwargs": "the section `model` says how the model is loaded",
     "trust_remote_code": "code from a model's repository is never run",
 }
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-
-class Source(Section):
-    """Something to read: by `name` (hub, path, `pocket:...`) or from an earlier run (`from`)."""
-
-    name: str | None = Field(None, description="hub name, local path, or a built-in such as pocket:base")
-    from_: str | None = Field(None, alias="from", description="run folder beside this run, or a path to one")
-    revision: str | None = Field(None, description="branch, tag or commit of a hub name")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.name is None) == (self.from_ is None):
-            raise ValueError("give exactly one of `name` and `from`")
-        return self
-
-
-class ModelSection(Source):
-    """Which model to load and how."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-
-
-class DataSource(Source):
-    """Rows to read; `split` takes slices such as `train[:200]`."""
-
-    split: str = "train"
-    format: Literal["auto", "text", "messages", "prompt_completion", "preference", "feedback", "prompt"] = (
-        "auto"
-    )
 
 
 class StageRecipe(Section):
@@ -73,6 +38,7 @@ class TrainingRecipe(StageRecipe):
     model: ModelSection
     data: list[DataSource] = Field(min_length=1)
     eval_data: list[DataSource] = Field(default_factory=list)
+    streaming: bool = Field(False, description="read `data` while training; needs training.max_steps")
     global_batch_size: PositiveInt = Field(description="examples an optimiser step, over all processes")
     training: dict[str, Any] = Field(
         default_factory=dict, description="any field of the trainer's TRL config"
@@ -83,6 +49,38 @@ class TrainingRecipe(StageRecipe):
     def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
         fields = trainer_fields(cls.trainer)
         return {key: _checked(key, value, fields) for key, value in training.items()}
+
+    @model_validator(mode="after")
+    def _test_rows_stay_out(self) -> Self:
+        for source in self.data:
+            if source.split.strip().lower().startswith("test") and not source.allow_test:
+                raise ValueError(
+                    f"`data` reads the split '{source.split}' of {source.label}, and test rows are not "
+                    "trained on. Take another split, or say `allow_test: true` beside it."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _can_stream(self) -> Self:
+        if not self.streaming:
+            return self
+        if self.training.get("max_steps", -1) <= 0:
+            raise ValueError(
+                "`streaming` needs `training.max_steps`: a stream has no length to count epochs of."
+            )
+        if self.training.get("precompute_ref_log_probs"):
+            raise ValueError(
+                "`training.precompute_ref_log_probs` goes through all rows first: no `streaming`."
+            )
+        if any(source.max_rows for source in self.data):
+            raise ValueError(
+                "`max_rows` draws from counted rows. With `streaming` write a slice: train[:1000]."
+            )
+        if len(self.data) == 1 and self.data[0].weight != 1:
+            raise ValueError(
+                "`weight` is a share of the draws with `streaming`, and there is one source only."
+            )
+        return self
 
 
 class PretrainRecipe(TrainingRecipe):
@@ -182,7 +180,7 @@ class BestOfNRecipe(StageRecipe):
     data: list[DataSource] = Field(min_length=1)
     arms: list[str] = Field(min_length=1, description="score columns that select")
     measures: list[str] = Field(min_length=1, description="columns to report of the selected answer")
-    ns: list[PositiveInt] = [1, 2, 4, 8, 16, 32, 64]
+    ns: list[PositiveInt] = Field([1, 2, 4, 8, 16, 32, 64])
     late_from: PositiveInt = Field(4, description="the n that later ones are compared with (late_gain)")
 
 

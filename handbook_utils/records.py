@@ -11,8 +11,19 @@ from typing import Any, TypedDict
 from handbook_utils.errors import DataError
 
 
-class Message(TypedDict):
-    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+class ToolUse(TypedDict, total=False):
+    """What a message holds where tools are used.
+
+    An assistant's message has `tool_calls`; a "tool" message the `name` or `tool_call_id` of what it answers.
+    """
+
+    tool_calls: list[Mapping[str, object]]
+    tool_call_id: str
+    name: str
+
+
+class Message(ToolUse):
+    """One turn of a conversation; `role` is "system", "user", "assistant" or "tool"."""
 
     role: str
     content: str

@@ -24,7 +24,8 @@ from handbook_utils.atomic import (
 from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
 from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
 from handbook_utils.recipe import recipe_to_dict, recipe_to_yaml
-from handbook_utils.recipe_schema import Source, StageRecipe
+from handbook_utils.recipe_schema import StageRecipe
+from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_log import LOGGER, log_file
 from handbook_utils.run_state import differences, is_finished, read_manifest

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
-import datasets
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Json, Value
+from pydantic import ValidationError
 
-from handbook_utils.data.files import SUFFIXES, read_file, read_parts
-from handbook_utils.data.formats import GOLD_COLUMNS, Kind, Row, normalise_rows
-from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
+from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser
+from handbook_utils.data.mixture import SourceReport, draw_rows, without_test_rows
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.data.split import Split, parse_split
+from handbook_utils.data.recognise import Kind, Row
+from handbook_utils.data.sources import Origin, read_rows
+from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.recipe_schema import DataSource, Source
-from handbook_utils.run_state import read_manifest
+from handbook_utils.recipe_sections import DataSource, Source
 
-# what a run is for, by its stage: the table that another stage reads
-MAIN_TABLES = {
-    "generate": "samples",
-    "annotate": "pairs",
-    "score": "scores",
-    "select": "selected",
-    "evaluate": "samples",
-}
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
 _COLUMNS: dict[str, Any] = {
     "text": Value("string"),
@@ -38,6 +30,8 @@ _COLUMNS: dict[str, Any] = {
     "chosen": _MESSAGES,
     "rejected": _MESSAGES,
     "label": Value("bool"),
+    # as text underneath: schemas of tools, and calls of them, differ from row to row
+    "tools": Json(),
     **dict.fromkeys(GOLD_COLUMNS, Value("float64")),
 }
 
@@ -52,41 +46,52 @@ class Locator(Protocol):
 class ResolvedInputs:
     """Locates sources among run folders that are known already, where this run has no folder yet."""
 
-    def __init__(self, inputs: Mapping[str, Path]) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: Mapping[str, Path] | None = None) -> None:
+        self._inputs = inputs or {}
 
     def locate(self, source: Source, /) -> str:
         """Return the name, or the folder of the run."""
         return str(source.name if source.from_ is None else self._inputs[source.from_])
 
 
-def load_dataset(
-    name: str,
-    *,
-    kind: Kind,
-    split: str = "train",
-    seed: int = 0,
-    revision: str | None = None,
-    format: str = "auto",
-) -> Dataset:
+class SourceOptions(TypedDict, total=False):
+    """Fields of a recipe's data source that `load_dataset` takes as well."""
+
+    split: str
+    revision: str | None
+    subset: str | None
+    format: str
+    columns: dict[str, str]
+    weight: float
+    max_rows: int | None
+
+
+def load_dataset(name: str, *, kind: Kind, seed: int = 0, **options: Unpack[SourceOptions]) -> Dataset:
     """Load rows and bring them into one of five forms (see `formats.normalise_rows`).
 
     Args:
-        name: `pocket:...`, a .jsonl/.json/.csv/.parquet file, a folder (of parquet files, written by
-            `Dataset.save_to_disk`, or of an earlier run), or the name of a dataset on the hub.
+        name: `pocket:...`, a .jsonl/.jsonl.gz/.json/.csv/.parquet/.arrow file, a folder (of such files,
+            written by `Dataset.save_to_disk`, or of an earlier run), or a dataset's name on the hub.
         kind: "text", "conversation", "preference", "feedback" or "prompt".
-        split: a split with an optional slice, such as "train[:200]"; a file has the one split "train".
-        seed: seed of the order and answers of `pocket:` data; unused elsewhere.
-        revision: branch, tag or commit of a hub name.
-        format: the rows' shape where it is not to be told from the columns.
+        seed: of a sample (`weight`, `max_rows`), and of the order and answers of `pocket:` data.
+        options: as under `data:` in a recipe: `split`, with an optional slice such as "train[:200]";
+            `revision` and `subset` of a hub name; `format` and `columns` where names do not tell; `weight`;
+            `max_rows`.
     Returns:
         A dataset in memory. Prompts are unique: further rows of one prompt are left out.
     Raises:
         DataError: names what is missing or wrong, where, and the nearest valid name.
     """
-    where, rows = _read(name, parse_split(split), seed=seed, revision=revision)
-    made = normalise_rows(rows, kind=kind, format=format, name=where)
-    return _to_dataset(_unique_prompts(made, where) if kind == "prompt" else made)
+    unknown = sorted(set(options) - SourceOptions.__optional_keys__)
+    if unknown:
+        known = SourceOptions.__optional_keys__
+        raise DataError(f"load_dataset has no option '{unknown[0]}'. {suggest(unknown[0], known)}")
+    try:
+        source = DataSource(name=name, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    return load_sources([source], ResolvedInputs(), kind=kind, seed=seed)
 
 
 def load_sources(sources: Sequence[DataSource], run: Locator, *, kind: Kind, seed: int) -> Dataset:
@@ -95,25 +100,54 @@ def load_sources(sources: Sequence[DataSource], run: Locator, *, kind: Kind, see
     Raises:
         DataError: as `load_dataset`; or two sources hold one prompt id for different prompts.
     """
-    parts = [
-        load_dataset(
-            run.locate(source),
-            kind=kind,
-            split=source.split,
-            seed=seed,
-            revision=source.revision,
-            format=source.format,
+    return to_dataset(load_mixture(sources, run, kind=kind, seed=seed).examples)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Examples of all sources, in their order, and what each source gave."""
+
+    examples: list[Row]
+    reports: list[SourceReport]
+
+
+def load_mixture(
+    sources: Sequence[DataSource], run: Locator, *, kind: Kind, seed: int, tested: Collection[str] = ()
+) -> Mixture:
+    """Load the sources of a recipe, each as often as its weight says.
+
+    Args:
+        sources: `data` or `eval_data` of a recipe.
+        run: finds what an earlier run left.
+        kind: as in `load_dataset`.
+        seed: of the samples.
+        tested: keys (`mixture.example_key`) of examples that are left out, as they are tested on; a source
+            that says `allow_test` keeps them.
+    Raises:
+        DataError: as `load_dataset`; or nothing is left.
+    """
+    parts = [_load_source(source, run, kind=kind, seed=seed, tested=tested) for source in sources]
+    examples = [example for part, _ in parts for example in part]
+    if kind == "prompt":
+        name = run.locate(sources[0]) if len(sources) == 1 else "data"
+        examples = _unique_prompts(examples, name)
+    if not examples:
+        raise DataError(
+            "every row of `data` is in `eval_data` as well, so nothing is left to train on. "
+            "Test on other rows, or say `allow_test: true` beside the source."
         )
-        for source in sources
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    # a column that not every source has is no column of the whole
-    shared = [
-        column for column in parts[0].column_names if all(column in part.column_names for part in parts)
-    ]
-    joined = datasets.concatenate_datasets([part.select_columns(shared) for part in parts])
-    return _to_dataset(_unique_prompts(list(joined), "data")) if kind == "prompt" else joined
+    return Mixture(examples, [report for _, report in parts])
+
+
+def to_dataset(rows: Sequence[Row]) -> Dataset:
+    """Examples as a dataset; a column that not every one of them has is no column of the whole."""
+    columns = [name for name in _COLUMNS if name in rows[0] or name == "tools"]
+    kept = [name for name in columns if all(name in row for row in rows)]
+    if any("tools" in row for row in rows):
+        kept = [*dict.fromkeys((*kept, "tools"))]
+    features = Features({name: _feature(name, rows) for name in kept})
+    with quiet_libraries():
+        return Dataset.from_list([{name: row.get(name) for name in kept} for row in rows], features=features)
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
@@ -124,76 +158,49 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _read(name: str, split: Split, *, seed: int, revision: str | None) -> tuple[str, Iterable[Row]]:
-    """Return what the rows are called in messages, and the rows of the slice."""
-    if name.startswith(PREFIX):
-        return name, pocket_rows(name, split, seed=seed)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return name, _sliced(_read_folder(path, split), split, name)
-    if path.exists() or _looks_like_a_path(name):
-        _only_train(name, split)
-        return name, _sliced(read_file(path), split, name)
-    return name, _sliced(_read_hub(name, split.base, revision), split, name)
+def origin_of(source: DataSource, run: Locator, *, seed: int) -> Origin:
+    """What a source of a recipe reads."""
+    return Origin(run.locate(source), parse_split(source.split), seed, source.revision, source.subset)
 
 
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith(SUFFIXES) or name.count("/") > 1
+def normaliser_of(source: DataSource, run: Locator, *, kind: Kind) -> Normaliser:
+    """What turns a source's rows into examples."""
+    return Normaliser(kind=kind, format=source.format, name=run.locate(source), columns=source.columns)
 
 
-def _sliced(rows: Any, split: Split, name: str) -> Iterable[Row]:
-    if len(rows) == 0:
-        raise DataError(f"{name}: no rows in '{split.base}'.")
-    first, end = split.bounds(len(rows), name=name)
-    part: Iterable[Row] = rows.select(range(first, end)) if isinstance(rows, Dataset) else rows[first:end]
-    return part
-
-
-def _only_train(name: str, split: Split) -> None:
-    if split.base != "train":
+def _load_source(
+    source: DataSource, run: Locator, *, kind: Kind, seed: int, tested: Collection[str]
+) -> tuple[list[Row], SourceReport]:
+    if kind == "prompt" and source.weight > 1:
         raise DataError(
-            f"{name}: one file has the one split 'train', not '{split.base}'. "
-            f"For a part of it write a slice, such as train[:200]."
+            f"{source.label}: a prompt is asked once, so its weight is at most 1. Raise `samples`."
         )
-
-
-def _read_folder(path: Path, split: Split) -> Any:
-    if (path / "manifest.json").exists():
-        _only_train(str(path), split)
-        return _read_run(path)
-    if (path / "dataset_dict.json").exists():
-        by_name = datasets.load_from_disk(path)
-        if split.base not in by_name:
-            raise DataError(f"{path}: no split '{split.base}'. {suggest(split.base, by_name)}")
-        return by_name[split.base]
-    _only_train(str(path), split)
-    if (path / "dataset_info.json").exists():
-        return datasets.load_from_disk(path)
-    return read_parts(path)
-
-
-def _read_run(path: Path) -> Any:
-    stage = read_manifest(path)["stage"]
-    if stage not in MAIN_TABLES:
-        kinds = ", ".join(sorted(MAIN_TABLES))
-        raise DataError(f"{path}: a run of stage '{stage}' holds no rows to read. Stages that do: {kinds}.")
-    table = path / MAIN_TABLES[stage]
-    file = table.with_suffix(".parquet")
-    return read_file(file) if file.exists() else read_parts(table)
-
-
-def _read_hub(name: str, base: str, revision: str | None) -> Dataset:
-    known = f"{name}: no such file or folder here"
-    try:
-        return datasets.load_dataset(name, revision=revision, split=base)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-        hint = (
-            "and HF_HUB_OFFLINE is set, so the hub is not asked. Unset it, or give the path of a file."
-            if offline
-            else "and the hub does not give it. For private data run `hf auth login` first."
-        )
-        raise DataError(f"{known}, {hint} ({str(error).splitlines()[0]})") from error
+    first, rows = read_rows(origin_of(source, run, seed=seed))
+    drawn = draw_rows(
+        len(rows),
+        weight=source.weight,
+        max_rows=source.max_rows,
+        seed=f"{seed} {source.label} {source.split}",
+    )
+    normalise = normaliser_of(source, run, kind=kind)
+    wanted = sorted(set(drawn))
+    # a Dataset gives rows one by one slowly, and in a row quickly
+    picked = rows.select(wanted) if isinstance(rows, Dataset) else (rows[position] for position in wanted)
+    by_row = {place: normalise(first + place, row) for place, row in zip(wanted, picked, strict=True)}
+    made = [example for position in drawn for example in by_row[position]]
+    kept = without_test_rows(made, tested, kind=kind) if tested and not source.allow_test else made
+    assert normalise.found is not None  # draw_rows gives at least one
+    report = SourceReport(
+        source=source.label,
+        split=source.split,
+        format=normalise.found.format,
+        because=normalise.found.because,
+        rows=len(rows),
+        used=len(drawn),
+        examples=len(kept),
+        left_out=len(made) - len(kept),
+    )
+    return kept, report
 
 
 def _unique_prompts(rows: Sequence[Row], name: str) -> list[Row]:
@@ -206,7 +213,8 @@ def _unique_prompts(rows: Sequence[Row], name: str) -> list[Row]:
     return list(first.values())
 
 
-def _to_dataset(rows: Sequence[Row]) -> Dataset:
-    features = Features({column: _COLUMNS[column] for column in rows[0]})
-    with quiet_libraries():
-        return Dataset.from_list([dict(row) for row in rows], features=features)
+def _feature(name: str, rows: Sequence[Row]) -> Any:
+    """A column's type; messages that call tools keep their own keys, where a struct would fill in nulls."""
+    if _COLUMNS[name] is _MESSAGES and any(len(message) > 2 for row in rows for message in row[name]):
+        return Json()
+    return _COLUMNS[name]

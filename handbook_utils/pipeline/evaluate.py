@@ -14,7 +14,8 @@ from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
-from handbook_utils.recipe_schema import DataSource, EvaluateRecipe, ModelSection
+from handbook_utils.recipe_schema import EvaluateRecipe
+from handbook_utils.recipe_sections import DataSource, ModelSection
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.parts import write_samples, write_scores

@@ -14,7 +14,8 @@ from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.recipe import Overrides, load_recipe, recipe_to_dict
-from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, Source
+from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe
+from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_folder import RunFolder, open_run, read_result
 from handbook_utils.run_state import differences, is_finished, read_manifest, run_fingerprint

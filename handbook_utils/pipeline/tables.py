@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.evaluation.win_rate import scores_by_prompt
-from handbook_utils.recipe_schema import DataSource
+from handbook_utils.recipe_sections import DataSource
 from handbook_utils.run_folder import RunFolder, read_table
 from handbook_utils.run_state import read_manifest
 from handbook_utils.sampling.tables import SAMPLES, sample_parts, scores_table

@@ -13,7 +13,8 @@ import pyarrow as pa
 from handbook_utils.data.load import Locator, load_sources
 from handbook_utils.errors import RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.recipe_schema import ModelSection, SamplingRecipe
+from handbook_utils.recipe_schema import SamplingRecipe
+from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.records import Completion, ScoredCompletion
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.generate import Prompt, generate

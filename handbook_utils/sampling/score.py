@@ -14,7 +14,7 @@ from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pocket.world import gold_reward
-from handbook_utils.recipe_schema import ModelSection
+from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.records import Completion, Message, ScoredCompletion
 
 POCKET_SCORERS = ("pocket:gold",)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.recipe_schema import DataSource
+from handbook_utils.recipe_sections import DataSource
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
 from handbook_utils.run_folder import RunFolder
 

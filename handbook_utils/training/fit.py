@@ -8,12 +8,12 @@ import warnings
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
-from handbook_utils.data.formats import Kind
-from handbook_utils.data.load import dataset_fingerprint, load_sources
 from handbook_utils.data.quiet import quiet_libraries
+from handbook_utils.data.recognise import Kind
+from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.load import Head, load_model, load_tokenizer
 from handbook_utils.recipe_schema import TrainingRecipe
@@ -31,20 +31,24 @@ class LengthWarning(UserWarning):
     """Rows are longer than `training.max_length`, and so are left out or cut."""
 
 
-def load_rows(recipe: TrainingRecipe, run: RunFolder, *, kind: Kind) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out rows of a recipe; its batch size is checked before any is read."""
+def load_rows(
+    recipe: TrainingRecipe, run: RunFolder, *, kind: Kind
+) -> tuple[Dataset | IterableDataset, Dataset | None]:
+    """Training and held-out rows of a recipe; its batch size is checked before any is read.
+
+    What each source gave goes into the manifest.
+    """
     batch_plan(recipe)
-    train = load_sources(recipe.data, run, kind=kind, seed=recipe.seed)
-    if not recipe.eval_data:
-        return train, None
-    return train, load_sources(recipe.eval_data, run, kind=kind, seed=recipe.seed)
+    data = load_training_data(recipe, run, kind=kind)
+    run.note(**data.notes())
+    return data.train, data.evaluation
 
 
 def fit(
     recipe: TrainingRecipe,
     run: RunFolder,
     *,
-    train: Dataset,
+    train: Dataset | IterableDataset,
     evaluation: Dataset | None = None,
     head: Head = "causal",
 ) -> tuple[Any, Any]:
@@ -53,7 +57,7 @@ def fit(
     Args:
         recipe: the stage's recipe.
         run: the open run folder.
-        train: training examples in TRL's form.
+        train: training examples in TRL's form, in memory or as a stream.
         evaluation: held-out examples, used while training only where `training.eval_strategy` asks for it.
         head: "causal" or "reward".
     Returns:
@@ -62,11 +66,12 @@ def fit(
         ModelError: the start model cannot be loaded.
         TrainingError: a loss, or in the end a weight, is not a number.
     """
-    plan = make_plan(recipe, len(train))
-    run.note(train_rows=len(train), train_fingerprint=dataset_fingerprint(train))
+    plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
     source = run.locate(recipe.model)
     tokenizer = load_tokenizer(
-        source, revision=recipe.model.revision, for_chat="text" not in train.column_names
+        source,
+        revision=recipe.model.revision,
+        for_chat=recipe.stage != "pretrain",  # type: ignore[attr-defined]
     )
     if not run.has(MODEL):
         with quiet_libraries():
@@ -96,7 +101,7 @@ def _train(
     plan: TrainingPlan,
     model: Any,
     tokenizer: Any,
-    data: tuple[Dataset, Dataset | None],
+    data: tuple[Dataset | IterableDataset, Dataset | None],
 ) -> None:
     from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 
@@ -112,7 +117,8 @@ def _train(
             data=(data[0], data[1] if evaluates else None),
             callbacks=[RecordMetrics(run), *([bar] if bar else [])],
         )
-        _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
+        if isinstance(data[0], Dataset):
+            _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
         checkpoint = newest_checkpoint(run.path / CHECKPOINTS)
         if checkpoint is not None:
             LOGGER.info("going on from %s", checkpoint.name)
@@ -123,6 +129,11 @@ def _train(
         finally:
             if bar is not None:
                 bar.close()
+    if trainer.state.global_step == 0:
+        raise DataError(
+            f"the stream gave no row that fits into training.max_length = {trainer.args.max_length} tokens: "
+            "nothing was trained. Raise it, or look at the data."
+        )
     _save(trainer, tokenizer, run)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from handbook_utils.data.formats import Kind
-from handbook_utils.data.load import ResolvedInputs, load_sources
+from handbook_utils.data.load import ResolvedInputs
+from handbook_utils.data.recognise import Kind
+from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import RecipeError
 from handbook_utils.recipe_schema import TrainingRecipe, trainer_fields
 
@@ -33,7 +34,7 @@ class TrainingPlan:
     """The size of a training run.
 
     Attributes:
-        examples: training examples, before any is left out for its length.
+        examples: training examples, before any is left out for its length; None on a stream.
         steps: optimiser steps in all; None where rows are packed, and only then counted.
         epochs: times each example is seen.
         per_device_batch: examples a forward pass on each device.
@@ -46,7 +47,7 @@ class TrainingPlan:
         device: "cpu" or "cuda".
     """
 
-    examples: int
+    examples: int | None
     steps: int | None
     epochs: float
     per_device_batch: int
@@ -66,35 +67,27 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         recipe: of a training stage.
         inputs: the run folder each `from:` of the recipe names.
     Returns:
-        `TrainingPlan` as a dictionary.
+        `TrainingPlan` as a dictionary, what each source gives (`sources`), and how many examples are left out
+        because they are tested on (`test_rows_left_out`).
     Raises:
         DataError: as `load_dataset`.
         RecipeError: as `batch_plan`.
     """
     batch_plan(recipe)  # before the data: a wrong batch size is told at once
     kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
-    train = load_sources(recipe.data, ResolvedInputs(inputs), kind=kind, seed=recipe.seed)
-    return asdict(make_plan(recipe, len(train)))
+    data = load_training_data(recipe, ResolvedInputs(inputs), kind=kind)
+    plan = asdict(make_plan(recipe, data.rows))
+    return plan | {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
 
 
-def make_plan(recipe: TrainingRecipe, examples: int) -> TrainingPlan:
+def make_plan(recipe: TrainingRecipe, examples: int | None) -> TrainingPlan:
     """Plan a run over that many examples.
 
     Raises:
         RecipeError: as `batch_plan`.
     """
     per_device, accumulation, processes = batch_plan(recipe)
-    is_packed = bool(setting(recipe, "packing"))
-    # the last batch of an epoch may be smaller, and is a step all the same
-    batches = examples / (per_device * processes)
-    batches = math.floor(batches) if setting(recipe, "dataloader_drop_last") else math.ceil(batches)
-    steps: int | None = math.ceil(
-        setting(recipe, "num_train_epochs") * max(1, math.ceil(batches / accumulation))
-    )
-    if setting(recipe, "max_steps") > 0:
-        steps = int(setting(recipe, "max_steps"))
-    elif is_packed:
-        steps = None
+    steps = _steps(recipe, examples, per_pass=per_device * processes, accumulation=accumulation)
     warmup = setting(recipe, "warmup_steps")
     if warmup < 1:
         warmup = None if steps is None and warmup else math.ceil((steps or 0) * warmup)
@@ -111,6 +104,19 @@ def make_plan(recipe: TrainingRecipe, examples: int) -> TrainingPlan:
         schedule=setting(recipe, "lr_scheduler_type"),
         device="cpu" if trains_on_cpu(recipe) else "cuda",
     )
+
+
+def _steps(recipe: TrainingRecipe, examples: int | None, *, per_pass: int, accumulation: int) -> int | None:
+    """Optimiser steps in all; None where packing makes rows that are not counted yet."""
+    if setting(recipe, "max_steps") > 0:
+        return int(setting(recipe, "max_steps"))
+    if examples is None or setting(recipe, "packing"):
+        return None
+    # the last batch of an epoch may be smaller, and is a step all the same
+    batches = examples / per_pass
+    batches = math.floor(batches) if setting(recipe, "dataloader_drop_last") else math.ceil(batches)
+    steps: int = math.ceil(setting(recipe, "num_train_epochs") * max(1, math.ceil(batches / accumulation)))
+    return steps
 
 
 def setting(recipe: TrainingRecipe, name: str) -> Any:

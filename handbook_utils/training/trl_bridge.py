@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
+from datasets import IterableDataset
 from transformers import PrinterCallback
 
 from handbook_utils.errors import TrainingError
@@ -105,7 +106,8 @@ def make_trainer(
         arguments: fields of its config.
         model: what is trained; a copy of it as it is now is the reference of "dpo" and "kto".
         tokenizer: with a chat template where the data is conversations.
-        data: training and evaluation datasets in TRL's form; the latter may be None.
+        data: training and evaluation datasets in TRL's form; the former may be a stream, which is then
+            gone through again and again; the latter may be None.
         callbacks: beside the trainer's own, whose printing of every log is dropped.
     """
     train, evaluation = data
@@ -122,6 +124,9 @@ def make_trainer(
         callbacks=list(callbacks),
         **extra,
     )
+    if isinstance(trainer.train_dataset, IterableDataset):
+        # after TRL has dropped what is too long: a trainer that resumes skips batches of one pass only
+        trainer.train_dataset = trainer.train_dataset.repeat(None)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -160,3 +160,31 @@ def test_that_many_prompts_find_the_gain_four_times_in_five() -> None:
     error = draws.std(axis=1, ddof=1) / math.sqrt(n)
     # 4,000 studies: the found power has a standard error of sqrt(.8 * .2 / 4000) = .0063
     assert np.mean(draws.mean(axis=1) > 1.96 * error) == pytest.approx(0.8, abs=0.02)
+
+
+@equation("data-share")
+def test_the_share_of_a_source_is_its_weighted_rows_over_all(tmp_path: Path) -> None:
+    from handbook_utils.data.load import ResolvedInputs, load_mixture
+    from handbook_utils.recipe_sections import DataSource
+
+    sizes, weights = (40, 10), (0.5, 3.0)
+    sources = []
+    for size, weight in zip(sizes, weights, strict=True):
+        path = tmp_path / f"{size}.jsonl"
+        path.write_text("\n".join(f'{{"text": "{size} {row}"}}' for row in range(size)), encoding="utf-8")
+        sources.append(DataSource(name=str(path), weight=weight))
+    mixed = [
+        str(row["text"]) for row in load_mixture(sources, ResolvedInputs(), kind="text", seed=0).examples
+    ]
+    # 40 * 0.5 = 20 and 10 * 3 = 30, of 50 in all
+    assert sum(text.startswith("40 ") for text in mixed) / len(mixed) == 20 / 50
+    assert sum(text.startswith("10 ") for text in mixed) / len(mixed) == 30 / 50
+
+
+@equation("data-repeats")
+def test_the_share_of_repeats_is_one_less_the_inverse_of_the_weight() -> None:
+    from handbook_utils.data.mixture import draw_rows
+
+    for weight in (1.0, 2.0, 2.5, 4.0):
+        drawn = draw_rows(100, weight=weight)
+        assert 1 - len(set(drawn)) / len(drawn) == pytest.approx(1 - 1 / weight)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.data.formats import normalise_rows, prompt_hash
+from handbook_utils.data.formats import Normaliser, normalise_rows, prompt_hash
 from handbook_utils.errors import DataError
 
 
@@ -74,10 +74,77 @@ def test_the_prompt_of_a_pair_can_be_read() -> None:
     assert rows[0]["prompt"] == [user("Hi")]
 
 
+SYSTEM, TOOL = {"role": "system", "content": "s"}, {"role": "tool", "content": "4"}
+ANSWERED = "\n\nAssistant: b"
+
+
+def test_a_system_column_opens_the_prompt_unless_a_system_message_does() -> None:
+    rows = normalise_rows([{"system": "s", "prompt": "a", "completion": "b"}], kind="conversation")
+    assert rows[0]["prompt"] == [SYSTEM, user("a")]
+    row = {"system": "other", "messages": [SYSTEM, user("a"), assistant("b")]}
+    assert normalise_rows([row], kind="conversation")[0]["prompt"] == [SYSTEM, user("a")]
+    empty = normalise_rows([{"system": "", "prompt": "a", "completion": "b"}], kind="conversation")
+    assert empty[0]["prompt"] == [user("a")]
+
+
+def test_a_user_may_speak_twice_before_being_answered() -> None:
+    rows = normalise_rows([{"messages": [user("a"), user("b"), assistant("c")]}], kind="conversation")
+    assert rows == [{"prompt": [user("a"), user("b")], "completion": [assistant("c")]}]
+
+
+def test_calls_of_tools_and_their_answers_are_kept_with_the_tools() -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+    turns = [
+        user("2 + 2?"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "4"},
+        assistant("4"),
+    ]
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    rows = normalise_rows([{"messages": turns, "tools": tools}], kind="conversation")
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert rows == [
+        {"prompt": turns[:1], "completion": [calling], "tools": tools},
+        {"prompt": [turns[0], calling, turns[2]], "completion": [assistant("4")], "tools": tools},
+    ]
+
+
+def test_a_label_may_be_written_as_a_number_or_as_text() -> None:
+    labels = [True, 1, 1.0, "true", "1", False, 0, "False "]
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in labels]
+    assert [row["label"] for row in normalise_rows(rows, kind="feedback")] == [True] * 5 + [False] * 3
+
+
+def test_a_transcript_of_several_turns_is_read_turn_by_turn() -> None:
+    before = "\n\nHuman: a\n\nAssistant: b: Human\n\nHuman: c"
+    row = {"chosen": f"{before}\n\nAssistant: yes", "rejected": f"{before}\n\nAssistant: "}
+    assert normalise_rows([row], kind="preference") == [
+        {
+            "prompt": [user("a"), assistant("b: Human"), user("c")],
+            "chosen": [assistant("yes")],
+            "rejected": [assistant("")],
+        }
+    ]
+
+
+def test_their_columns_are_read_under_our_names() -> None:
+    normalise = Normaliser(kind="conversation", columns={"context": "input", "response": "output"})
+    row = {"instruction": "Add.", "context": "2, 2", "response": "4"}
+    assert normalise(1, row) == [{"prompt": [user("Add.\n\n2, 2")], "completion": [assistant("4")]}]
+    with pytest.raises(DataError, match=r"row 2 lacks the column 'context'. Did you mean 'contxt'"):
+        normalise(2, {"instruction": "Add.", "contxt": "2, 2", "response": "4"})
+    with pytest.raises(DataError, match=r"column 'output': is there already"):
+        normalise(3, {**row, "output": "5"})
+
+
 BAD: list[tuple[str, list[Any], str]] = [
     ("conversation", [{"promt": "a", "completion": "b"}], r"row 1.*found 'promt'.*Did you mean 'prompt'"),
     ("conversation", [{"messages": [user("a")]}], r"row 1, column 'messages': no message of the assistant"),
-    ("conversation", [{"messages": [assistant("a")]}], r"starts with the assistant"),
+    (
+        "conversation",
+        [{"messages": [assistant("a")]}],
+        r"message 1 is of the assistant, and nobody has asked",
+    ),
     ("conversation", [{"messages": [{"role": "asistant", "content": "x"}]}], r"Did you mean 'assistant'"),
     ("conversation", [{"messages": [{"role": "user"}]}], r"message 1 needs 'role' and 'content'"),
     ("conversation", [{"messages": [{"role": "user", "content": [1]}]}], r"content is not text, found list"),
@@ -103,7 +170,84 @@ BAD: list[tuple[str, list[Any], str]] = [
         [{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": float("nan")}],
         r"expected a finite number",
     ),
-    ("prompt", [{"messages": [assistant("a")]}], r"no message of the user"),
+    ("prompt", [{"messages": [{"role": "system", "content": "a"}]}], r"no message of the user"),
+    ("prompt", [{"prompt": "a", "tools": [{"name": "t"}]}], r"column 'tools': a prompt to be sampled cannot"),
+    (
+        "conversation",
+        [{"messages": [user("a"), assistant("b"), assistant("c")]}],
+        r"message 3 is a second one",
+    ),
+    (
+        "conversation",
+        [{"messages": [user("a"), SYSTEM, assistant("c")]}],
+        r"message 2 is of the system, which",
+    ),
+    (
+        "conversation",
+        [{"messages": [user("a"), TOOL, assistant("c")]}],
+        r"message 2 is of a tool that no assis",
+    ),
+    ("conversation", [{"messages": [user(" "), assistant("b")]}], r"message 1 of the user is empty"),
+    ("conversation", [{"messages": [user("a"), assistant("")]}], r"message 2 of the assistant is empty"),
+    (
+        "conversation",
+        [{"messages": []}],
+        r"column 'messages': expected text or a list of messages, found list",
+    ),
+    (
+        "conversation",
+        [{"messages": None}],
+        r"column 'messages': expected text or a list of messages, found None",
+    ),
+    ("conversation", [{"messages": [None]}], r"message 1 needs 'role' and 'content'"),
+    (
+        "conversation",
+        [{"messages": [{"role": "user", "content": None}]}],
+        r"content is not text, found NoneType",
+    ),
+    ("conversation", [{"conversations": [{"from": "humn", "value": "a"}]}], r"Did you mean 'human'"),
+    ("conversation", [{"instruction": "a", "output": None}], r"column 'output': expected text or a list"),
+    ("conversation", [{"instruction": " ", "output": "b"}], r"message 1 of the user is empty"),
+    (
+        "conversation",
+        [{"messages": [user("a"), assistant("\ud83d")]}],
+        r"message 2: character 1 is half of a surr",
+    ),
+    ("text", [{"text": "ok \udc00"}], r"row 1, column 'text': character 4 is half of a surrogate pair"),
+    (
+        "conversation",
+        [{"messages": [user("a"), {**assistant("b"), "tool_calls": [1]}]}],
+        r"need a 'name' each",
+    ),
+    ("conversation", [{"prompt": "a", "completion": "b", "tools": "["}], r"column 'tools': expected a list"),
+    ("conversation", [{"prompt": "a", "completion": "b", "tools": [1]}], r"column 'tools': expected a list"),
+    (
+        "conversation",
+        [{"prompt": "a", "completion": "b", "tools": [{"name": "\ud800"}]}],
+        r"column 'tools': character \d+ is half of a surrogate pair",
+    ),
+    (
+        "feedback",
+        [{"prompt": "a", "completion": "b", "label": "maybe"}],
+        r"expected true or false, found str",
+    ),
+    (
+        "feedback",
+        [{"prompt": "a", "completion": "b", "label": None}],
+        r"expected true or false, found NoneType",
+    ),
+    ("preference", [{"chosen": "b", "rejected": "c"}], r"row 1 lacks the column 'prompt'"),
+    (
+        "preference",
+        [{"chosen": f"\n\nHuman: a{ANSWERED}", "rejected": f"\n\nHuman: z{ANSWERED}"}],
+        r"answers another conversation",
+    ),
+    (
+        "preference",
+        [{"chosen": f"\n\nHuman: a{ANSWERED}", "rejected": f"\n\nHuman: a{ANSWERED}"}] * 2
+        + [{"chosen": "plain", "rejected": "plain"}],
+        r"row 3, column 'chosen': expected turns opened by 'Human:'",
+    ),
 ]
 
 

@@ -20,6 +20,7 @@ LAYERS = [
         "methods",
         "recipe",
         "recipe_schema",
+        "recipe_sections",
         "recipe_yaml",
         "run_folder",
         "run_log",

@@ -108,7 +108,7 @@ def test_a_learning_rate_in_exponent_form_is_a_number(write):
 @pytest.mark.parametrize(
     ("override", "read"),
     [
-        ("data.0.split=test", lambda r: r.data[0].split == "test"),
+        ("data.0.split=dev", lambda r: r.data[0].split == "dev"),
         ("training.max_steps=10", lambda r: r.training["max_steps"] == 10),
         ("training.learning_rate=2e-5", lambda r: r.training["learning_rate"] == 2e-5),
         ("seed=7", lambda r: r.seed == 7),

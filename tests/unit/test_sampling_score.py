@@ -13,7 +13,7 @@ from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pocket.annotator import Annotator
 from handbook_utils.pocket.world import PocketPrompt, demonstrate, gold_reward, prompts
-from handbook_utils.recipe_schema import ModelSection
+from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.records import Completion, ScoredCompletion
 from handbook_utils.sampling.annotate import annotate, load_annotator
 from handbook_utils.sampling.score import GoldScorer, RewardModelScorer, load_scorer, prompt_text, score

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from handbook_utils.errors import DataError, RecipeError
-from handbook_utils.recipe import check_recipe
+from handbook_utils.recipe import check_recipe, load_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.plan import batch_plan, make_plan, plan_training
@@ -79,6 +79,17 @@ def test_a_plan_reads_the_data_and_no_model(conversations_file: Path) -> None:
     # 28 examples in batches of 8: 4 steps an epoch
     assert (plan["examples"], plan["steps"], plan["effective_batch"]) == (28, 8, 8)
     assert (plan["learning_rate"], plan["schedule"], plan["device"]) == (1e-3, "linear", "cpu")
+    assert plan["sources"] == [
+        f"{conversations_file} train: 24 of 24 rows, 28 examples, messages (it has the column 'messages')"
+    ]
+    assert plan["test_rows_left_out"] == 0
+
+
+def test_a_plan_of_a_stream_counts_steps_and_no_rows(conversations_file: Path) -> None:
+    streamed = load_recipe(recipe(name=str(conversations_file), max_steps=5), overrides={"streaming": True})
+    plan = plan_training(streamed, {})  # type: ignore[arg-type]
+    assert (plan["examples"], plan["steps"], plan["test_rows_left_out"]) == (None, 5, None)
+    assert "streamed, messages (it has" in plan["sources"][0]
 
 
 def test_a_plan_reads_earlier_runs_where_the_caller_says(pairs_file: Path) -> None:

@@ -21,7 +21,7 @@ from handbook_utils.errors import DataError, ModelError, TrainingError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe import check_recipe
+from handbook_utils.recipe import check_recipe, load_recipe
 from handbook_utils.run_state import read_manifest, read_metrics
 
 STAGES = ("pretrain", "sft", "reward", "dpo")
@@ -53,6 +53,7 @@ def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: P
         }
         if evaluate:
             content["eval_data"] = content["data"]
+            content["data"] = [{**content["data"][0], "allow_test": True}]
         return check_recipe(content, "test")
 
     return make
@@ -119,6 +120,41 @@ def test_a_stage_killed_after_a_checkpoint_ends_bitwise_as_an_uninterrupted_one(
     assert "going on from checkpoint-2" in (tmp_path / "killed" / "log.txt").read_text(encoding="utf-8")
     assert_equal_weights(tmp_path / "whole", tmp_path / "killed")
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("stage", "training"),
+    [("pretrain", {"packing": True, "max_length": 48}), ("sft", {}), ("reward", {"max_length": 150})],
+)
+def test_a_stage_killed_on_a_stream_ends_bitwise_as_an_uninterrupted_one(
+    stage: str, training: dict[str, Any], make_recipe: Any, tmp_path: Path
+) -> None:
+    from handbook_utils.training import trl_bridge  # noqa: F401  # once, before the processes fork
+
+    # 24 or 28 rows in batches of 4: eight steps go past the end of the file, and the kill comes after it
+    made = make_recipe(stage, max_steps=8, save_steps=7, **training)
+    recipe = load_recipe(made, overrides={"streaming": True})
+    run_stage(recipe, tmp_path / "whole", progress=False)
+    run_and_kill(recipe, tmp_path / "killed", step=7)
+    run_stage(recipe, tmp_path / "killed", progress=False)
+    assert "going on from checkpoint-7" in (tmp_path / "killed" / "log.txt").read_text(encoding="utf-8")
+    assert_equal_weights(tmp_path / "whole", tmp_path / "killed")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+    (source,) = read_manifest(tmp_path / "whole")["notes"]["sources"]
+    assert source["format"] == {"pretrain": "text", "sft": "messages", "reward": "preference"}[stage]
+
+
+def test_a_stream_without_a_row_that_fits_trains_nothing_and_says_so(
+    make_recipe: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"gave no row that fits into training\.max_length = 3"):
+        run_stage(
+            make_recipe("reward", max_length=3),
+            tmp_path / "run",
+            progress=False,
+            overrides={"streaming": True},
+        )
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def losses(run: Path) -> dict[int, float]:

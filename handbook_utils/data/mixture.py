@@ -1,0 +1,100 @@
+"""Which rows of each source go into a mixture: drawn under the recipe's seed, never the first ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from handbook_utils.data.formats import prompt_hash
+from handbook_utils.data.recognise import Kind, Row
+from handbook_utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What one source gave to a mixture.
+
+    Attributes:
+        source: its name, or the earlier run it is.
+        split: the split and slice that were read.
+        format: what its rows were taken for.
+        because: the reason.
+        rows: rows in the slice; None on a stream, which is not counted.
+        used: rows that went in, repeats counted each time; None on a stream.
+        examples: examples made of them (a conversation gives one an assistant turn) and trained on; None on a
+            stream.
+        left_out: examples made of them and not trained on, as they are tested on; None on a stream.
+    """
+
+    source: str
+    split: str
+    format: str
+    because: str
+    rows: int | None = None
+    used: int | None = None
+    examples: int | None = None
+    left_out: int | None = None
+
+    def __str__(self) -> str:
+        counted = (
+            "streamed"
+            if self.rows is None
+            else f"{self.used:,} of {self.rows:,} rows, {self.examples:,} examples"
+        )
+        return f"{self.source} {self.split}: {counted}, {self.format} ({self.because})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain content, for the manifest."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def draw_rows(rows: int, *, weight: float = 1.0, max_rows: int | None = None, seed: str = "") -> list[int]:
+    """Positions of the rows that a source gives to a mixture.
+
+    Each row comes `weight` times: whole repeats of all rows, and for what is left over a sample without
+    repeats. One seed draws the same rows for every run, and a smaller weight draws part of what a larger
+    one does.
+
+    Args:
+        rows: how many there are.
+        weight: above 0; 0.25 takes a quarter of them, 2.5 all of them twice and half of them once more.
+        max_rows: at most this many in the end.
+        seed: a text that names the draw.
+    Returns:
+        Positions from 0; within each repeat in the order of the source.
+    Raises:
+        DataError: that would be no row at all.
+
+    >>> draw_rows(4, weight=2.0)
+    [0, 1, 2, 3, 0, 1, 2, 3]
+    >>> len(draw_rows(1000, weight=0.25, seed="a")), draw_rows(1000, weight=0.25, seed="a")[:3]
+    (250, [0, 4, 5])
+    """
+    total = int(rows * weight + 0.5)
+    total = total if max_rows is None else min(total, max_rows)
+    if total == 0:
+        raise DataError(f"weight {weight:g} of {rows:,} rows is less than one row. Raise it.")
+    repeats, rest = divmod(total, rows)
+    drawn = [position for _ in range(repeats) for position in range(rows)]
+    if rest:
+        order = list(range(rows))
+        random.Random(f"mixture {seed}").shuffle(order)
+        drawn += sorted(order[:rest])
+    return drawn
+
+
+def example_key(example: Row, kind: Kind) -> str:
+    """What makes two examples the same for a test: the prompt, or the whole text where there is none.
+
+    >>> example_key({"text": "a"}, "text")
+    'a'
+    """
+    return str(example["text"]) if kind == "text" else prompt_hash(example["prompt"])
+
+
+def without_test_rows(examples: Sequence[Row], tested: Iterable[str], *, kind: Kind) -> list[Row]:
+    """The examples whose key is not among those tested on."""
+    keys = frozenset(tested)
+    return [example for example in examples if example_key(example, kind) not in keys]

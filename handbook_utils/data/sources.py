@@ -1,0 +1,248 @@
+"""Where rows come from: `pocket:` names, files, folders, earlier runs, the hub; in memory or as a stream."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+from handbook_utils.data.files import PICKLES, SUFFIXES, data_suffix, find_parts, iterate_file, iterate_parts
+from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
+from handbook_utils.data.recognise import Row
+from handbook_utils.data.split import Split
+from handbook_utils.errors import DataError, suggest
+from handbook_utils.run_state import read_manifest
+
+# what a run is for, by its stage: the table that another stage reads
+MAIN_TABLES = {
+    "generate": "samples",
+    "annotate": "pairs",
+    "score": "scores",
+    "select": "selected",
+    "evaluate": "samples",
+}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What to read.
+
+    Attributes:
+        name: `pocket:...`, a file, a folder, or the name of a dataset on the hub.
+        split: the split and slice.
+        seed: of the order and answers of `pocket:` data.
+        revision: branch, tag or commit of a hub name.
+        subset: the hub's configuration name, where a dataset has several.
+    """
+
+    name: str
+    split: Split
+    seed: int = 0
+    revision: str | None = None
+    subset: str | None = None
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the name can only be one of the hub."""
+        return not (self.name.startswith(PREFIX) or self.path.exists() or _looks_like_a_path(self.name))
+
+    @property
+    def path(self) -> Path:
+        """The name as a path."""
+        return Path(self.name).expanduser()
+
+
+def read_rows(origin: Origin) -> tuple[int, Sequence[Row]]:
+    """Read a slice into memory.
+
+    Returns:
+        The number of its first row, counted from 1 over the whole split, and the rows.
+    Raises:
+        DataError: names what is missing or wrong, where, and the nearest valid name.
+    """
+    name, split = origin.name, origin.split
+    if name.startswith(PREFIX):
+        return 1, pocket_rows(name, split, seed=origin.seed)
+    opened = _open(origin, stream=False)
+    rows = opened if isinstance(opened, Dataset) else list(opened)
+    if len(rows) == 0:
+        raise DataError(f"{name}: no rows in '{split.base}'.")
+    first, end = split.bounds(len(rows), name=name)
+    part: Sequence[Row] = rows.select(range(first, end)) if isinstance(rows, Dataset) else rows[first:end]
+    return first + 1, part
+
+
+def iterate_rows(origin: Origin) -> Iterator[tuple[int, Row]]:
+    """Yield (number, row) of a slice, holding a few rows at a time.
+
+    Raises:
+        DataError: as `read_rows`; or the source, or its slice, cannot be read as a stream.
+    """
+    name, split = origin.name, origin.split
+    if name.startswith(PREFIX):
+        yield from enumerate(pocket_rows(name, split, seed=origin.seed), start=1)
+        return
+    first, end = _stream_bounds(name, split)
+    if data_suffix(origin.path) == ".json":
+        raise DataError(f"{name}: a .json file is one value and cannot be streamed. Write it as .jsonl.")
+    number = first
+    for number, row in enumerate(islice(_open(origin, stream=True), first, end), start=first + 1):
+        yield number, row
+    if number == first or (end is not None and number < end):
+        raise DataError(f"{name}: '{split}' asks for rows that are not there: they end at {number:,}.")
+
+
+def _stream_bounds(name: str, split: Split) -> tuple[int, int | None]:
+    bounds = (split.start, split.stop or "")
+    if any(bound.endswith("%") for bound in bounds):
+        raise DataError(f"{name}: a stream is not counted, so '{split}' needs rows in place of a percentage.")
+    return int(split.start), None if split.stop is None else int(split.stop)
+
+
+def _open(origin: Origin, *, stream: bool) -> Iterable[Row]:
+    """The rows of a whole split: a `Dataset`, or something to go through once."""
+    path = origin.path
+    if origin.is_hub:
+        return _open_hub(origin, origin.name, stream=stream)
+    if path.is_dir():
+        return _open_folder(origin, path, stream=stream)
+    _no_subset(origin)
+    _only_train(origin)
+    return iterate_file(path)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return (
+        name.startswith((".", "/", "~")) or name.endswith((*SUFFIXES, *PICKLES, ".py")) or name.count("/") > 1
+    )
+
+
+def _no_subset(origin: Origin) -> None:
+    if origin.subset is not None:
+        raise DataError(f"{origin.name}: `subset` names a part of a hub dataset, and this is a file or run.")
+
+
+def _only_train(origin: Origin) -> None:
+    if origin.split.base != "train":
+        raise DataError(
+            f"{origin.name}: one file has the one split 'train', not '{origin.split.base}'. "
+            f"For a part of it write a slice, such as train[:200]."
+        )
+
+
+def _open_folder(origin: Origin, path: Path, *, stream: bool) -> Iterable[Row]:
+    if (path / f"{path.resolve().name}.py").exists():
+        raise DataError(_script_message(str(path)))
+    if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
+        saved: Iterable[Row] = _saved(origin, path)
+        return saved
+    if (path / "manifest.json").exists():
+        _only_train(origin)
+        return _run_table(path)
+    if find_parts(path):
+        _only_train(origin)
+        _no_subset(origin)
+        return iterate_parts(path)
+    if any(path.glob("*.md")) or any(path.glob("*/*.*")):
+        return _open_hub(origin, str(path), stream=stream)  # a hub repository that was copied here
+    raise DataError(f"{path}: holds no data file ({', '.join(SUFFIXES)}) and no dataset saved to disk.")
+
+
+def _saved(origin: Origin, path: Path) -> Dataset:
+    """A dataset or a dictionary of them, as `save_to_disk` leaves it; memory-mapped, not read."""
+    try:
+        saved = datasets.load_from_disk(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: a damaged dataset ({_first_line(error)}). Save it to disk again.") from None
+    if isinstance(saved, Dataset):
+        _only_train(origin)
+        return saved
+    if origin.split.base not in saved:
+        raise DataError(f"{path}: no split '{origin.split.base}'. {suggest(origin.split.base, saved)}")
+    return saved[origin.split.base]
+
+
+def _run_table(path: Path) -> Iterator[Row]:
+    stage = read_manifest(path)["stage"]
+    if stage not in MAIN_TABLES:
+        kinds = ", ".join(sorted(MAIN_TABLES))
+        raise DataError(f"{path}: a run of stage '{stage}' holds no rows to read. Stages that do: {kinds}.")
+    table = path / MAIN_TABLES[stage]
+    file = table.with_suffix(".parquet")
+    return iterate_file(file) if file.exists() or not table.is_dir() else iterate_parts(table)
+
+
+def _open_hub(origin: Origin, name: str, *, stream: bool) -> Iterable[Row]:
+    # a copy is not copied into the cache once more; what the cache holds is mapped into memory, not read
+    streams = origin.path.exists() or (stream and not _is_offline())
+    try:
+        loaded: Any = datasets.load_dataset(
+            name, origin.subset, revision=origin.revision, split=origin.split.base, streaming=streams
+        )
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DataError(_hub_message(origin, error)) from error
+    if streams:
+        return _explained(origin, loaded)
+    _check_commit(origin, loaded)
+    return loaded  # type: ignore[no-any-return]
+
+
+def _explained(origin: Origin, rows: Iterable[Row]) -> Iterator[Row]:
+    try:
+        yield from rows
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{origin.name}: the stream broke off ({_first_line(error)}).") from error
+
+
+def _hub_message(origin: Origin, error: Exception) -> str:
+    reason = _first_line(error)
+    if "scripts are no longer supported" in reason:
+        return _script_message(origin.name)
+    if origin.path.exists():
+        return f"{origin.name}: cannot be read as a copy of a hub dataset ({reason})."
+    if isinstance(error, ValueError):  # it is there, but not that split or subset
+        return f"{origin.name}: {reason}"
+    known = f"{origin.name}: no such file or folder here"
+    if _is_offline():
+        return (
+            f"{known}, and HF_HUB_OFFLINE is set, so the hub is not asked. Unset it, or give the path of a "
+            f"file. ({reason})"
+        )
+    return f"{known}, and the hub does not give it. For private data run `hf auth login` first. ({reason})"
+
+
+def _script_message(name: str) -> str:
+    return (
+        f"{name}: its rows come from a dataset script, and code of a dataset is never run. Hub datasets "
+        "often have a converted copy: set `revision: refs/convert/parquet`. Else run the script yourself "
+        "where you trust it, and name the files it writes (.parquet, .jsonl)."
+    )
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def _check_commit(origin: Origin, loaded: Dataset) -> None:
+    """Refuse another revision than the pinned one: offline, `datasets` takes whatever its cache holds."""
+    files = loaded.cache_files
+    cached = Path(files[0]["filename"]).parent.name if files else ""
+    if origin.revision is None or not _COMMIT.fullmatch(cached) or cached == origin.revision:
+        return
+    if _is_offline() or _COMMIT.fullmatch(origin.revision):
+        raise DataError(
+            f"{origin.name}: revision '{origin.revision}' is asked for, and what is stored here is commit "
+            f"{cached}. Unset HF_HUB_OFFLINE to fetch the revision, or pin `revision: {cached}`."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,68 @@
+"""Training data too large for memory: read as it is trained on, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from datasets import IterableDataset, interleave_datasets
+
+from handbook_utils.data.load import Locator, normaliser_of, origin_of
+from handbook_utils.data.mixture import SourceReport, example_key
+from handbook_utils.data.recognise import Kind, Row
+from handbook_utils.data.sources import iterate_rows
+from handbook_utils.recipe_sections import DataSource
+
+# examples among which the next one is drawn: a stream cannot be shuffled as a whole
+SHUFFLE_BUFFER = 1000
+
+
+def stream_sources(
+    sources: Sequence[DataSource], run: Locator, *, kind: Kind, seed: int, tested: Collection[str] = ()
+) -> tuple[IterableDataset, list[SourceReport]]:
+    """Stream the sources of a recipe; the same seed gives the same order.
+
+    Several sources are drawn from at random, each as often as its share of the weights: how many rows they
+    have is not known. The stream ends when every source has been gone through, shorter ones again.
+
+    Args:
+        sources: `data` of a recipe.
+        run: finds what an earlier run left.
+        kind: as in `load_dataset`.
+        seed: of the order.
+        tested: keys (`mixture.example_key`) of examples that are left out, as they are tested on.
+    Raises:
+        DataError: a first row is not as it must be. Later ones are checked when they are reached.
+    """
+    parts, reports = [], []
+    for source in sources:
+        reports.append(_first_look(source, run, kind=kind, seed=seed))
+        left_out = frozenset() if source.allow_test else frozenset(tested)
+        given = {"source": source, "run": run, "kind": kind, "seed": seed, "left_out": left_out}
+        parts.append(IterableDataset.from_generator(_examples, gen_kwargs=given))
+    if len(parts) == 1:
+        return parts[0].shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), reports
+    total = sum(source.weight for source in sources)
+    mixed = interleave_datasets(
+        parts,
+        probabilities=[source.weight / total for source in sources],
+        seed=seed,
+        stopping_strategy="all_exhausted",
+    )
+    return mixed.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), reports
+
+
+def _first_look(source: DataSource, run: Locator, *, kind: Kind, seed: int) -> SourceReport:
+    """Read one row, so that a wrong source is told before any model is loaded."""
+    normalise = normaliser_of(source, run, kind=kind)
+    normalise(*next(iterate_rows(origin_of(source, run, seed=seed))))
+    assert normalise.found is not None
+    return SourceReport(source.label, source.split, normalise.found.format, normalise.found.because)
+
+
+def _examples(source: Any, run: Any, kind: Kind, seed: int, left_out: frozenset[str]) -> Iterator[Row]:
+    normalise = normaliser_of(source, run, kind=kind)
+    for number, row in iterate_rows(origin_of(source, run, seed=seed)):
+        for example in normalise(number, row):
+            if not left_out or example_key(example, kind) not in left_out:
+                yield example

@@ -1,0 +1,85 @@
+"""What a training stage reads: its rows, held-out rows, and the promise that the two do not meet."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from handbook_utils.data.load import Locator, dataset_fingerprint, load_mixture, to_dataset
+from handbook_utils.data.mixture import SourceReport, example_key
+from handbook_utils.data.recognise import Kind
+from handbook_utils.data.stream import stream_sources
+from handbook_utils.recipe_schema import TrainingRecipe
+
+LOGGER = logging.getLogger("handbook_utils")
+
+
+class TestRowsWarning(UserWarning):
+    """Rows of `data` are in `eval_data` too, and were left out of training."""
+
+    __test__ = False  # pytest takes it for a test by its name
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows of a training stage.
+
+    Attributes:
+        train: examples to train on, in memory or, where the recipe says `streaming`, as a stream.
+        evaluation: held-out examples; None where the recipe has no `eval_data`.
+        sources: what each source of `data` gave.
+    """
+
+    train: Dataset | IterableDataset
+    evaluation: Dataset | None
+    sources: list[SourceReport]
+
+    @property
+    def rows(self) -> int | None:
+        """Training examples; None on a stream."""
+        return len(self.train) if isinstance(self.train, Dataset) else None
+
+    @property
+    def left_out(self) -> int | None:
+        """Training examples left out because they are tested on; None on a stream."""
+        return None if self.rows is None else sum(report.left_out or 0 for report in self.sources)
+
+    def notes(self) -> dict[str, Any]:
+        """What the manifest keeps: exact counts by source, and a checksum of what is trained on."""
+        notes: dict[str, Any] = {"sources": [report.to_json() for report in self.sources]}
+        if isinstance(self.train, Dataset):
+            notes |= {
+                "train_rows": self.rows,
+                "train_fingerprint": dataset_fingerprint(self.train),
+                "test_rows_left_out": self.left_out,
+            }
+        return notes
+
+
+def load_training_data(recipe: TrainingRecipe, run: Locator, *, kind: Kind) -> TrainingData:
+    """Read a recipe's `data` and `eval_data`; a training row that is tested on is left out, and said.
+
+    Two rows are the same when their prompts are (of plain text: the whole text), to the letter.
+
+    Raises:
+        DataError: as `load_dataset`; or nothing is left to train on.
+    """
+    evaluation, tested = None, frozenset[str]()
+    if recipe.eval_data:
+        held_out = load_mixture(recipe.eval_data, run, kind=kind, seed=recipe.seed).examples
+        evaluation = to_dataset(held_out)
+        tested = frozenset(example_key(example, kind) for example in held_out)
+    if recipe.streaming:
+        stream, reports = stream_sources(recipe.data, run, kind=kind, seed=recipe.seed, tested=tested)
+        return TrainingData(stream, evaluation, reports)
+    mixture = load_mixture(recipe.data, run, kind=kind, seed=recipe.seed, tested=tested)
+    data = TrainingData(to_dataset(mixture.examples), evaluation, mixture.reports)
+    if data.left_out:
+        message = f"{data.left_out:,} training examples have a prompt of `eval_data`: left out."
+        LOGGER.warning(message)
+        warnings.warn(message, TestRowsWarning, stacklevel=2)
+    return data
