@@ -1,4 +1,4 @@
-"""The table of data formats, made from the package's own list, so that the book cannot claim another one.
+"""The list of data formats, made from the package's own list, so that the book cannot claim another one.
 
 ```{data-formats}
 ```
@@ -10,40 +10,55 @@ import json
 from typing import Any
 
 from docutils import nodes
-from handbook_results import table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from handbook_utils.data.formats import normalise_rows
 from handbook_utils.data.recognise import FORMATS
 
+WIDTH = 80
 
-def format_rows() -> list[list[str]]:
-    """One line a format: its name, the columns that tell, a row of it, the kinds that it gives.
 
-    Each example is really read as each of the kinds; one that could not be would stop the build.
+def format_entries() -> list[tuple[str, str, str]]:
+    """Name, row and kinds of each format; a row that could not be read as one of its kinds stops the build.
 
-    >>> format_rows()[0]
-    ['text', 'text', '{"text": "Two and two make four."}', 'text']
+    >>> format_entries()[0]
+    ('text', '{"text": "Two and two make four."}', 'text')
     """
     for known in FORMATS.values():
         for kind in known.kinds:
             normalise_rows([known.example], kind=kind)
-    return [
-        [name, ", ".join(known.columns), json.dumps(known.example), ", ".join(known.kinds)]
-        for name, known in FORMATS.items()
-    ]
+    return [(name, _as_json(known.example), ", ".join(known.kinds)) for name, known in FORMATS.items()]
 
 
-class FormatsTable(SphinxDirective):
-    """Every format the package recognises, with an example."""
+def _as_json(row: Any) -> str:
+    """JSON with a line a column, and a message on a line of its own; short rows stay on one line."""
+    whole = json.dumps(row)
+    if len(whole) <= WIDTH:
+        return whole
+    return "{\n" + ",\n".join(f"  {json.dumps(key)}: {_value(value)}" for key, value in row.items()) + "\n}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in value) + "\n  ]"
+    return json.dumps(value)
+
+
+class FormatsList(SphinxDirective):
+    """Every format the package recognises: its name, the kinds it gives, a row of it."""
 
     def run(self) -> list[nodes.Node]:
-        """Build the table."""
-        return [table(["format", "columns that tell", "a row", "gives"], format_rows())]
+        """Build a definition list."""
+        shown = nodes.definition_list()
+        for name, row, kinds in format_entries():
+            code = nodes.literal_block(row, row, language="json")
+            term = nodes.term("", "", nodes.literal(text=name), nodes.Text(f" gives {kinds}"))
+            shown += nodes.definition_list_item("", term, nodes.definition("", code))
+        return [shown]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
-    app.add_directive("data-formats", FormatsTable)
+    app.add_directive("data-formats", FormatsList)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
