@@ -62,24 +62,25 @@ class TrainingRecipe(StageRecipe):
 
     @model_validator(mode="after")
     def _can_stream(self) -> Self:
-        if not self.streaming:
-            return self
-        if self.training.get("max_steps", -1) <= 0:
-            raise ValueError(
-                "`streaming` needs `training.max_steps`: a stream has no length to count epochs of."
-            )
-        if self.training.get("precompute_ref_log_probs"):
-            raise ValueError(
-                "`training.precompute_ref_log_probs` goes through all rows first: no `streaming`."
-            )
-        if any(source.max_rows for source in self.data):
-            raise ValueError(
-                "`max_rows` draws from counted rows. With `streaming` write a slice: train[:1000]."
-            )
-        if len(self.data) == 1 and self.data[0].weight != 1:
-            raise ValueError(
-                "`weight` is a share of the draws with `streaming`, and there is one source only."
-            )
+        only = self.data[0] if len(self.data) == 1 else None
+        problems = {
+            "`streaming` needs `training.max_steps`: a stream has no length to count epochs of.": (
+                (self.training.get("max_steps") or -1) <= 0
+            ),
+            "`training.precompute_ref_log_probs` goes through all rows first: no `streaming`.": bool(
+                self.training.get("precompute_ref_log_probs")
+            ),
+            "TRL's trainer of orpo takes rows in memory only: no `streaming`.": self.trainer == "orpo",
+            "`max_rows` draws from counted rows. With `streaming` write a slice: train[:1000].": any(
+                source.max_rows for source in self.data
+            ),
+            "`weight` is a share of the draws with `streaming`, and there is one source only.": (
+                only is not None and only.weight != 1
+            ),
+        }
+        for problem, is_there in problems.items():
+            if self.streaming and is_there:
+                raise ValueError(problem)
         return self
 
 

@@ -110,9 +110,11 @@ def test_what_cannot_be_streamed_is_refused(tmp_path: Path, file: str, split: st
         stream(DataSource(name=name, split=split))
 
 
-def recipe(data: list[dict[str, Any]], *, streaming: bool = True, **training: Any) -> Any:
+def recipe(
+    data: list[dict[str, Any]], *, stage: str = "pretrain", streaming: bool = True, **training: Any
+) -> Any:
     content = {
-        "stage": "pretrain",
+        "stage": stage,
         "model": {"name": "no/model"},
         "data": data,
         "streaming": streaming,
@@ -131,6 +133,8 @@ def test_a_recipe_that_streams_says_how_many_steps_and_nothing_that_counts_rows(
         recipe([{"name": "a.jsonl", "max_rows": 5}], max_steps=3)
     with pytest.raises(RecipeError, match="`weight` is a share of the draws"):
         recipe(two[:1], max_steps=3)
+    with pytest.raises(RecipeError, match="trainer of orpo takes rows in memory only"):
+        recipe(two, stage="orpo", max_steps=3)
 
 
 def test_the_endless_stream_of_a_trainer_repeats_one_order(tmp_path: Path) -> None:

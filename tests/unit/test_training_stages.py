@@ -21,7 +21,7 @@ from handbook_utils.errors import DataError, ModelError, TrainingError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe import check_recipe, load_recipe
+from handbook_utils.recipe import check_recipe, load_recipe, recipe_to_dict
 from handbook_utils.run_state import read_manifest, read_metrics
 
 STAGES = ("pretrain", "sft", "reward", "dpo")
@@ -142,6 +142,18 @@ def test_a_stage_killed_on_a_stream_ends_bitwise_as_an_uninterrupted_one(
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
     (source,) = read_manifest(tmp_path / "whole")["notes"]["sources"]
     assert source["format"] == {"pretrain": "text", "sft": "messages", "reward": "preference"}[stage]
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_preferences_and_feedback_train_from_a_stream(stage: str, make_recipe: Any, tmp_path: Path) -> None:
+    made = make_recipe("dpo", max_steps=2, logging_steps=1)
+    content = {**recipe_to_dict(made), "stage": stage, "streaming": True}
+    run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
+    first, second = losses(tmp_path / "run").values()
+    if stage == "dpo":  # ln 2 before anything is learned
+        assert first == pytest.approx(math.log(2), abs=1e-6)
+    assert first != second
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
 def test_a_stream_without_a_row_that_fits_trains_nothing_and_says_so(
