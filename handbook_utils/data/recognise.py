@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -11,6 +12,8 @@ from handbook_utils.errors import DataError, suggest
 Kind = Literal["text", "conversation", "preference", "feedback", "prompt"]
 Row = Mapping[str, Any]
 KINDS = get_args(Kind)
+_SHORT = reprlib.Repr()  # from 3.12 on it takes these as arguments
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 60, 60, 3, 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def describe_format(row: Row, *, kind: Kind, format: str = "auto", place: str = 
     """
     if kind not in KINDS:
         raise DataError(f"{place}: unknown kind '{kind}'. {suggest(kind, KINDS)}")
+    if not isinstance(row, Mapping):
+        raise DataError(f"{place}: not an object with columns, found {shown(row)}.")
     usable = [name for name, known in FORMATS.items() if kind in known.kinds]
     if format != "auto":
         if format not in usable:
@@ -112,6 +117,15 @@ def _reason(name: str) -> str:
 
 def _columns(name: str) -> str:
     return ", ".join(f"'{column}'" for column in FORMATS[name].columns)
+
+
+def shown(value: Any) -> str:
+    """A value's type and start, short enough for an error message.
+
+    >>> shown(["a", 1])
+    "list ['a', 1]"
+    """
+    return f"{type(value).__name__} {_SHORT.repr(value)}"
 
 
 def is_transcript(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from handbook_utils.data.split import Split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.run_state import read_manifest
 
+LOGGER = logging.getLogger("handbook_utils")
 # what a run is for, by its stage: the table that another stage reads
 MAIN_TABLES = {
     "generate": "samples",
@@ -235,7 +237,10 @@ def _check_commit(origin: Origin, loaded: Dataset) -> None:
     """Refuse another revision than the pinned one: offline, `datasets` takes whatever its cache holds."""
     files = loaded.cache_files
     cached = Path(files[0]["filename"]).parent.name if files else ""
-    if origin.revision is None or not _COMMIT.fullmatch(cached) or cached == origin.revision:
+    if not _COMMIT.fullmatch(cached) or cached == origin.revision:
+        return
+    if origin.revision is None:
+        LOGGER.info("%s: read at commit %s; pin it by `revision`", origin.name, cached)
         return
     if _is_offline() or _COMMIT.fullmatch(origin.revision):
         raise DataError(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.recognise import Row, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message, ToolUse
 
@@ -32,8 +31,6 @@ SPEAKERS = {
 # what a message may hold beside role and content, for templates that show tools
 TOOL_KEYS = ("tool_calls", "tool_call_id", "name")
 _TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
-_SHORT = reprlib.Repr()  # from 3.12 on it takes these as arguments
-_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 60, 60, 3, 3
 
 
 class RowReader:
@@ -187,12 +184,3 @@ def _are_calls(value: Any) -> bool:
         and isinstance(call.get("function", call).get("name"), str)
         for call in value
     )
-
-
-def shown(value: Any) -> str:
-    """A value's type and start, short enough for an error message.
-
-    >>> shown(["a", 1])
-    "list ['a', 1]"
-    """
-    return f"{type(value).__name__} {_SHORT.repr(value)}"

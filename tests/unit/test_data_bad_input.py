@@ -171,6 +171,14 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "someone/things"
 
 
+def test_a_revision_that_was_not_pinned_is_written_to_the_log(
+    cached: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="handbook_utils"):
+        load_dataset(cached, kind="text")
+    assert f"read at commit {COMMIT}; pin it by `revision`" in caplog.text
+
+
 def test_offline_the_pinned_revision_is_read_and_any_other_refused(cached: str) -> None:
     assert load_dataset(cached, kind="text", revision=COMMIT)["text"] == ["stored"]
     for revision in (OTHER, "v1.0"):

@@ -38,6 +38,11 @@ def test_recipes_take_every_format_by_name() -> None:
     assert set(named) == {"auto", *FORMATS}
 
 
+def test_what_is_no_row_is_refused() -> None:
+    with pytest.raises(DataError, match="this row: not an object with columns, found str 'Hello'"):
+        describe_format("Hello", kind="text")  # type: ignore[arg-type]
+
+
 def test_the_reason_names_the_columns() -> None:
     found = describe_format({"prompt": "a", "completion": "b", "score": 1}, kind="conversation")
     assert str(found) == "prompt_completion (it has the columns 'prompt', 'completion')"
@@ -71,7 +76,11 @@ def test_answers_that_people_disliked_are_not_taken_for_demonstrations() -> None
         describe_format(FORMATS["feedback"].example, kind="conversation")
 
 
-MIXED: list[tuple[list[dict[str, Any]], str]] = [
+MIXED: list[tuple[list[Any], str]] = [
+    (
+        [{"messages": [ASK, ANSWER]}, FORMATS["ultrafeedback"].example],
+        r"row 2 is ultrafeedback \(it has .*, and the rows before it are messages",
+    ),
     (
         [{"messages": [ASK, ANSWER]}, {"conversations": [ASK, ANSWER]}],
         r"row 2 lacks the column 'messages'; found 'conversations'.*split the file",
@@ -88,7 +97,7 @@ MIXED: list[tuple[list[dict[str, Any]], str]] = [
 
 
 @pytest.mark.parametrize(("rows", "message"), MIXED)
-def test_a_row_in_another_format_than_the_first_is_named(rows: list[dict[str, Any]], message: str) -> None:
+def test_a_row_in_another_format_than_the_first_is_named(rows: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         normalise_rows(rows, kind="conversation")
 
