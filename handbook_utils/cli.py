@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from handbook_utils import __version__
 from handbook_utils.errors import HandbookError
-
-if TYPE_CHECKING:
-    from handbook_utils.records import RunResult
 
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/<recipe's last name>.")
@@ -175,25 +172,104 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
         if dry_run:
             view.show_stage_plan(loaded, folder, json)
             return
-        result = _run_loaded(loaded, folder, overwrite=overwrite, progress=not json)
+        from handbook_utils.pipeline.stages import run_stage
+
+        result = run_stage(loaded, folder, overwrite=overwrite, progress=not json)
         view.show_result(result, json)
 
     register: Callable[..., Any] = app.command(name, help=text)
     register(command)
 
 
-def _run_loaded(recipe: Any, folder: Path, *, overwrite: bool, progress: bool) -> RunResult:
-    from handbook_utils.pipeline.stages import run_stage
-
-    return run_stage(recipe, folder, overwrite=overwrite, progress=progress)
+TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "orpo", "kto")
+LAUNCH = "Several processes"
 
 
-_stage_command(
-    "train",
-    ("pretrain", "sft", "reward", "dpo", "orpo", "kto"),
-    "Train a model: pretrain, sft, reward, dpo, orpo or kto, as the recipe says. "
-    "Example: handbook train pocket/sft",
-)
+@app.command()
+def train(
+    recipe: RecipeName,
+    out: Out = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many train together, over all nodes.", rich_help_panel=LAUNCH),
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="ddp, fsdp2, zero2, zero3 or none.", rich_help_panel=LAUNCH)
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines.", rich_help_panel=LAUNCH)] = None,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="This machine's number. Default: Slurm's.", rich_help_panel=LAUNCH),
+    ] = None,
+    main_address: Annotated[
+        str | None, typer.Option(help="Host name of machine 0.", rich_help_panel=LAUNCH)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port where they meet. Default: a free one.", rich_help_panel=LAUNCH
+        ),
+    ] = None,
+) -> None:
+    """Train a model: pretrain, sft, reward, dpo, orpo or kto, as the recipe says.
+
+    Examples: handbook train pocket/sft; handbook train my.yaml --processes 8 --strategy fsdp2
+    """
+    from handbook_utils import cli_train
+    from handbook_utils import cli_view as view
+
+    changes = [*(changes or []), *cli_train.launch_changes(processes, strategy, nodes)]
+    loaded: Any = view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
+    folder, flags = out or view.default_out(recipe), {"overwrite": overwrite, "json": json}
+    program = cli_train.train_program(recipe, folder, changes, seed, flags)
+    rendezvous = cli_train.rendezvous_of(node_rank, main_address, port)
+    if dry_run:
+        cli_train.show_plan(loaded, folder, program, rendezvous, json)
+    else:
+        cli_train.train(loaded, folder, program, rendezvous, flags)
+
+
+@app.command()
+def slurm(
+    recipe: RecipeName,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each; one process a GPU.")] = 8,
+    time: Annotated[
+        str, typer.Option(help="Longest turn; the job requeues itself and goes on.")
+    ] = "24:00:00",
+    partition: Annotated[str | None, typer.Option(help="Where to queue.")] = None,
+    account: Annotated[str | None, typer.Option(help="Who pays.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="The sbatch file. Default: <run folder>.sbatch.")
+    ] = None,
+    out: Out = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Write an sbatch file that trains on a Slurm cluster, requeues itself and resumes.
+
+    Example: handbook slurm my.yaml --nodes 2 --strategy fsdp2 --partition gpu
+    """
+    from handbook_utils import cli_train
+    from handbook_utils import cli_view as view
+    from handbook_utils.launch.slurm import Job
+
+    wanted = cli_train.launch_changes(nodes * gpus_per_node, strategy, nodes)
+    changes = [*(changes or []), *wanted]
+    view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
+    folder = out or view.default_out(recipe)
+    program = cli_train.train_program(recipe, folder, changes, seed, {})
+    job = Job(folder.name, nodes, gpus_per_node, time, partition, account, str(folder.parent))
+    cli_train.write_job(job, program, file or folder.with_suffix(".sbatch"), json)
+
+
 _stage_command(
     "generate", ("generate",), "Sample answers from a model. Example: handbook generate pocket/samples"
 )

@@ -149,19 +149,33 @@ def show_recipes(schema: bool, json: bool) -> None:
     Console().print("\nRun one: handbook train pocket/sft    Look inside: add --dry-run", style="dim")
 
 
-def show_stage_plan(recipe: AnyStage, folder: Path, json: bool) -> None:
-    """What a stage would do."""
-    plan = stage_plan(recipe, folder)
+def show_stage_plan(
+    recipe: AnyStage, folder: Path, json: bool, *, extra: Mapping[str, Any] | None = None
+) -> None:
+    """What a stage would do; `extra` is shown beside the plan."""
+    plan, extra = stage_plan(recipe, folder), extra or {}
     if json:
-        print(json_module.dumps({"recipe": recipe_to_dict(recipe), "out": str(folder), "plan": plan}))
+        record = {"recipe": recipe_to_dict(recipe), "out": str(folder), "plan": plan, **extra}
+        print(json_module.dumps(record))
         return
     console = Console(highlight=False)
     console.print(recipe_to_yaml(recipe), markup=False)
+    console.print(_plan_table(recipe, plan))
+    for key, text in extra.items():
+        # a command is to be copied: no line of it may be broken
+        console.print(f"{key.replace('_', ' ')}: {text}", markup=False, soft_wrap=True)
+    console.print(f"would write {folder}", style="dim")
+
+
+def _plan_table(recipe: AnyStage, plan: Mapping[str, Any]) -> Table:
+    if isinstance(recipe, TrainingRecipe):
+        from handbook_utils.training.plan_table import plan_table
+
+        return plan_table(plan)
     table = Table("plan", "", box=None, header_style="bold")
     for key, value in plan.items():
         table.add_row(key.replace("_", " "), _cell(value))
-    console.print(table)
-    console.print(f"would write {folder}", style="dim")
+    return table
 
 
 def _cell(value: Any) -> str:

@@ -34,6 +34,10 @@ class TrainingError(HandbookError, RuntimeError):
     """Training that must not go on, such as after a loss that is not a number."""
 
 
+class LaunchError(HandbookError, RuntimeError):
+    """Several processes that cannot train together here, or of which one has failed."""
+
+
 class ClaimError(HandbookError, AssertionError):
     """A claim whose interval does not clear its bound."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from handbook_utils.errors import suggest
-from handbook_utils.recipe_sections import DataSource, ModelSection, Section, Source
+from handbook_utils.recipe_sections import DataSource, LaunchSection, ModelSection, Section, Source
 
 RUN_OWNED = {
     "output_dir": "the run folder decides it (--out)",
@@ -43,6 +43,7 @@ class TrainingRecipe(StageRecipe):
     training: dict[str, Any] = Field(
         default_factory=dict, description="any field of the trainer's TRL config"
     )
+    launch: LaunchSection = Field(default_factory=LaunchSection)
 
     @field_validator("training")
     @classmethod

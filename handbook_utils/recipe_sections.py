@@ -1,4 +1,4 @@
-"""Sections that several recipe types share: where something is read from, models, data."""
+"""Sections that several recipe types share: where something is read from, models, data, processes."""
 
 from __future__ import annotations
 
@@ -65,3 +65,19 @@ class DataSource(Source):
     def label(self) -> str:
         """What to call it."""
         return str(self.name or self.from_)
+
+
+class LaunchSection(Section):
+    """How many processes train together and what is split between them; never changes what is computed."""
+
+    strategy: Literal["ddp", "fsdp2", "zero2", "zero3", "none"] = "ddp"
+    processes: Literal["auto"] | PositiveInt = Field(
+        "auto", description="over all nodes; auto: a GPU each, as many as divide the batch; on a CPU one"
+    )
+    nodes: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _none_is_one(self) -> Self:
+        if self.strategy == "none" and (self.processes not in ("auto", 1) or self.nodes > 1):
+            raise ValueError("`strategy: none` is a single process; ddp is the plainest for several")
+        return self

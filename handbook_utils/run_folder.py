@@ -51,7 +51,10 @@ class RunFolder:
         path: the folder.
         progress: whether to show progress bars.
         recipe: the recipe as it was resolved.
+        is_main: whether this process owns the folder; of several that train together one does.
     """
+
+    is_main = True
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from typing import Any
 
 from handbook_utils.errors import RunFolderError
 
-NOT_PART_OF_A_RUN = {"description"}
+# how many processes train changes neither the batch of a step nor what is computed from it
+NOT_PART_OF_A_RUN = {"description", "launch"}
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def differences(
     lines = [
         f"{key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
         for key in [*before, *(key for key in after if key not in before)]
-        if key not in NOT_PART_OF_A_RUN and before.get(key) != after.get(key)
+        if key.partition(".")[0] not in NOT_PART_OF_A_RUN and before.get(key) != after.get(key)
     ]
     stored = earlier.get("inputs", {})
     lines += [

@@ -283,6 +283,22 @@ class StagesTable(ResultsDirective):
         return [table(["stage", "seconds", "peak memory, GiB", "tokens/s"], cells)]
 
 
+class StepsTable(ResultsDirective):
+    """How far the same training, split in other ways, is from training in one pass a step."""
+
+    head = ("", "rows a pass", "passes", "processes", "steps", "largest gap, loss", "largest gap, weight")
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table; gaps are far too small for a fixed number of digits."""
+        counts = ("per_device_batch", "accumulation", "processes", "steps")
+        cells = [
+            [name, *(str(way[key]) for key in counts), _gap(way["loss_gap"]), _gap(way["weight_gap"])]
+            for name, way in results["ways"].items()
+        ]
+        seeds = ", ".join(map(str, results["seeds"]))
+        return [table(self.head, cells), nodes.paragraph("", f"Seeds: {seeds}.")]
+
+
 class Provenance(ResultsDirective):
     """Where a results file comes from."""
 
@@ -297,6 +313,10 @@ class Provenance(ResultsDirective):
             versions,
         ]
         return [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(line, line)) for line in lines))]
+
+
+def _gap(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def _speed(value: float | None) -> str:
@@ -323,6 +343,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     app.add_directive("results-coverage", CoverageTable)
+    directives_ |= {"steps": StepsTable}
     for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from pydantic import BaseModel
 from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.pipeline.cautions import with_cautions
+from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
+from handbook_utils.processes import is_launched, rank
 from handbook_utils.recipe import Overrides, load_recipe, recipe_to_dict
-from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe
+from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, TrainingRecipe
 from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_folder import RunFolder, open_run, read_result
+from handbook_utils.run_follower import FollowedRun
 from handbook_utils.run_state import differences, is_finished, read_manifest, run_fingerprint
 
 StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
@@ -47,6 +51,7 @@ def run_stage(
     seed: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    processes: int | None = None,
 ) -> RunResult:
     """Run one stage into a run folder; a finished run is read, an interrupted one goes on.
 
@@ -57,30 +62,54 @@ def run_stage(
         seed: replaces the recipe's seed.
         overwrite: delete a run of another recipe, or redo a finished one.
         progress: show progress bars.
+        processes: train with so many processes instead of as the recipe's section `launch` says. The run
+            is the same run: it may be interrupted with one number and go on with another.
     Returns:
         The figures, each with its interval, and the cost of the run.
     Raises:
         RecipeError: the recipe is wrong, or an earlier run it reads is missing.
         RunFolderError: the folder holds something else.
+        LaunchError: several processes cannot be started, or one of them failed.
     """
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
+    if processes is not None:
+        loaded = load_recipe(loaded, overrides={"launch.processes": processes})
     if isinstance(loaded, PipelineRecipe):
         raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
     inputs = resolve_inputs(loaded, Path(run_dir))
     fingerprints = fingerprint_inputs(loaded, inputs)
     if not overwrite and is_done(run_dir, loaded, fingerprints):
         return read_result(run_dir)
+    if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
+        launch_recipe(loaded, run_dir, overwrite=overwrite, progress=progress)
+        return read_result(run_dir)
     stage = stage_function(loaded.stage)
-    with open_run(
-        run_dir,
-        loaded,
-        inputs=inputs,
-        fingerprints=fingerprints,
-        overwrite=overwrite,
-        progress=progress,
-    ) as run:
+    if rank() > 0:  # process 0 owns the folder
+        with _training_group(loaded):
+            stage(loaded, FollowedRun(Path(run_dir), loaded, inputs))
+        return read_result(run_dir)
+    with (
+        open_run(
+            run_dir,
+            loaded,
+            inputs=inputs,
+            fingerprints=fingerprints,
+            overwrite=overwrite,
+            progress=progress,
+        ) as run,
+        _training_group(loaded),
+    ):
         figures, cautions = with_cautions(lambda: stage(loaded, run))
         return run.finish(figures, cautions)
+
+
+def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
+    """The other processes of a training stage, where a launcher has started several."""
+    if not (is_launched() and isinstance(recipe, TrainingRecipe)):
+        return nullcontext()
+    from handbook_utils.training.group import training_group
+
+    return training_group(recipe)
 
 
 def train_sft(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
@@ -113,6 +142,13 @@ def stage_function(stage: str) -> StageFunction:
     module, _, name = STAGES[stage].partition(":")
     function: StageFunction = getattr(import_module(f"handbook_utils.{module}"), name)
     return function
+
+
+def finished(recipe: AnyStage, run_dir: str | Path) -> RunResult | None:
+    """The result of this very run where the folder holds it, finished; else None."""
+    inputs = resolve_inputs(recipe, Path(run_dir))
+    is_there = is_done(run_dir, recipe, fingerprint_inputs(recipe, inputs))
+    return read_result(run_dir) if is_there else None
 
 
 def is_done(run_dir: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:

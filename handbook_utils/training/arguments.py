@@ -26,16 +26,15 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
         plan: batch sizes and number of steps.
         checkpoints: folder for checkpoints, of this run alone.
     """
-    steps = plan.steps or 10 * SAVE_STEPS_UNPLANNED
     defaults: dict[str, Any] = {
         # TRL checkpoints activations by default; said by its new name, it raises no warning
         "activation_checkpointing": not trains_on_cpu(recipe),
-        "logging_steps": max(1, min(10, steps // 20)),
-        "save_steps": max(1, math.ceil(steps / 10)),
         # two: a kill while the newest is written leaves the one before it
         "save_total_limit": 2,
         "per_device_eval_batch_size": plan.per_device_batch,
         "report_to": "none",
+        # every weight of these models gets a gradient in every step; looking for others costs time
+        "ddp_find_unused_parameters": False,
     }
     if trains_on_cpu(recipe):
         # TRL turns bf16 on even here, which makes a step five times slower
@@ -47,6 +46,7 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
     return (
         defaults
         | given
+        | step_arguments(recipe, plan.steps)
         | {
             "output_dir": str(checkpoints),
             "seed": recipe.seed,
@@ -59,3 +59,15 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
             "include_num_input_tokens_seen": "no" if recipe.trainer == "orpo" else "non_padding",
         }
     )
+
+
+def step_arguments(recipe: TrainingRecipe, steps: int | None) -> dict[str, Any]:
+    """How often is logged and saved: as the recipe says, or by the steps there are.
+
+    Args:
+        recipe: of a training stage.
+        steps: optimiser steps in all, as far as they are known.
+    """
+    steps = steps or 10 * SAVE_STEPS_UNPLANNED
+    defaults = {"logging_steps": max(1, min(10, steps // 20)), "save_steps": max(1, math.ceil(steps / 10))}
+    return {name: recipe.training.get(name, value) for name, value in defaults.items()}

@@ -23,7 +23,7 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     """
     train, held_out = load_rows(recipe, run, kind="preference")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None:
+    if held_out is None or not run.is_main:
         return {}
     section = recipe.model
     reference = load_model(run.locate(section), dtype=section.dtype, revision=section.revision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.load import Head, load_model, load_tokenizer
 from handbook_utils.recipe_schema import TrainingRecipe
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.training.arguments import trainer_arguments
+from handbook_utils.training.arguments import step_arguments, trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
+from handbook_utils.training.group import decided_by_main, wait_for_all
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan, trains_on_cpu
+from handbook_utils.training.plan_table import show_plan
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -73,11 +76,12 @@ def fit(
         revision=recipe.model.revision,
         for_chat=recipe.stage != "pretrain",  # type: ignore[attr-defined]
     )
-    if not run.has(MODEL):
+    if not decided_by_main(lambda: run.has(MODEL)):
         with quiet_libraries():
             _train(recipe, run, plan, _start_model(recipe, source, head), tokenizer, (train, evaluation))
-    # a kill between saving and tidying up leaves them as well
-    shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+    if run.is_main:
+        # a kill between saving and tidying up leaves them as well
+        shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     return load_model(str(run.path / MODEL), head=head, dtype=recipe.model.dtype), tokenizer
 
 
@@ -119,7 +123,9 @@ def _train(
         )
         if isinstance(data[0], Dataset):
             _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
-        checkpoint = newest_checkpoint(run.path / CHECKPOINTS)
+        _settle_plan(recipe, run, trainer, examples=len(data[0]) if isinstance(data[0], Dataset) else None)
+        # process 0 also deletes broken ones, so no other may look meanwhile
+        checkpoint = decided_by_main(lambda: newest_checkpoint(run.path / CHECKPOINTS))
         if checkpoint is not None:
             LOGGER.info("going on from %s", checkpoint.name)
         try:
@@ -137,10 +143,23 @@ def _train(
     _save(trainer, tokenizer, run)
 
 
+def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, examples: int | None) -> None:
+    """Plan again with the rows the trainer has prepared, show it, and log and save by its steps."""
+    from handbook_utils.training.trl_bridge import count_rows
+
+    counted = None if examples is None else count_rows(trainer)  # a stream has no end to count to
+    plan = make_plan(recipe, examples, counted=counted)
+    for name, value in step_arguments(recipe, plan.steps).items():
+        setattr(trainer.args, name, value)
+    run.note(plan=asdict(plan))
+    if run.progress:
+        show_plan(asdict(plan))
+
+
 def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) -> None:
     """Say how many rows `max_length` left out or cut: the trainers do either in silence."""
     prepared, limit = trainer.train_dataset, trainer.args.max_length
-    if getattr(trainer.args, "packing", False):
+    if getattr(trainer.args, "packing", False) or not run.is_main:
         return
     dropped = rows - len(prepared)
     cut = 0
@@ -165,13 +184,19 @@ def _tell(message: str) -> None:
 
 
 def _save(trainer: Any, tokenizer: Any, run: RunFolder) -> None:
+    from handbook_utils.training.trl_bridge import collect_weights
+
     model = trainer.accelerator.unwrap_model(trainer.model)
-    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    weights = collect_weights(trainer)
+    named = model.named_parameters() if weights is None else weights.items()
+    broken = [name for name, weight in named if not torch.isfinite(weight).all()]
     if broken:
         raise TrainingError(
             f"after the last step {len(broken)} weights, such as {broken[0]}, are not numbers; no model was "
             "saved. Try a tenth of training.learning_rate."
         )
-    with run.folder(MODEL) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if run.is_main:
+        with run.folder(MODEL) as folder:
+            model.save_pretrained(folder, state_dict=weights)
+            tokenizer.save_pretrained(folder)
+    wait_for_all()  # the others have written to the last checkpoint before it is deleted

@@ -27,7 +27,7 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
     # would be each other's, and one source's marks would come all at once
     train = train.shuffle(seed=recipe.seed)
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None:
+    if held_out is None or not run.is_main:
         return {}
     section = recipe.model
     reference = load_model(run.locate(section), dtype=section.dtype, revision=section.revision)

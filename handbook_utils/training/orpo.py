@@ -21,4 +21,6 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     """
     train, held_out = load_rows(recipe, run, kind="preference")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    return {} if held_out is None else odds_ratio_figures(model, tokenizer, held_out, seed=recipe.seed)
+    if held_out is None or not run.is_main:
+        return {}
+    return odds_ratio_figures(model, tokenizer, held_out, seed=recipe.seed)

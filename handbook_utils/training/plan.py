@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.recognise import Kind
 from handbook_utils.data.training_data import load_training_data
-from handbook_utils.errors import RecipeError
+from handbook_utils.errors import ModelError, RecipeError
+from handbook_utils.models.load import load_tokenizer
+from handbook_utils.processes import is_launched, world_size
 from handbook_utils.recipe_schema import TrainingRecipe, trainer_fields
 
 KINDS: dict[str, Kind] = {
@@ -35,12 +37,15 @@ class TrainingPlan:
 
     Attributes:
         examples: training examples, before any is left out for its length; None on a stream.
-        steps: optimiser steps in all; None where rows are packed, and only then counted.
-        epochs: times each example is seen.
-        per_device_batch: examples a forward pass on each device.
+        rows: what is trained on: examples that are left, or rows they were packed into; None: not counted.
+        tokens: tokens of all rows, without padding; None where no tokenizer is at hand.
+        steps_per_epoch: optimiser steps in one pass over the rows; the last one may be smaller.
+        steps: optimiser steps in all; None where rows are packed and not yet counted.
+        epochs: passes over the rows.
+        per_device_batch: rows a forward pass on each device.
         accumulation: forward passes an optimiser step.
         processes: processes that train together.
-        effective_batch: examples an optimiser step: the product of the three above.
+        effective_batch: rows an optimiser step: the product of the three above.
         warmup_steps: steps in which the learning rate rises from 0.
         learning_rate: its peak.
         schedule: how it goes on from there.
@@ -48,6 +53,9 @@ class TrainingPlan:
     """
 
     examples: int | None
+    rows: int | None
+    tokens: int | None
+    steps_per_epoch: int | None
     steps: int | None
     epochs: float
     per_device_batch: int
@@ -61,7 +69,9 @@ class TrainingPlan:
 
 
 def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Plan a training stage for `--dry-run`: data is read, no model is.
+    """Plan a training stage for `--dry-run`: data and tokenizer are read, no model is.
+
+    Rows and tokens are counted by the trainer itself, built around a model of one tiny layer.
 
     Args:
         recipe: of a training stage.
@@ -75,26 +85,60 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
     """
     batch_plan(recipe)  # before the data: a wrong batch size is told at once
     kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
-    data = load_training_data(recipe, ResolvedInputs(inputs), kind=kind)
-    plan = asdict(make_plan(recipe, data.rows))
-    return plan | {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
+    located = ResolvedInputs(inputs)
+    data = load_training_data(recipe, located, kind=kind)
+    plan = make_plan(recipe, data.rows)
+    if isinstance(data.train, Dataset):
+        plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, located))
+    told = {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
+    return asdict(plan) | told
 
 
-def make_plan(recipe: TrainingRecipe, examples: int | None) -> TrainingPlan:
-    """Plan a run over that many examples.
+def _counted(
+    recipe: TrainingRecipe, plan: TrainingPlan, train: Dataset, located: ResolvedInputs
+) -> tuple[int, int | None] | None:
+    """Rows and tokens as the trainer will prepare them; None without the model's tokenizer at hand."""
+    is_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
+    try:
+        tokenizer = load_tokenizer(
+            located.locate(recipe.model), revision=recipe.model.revision, for_chat=is_chat
+        )
+    except ModelError:  # a hub model not yet downloaded: the table says "not counted"
+        return None
+    from handbook_utils.training.dry_run import counted_rows
 
+    return counted_rows(recipe, plan, tokenizer, train)
+
+
+def make_plan(
+    recipe: TrainingRecipe, examples: int | None, *, counted: tuple[int, int | None] | None = None
+) -> TrainingPlan:
+    """Plan a run.
+
+    Args:
+        recipe: of a training stage.
+        examples: training examples; None on a stream.
+        counted: (rows, tokens) as prepared for the trainer; None before that, when rows that are
+            not packed are taken to be the examples.
     Raises:
-        RecipeError: as `batch_plan`.
+        RecipeError: as `batch_plan`, or there is no full batch and `dataloader_drop_last` drops all others.
     """
     per_device, accumulation, processes = batch_plan(recipe)
-    steps = _steps(recipe, examples, per_pass=per_device * processes, accumulation=accumulation)
+    rows, tokens = counted or (None if setting(recipe, "packing") else examples, None)
+    an_epoch = None if rows is None else _steps_per_epoch(recipe, rows, per_device * processes, accumulation)
+    steps = None if an_epoch is None else math.ceil(setting(recipe, "num_train_epochs") * an_epoch)
+    if setting(recipe, "max_steps") > 0:
+        steps = int(setting(recipe, "max_steps"))
     warmup = setting(recipe, "warmup_steps")
     if warmup < 1:
         warmup = None if steps is None and warmup else math.ceil((steps or 0) * warmup)
     return TrainingPlan(
         examples=examples,
+        rows=rows,
+        tokens=tokens,
+        steps_per_epoch=an_epoch,
         steps=steps,
-        epochs=setting(recipe, "num_train_epochs"),
+        epochs=_epochs(recipe, steps, an_epoch),
         per_device_batch=per_device,
         accumulation=accumulation,
         processes=processes,
@@ -106,17 +150,24 @@ def make_plan(recipe: TrainingRecipe, examples: int | None) -> TrainingPlan:
     )
 
 
-def _steps(recipe: TrainingRecipe, examples: int | None, *, per_pass: int, accumulation: int) -> int | None:
-    """Optimiser steps in all; None where packing makes rows that are not counted yet."""
-    if setting(recipe, "max_steps") > 0:
-        return int(setting(recipe, "max_steps"))
-    if examples is None or setting(recipe, "packing"):
-        return None
-    # the last batch of an epoch may be smaller, and is a step all the same
-    batches = examples / per_pass
-    batches = math.floor(batches) if setting(recipe, "dataloader_drop_last") else math.ceil(batches)
-    steps: int = math.ceil(setting(recipe, "num_train_epochs") * max(1, math.ceil(batches / accumulation)))
-    return steps
+def _steps_per_epoch(recipe: TrainingRecipe, rows: int, rows_a_pass: int, accumulation: int) -> int:
+    if not setting(recipe, "dataloader_drop_last"):
+        # the last batch may be smaller, and so may be the last step: both count
+        return max(1, math.ceil(math.ceil(rows / rows_a_pass) / accumulation))
+    passes = rows // rows_a_pass
+    if passes == 0:
+        raise RecipeError(
+            f"'training.dataloader_drop_last' leaves nothing: {rows} rows are less than one pass of "
+            f"{rows_a_pass}. Lower 'global_batch_size' or 'training.per_device_train_batch_size'."
+        )
+    return math.ceil(passes / accumulation)
+
+
+def _epochs(recipe: TrainingRecipe, steps: int | None, steps_per_epoch: int | None) -> float:
+    """Passes over the rows: as the recipe says, or what its `max_steps` come to."""
+    if setting(recipe, "max_steps") > 0 and steps and steps_per_epoch:
+        return round(steps / steps_per_epoch, 4)
+    return float(setting(recipe, "num_train_epochs"))
 
 
 def setting(recipe: TrainingRecipe, name: str) -> Any:
@@ -129,13 +180,29 @@ def trains_on_cpu(recipe: TrainingRecipe) -> bool:
     return bool(recipe.training.get("use_cpu")) or not torch.cuda.is_available()
 
 
+def planned_processes(recipe: TrainingRecipe) -> int:
+    """Processes that train together: those that were started, or else those the recipe asks for."""
+    if is_launched():
+        return world_size()
+    launch = recipe.launch
+    if launch.strategy == "none":
+        return 1
+    if launch.processes != "auto":
+        return launch.processes
+    devices = 1 if trains_on_cpu(recipe) else torch.cuda.device_count()
+    rows = launch.nodes * recipe.training.get("per_device_train_batch_size", 1)
+    # three GPUs share no batch of 16: two of them do
+    shares = (size for size in range(devices, 0, -1) if recipe.global_batch_size % (size * rows) == 0)
+    return launch.nodes * next(shares, devices)
+
+
 def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
     """Split the global batch into (examples a device, accumulation steps, processes).
 
     Raises:
         RecipeError: it cannot be split evenly; the sizes that work are listed.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = planned_processes(recipe)
     total = recipe.global_batch_size
     if total % processes:
         near = f"{total // processes * processes or processes} or {(total // processes + 1) * processes}"

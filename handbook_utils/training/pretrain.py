@@ -20,6 +20,6 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
     """
     train, held_out = load_rows(recipe, run, kind="text")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None:
+    if held_out is None or not run.is_main:
         return {}
     return {"eval_loss": text_loss(model, tokenizer, held_out["text"], seed=recipe.seed)}

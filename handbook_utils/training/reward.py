@@ -23,4 +23,6 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
     """
     train, held_out = load_rows(recipe, run, kind="preference")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out, head="reward")
-    return {} if held_out is None else reward_accuracy(model, tokenizer, held_out, seed=recipe.seed)
+    if held_out is None or not run.is_main:
+        return {}
+    return reward_accuracy(model, tokenizer, held_out, seed=recipe.seed)

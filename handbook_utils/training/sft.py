@@ -21,6 +21,6 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
     """
     train, held_out = load_rows(recipe, run, kind="conversation")
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None:
+    if held_out is None or not run.is_main:
         return {}
     return {"eval_loss": answer_loss(model, tokenizer, held_out, seed=recipe.seed)}

@@ -15,9 +15,12 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import IterableDataset
 from transformers import PrinterCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from handbook_utils.errors import TrainingError
 
@@ -115,9 +118,13 @@ def make_trainer(
     if name in WITH_REFERENCE and not arguments.get("precompute_ref_log_probs"):
         # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
         extra["ref_model"] = copy.deepcopy(model)
+    config = CONFIGS[name](**arguments)
+    # left to itself a single process that sees several GPUs splits each batch over them (DataParallel), and a
+    # step is then larger than planned; several GPUs are for several processes
+    config._n_gpu = min(config.n_gpu, 1)
     trainer = _CHECKED[name](
         model=model,
-        args=CONFIGS[name](**arguments),
+        args=config,
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=evaluation,
@@ -129,6 +136,61 @@ def make_trainer(
         trainer.train_dataset = trainer.train_dataset.repeat(None)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def count_rows(trainer: Any) -> tuple[int, int | None]:
+    """Count what a trainer trains on, as it has prepared it: cut, packed, without what was left out.
+
+    Returns:
+        (rows, tokens of them all without padding; of pairs, both answers, each with its prompt). Tokens are
+        None where the rows are in no form known here.
+    """
+    prepared = trainer.train_dataset
+    tokens = 0
+    for batch in prepared.with_format("arrow").iter(batch_size=10_000):
+        counted = _tokens_of(batch, trainer.args.max_length)
+        if counted is None:
+            return len(prepared), None
+        tokens += counted
+    return len(prepared), tokens
+
+
+# what TRL calls the sequences of a row, and whether the prompt is in a column of its own
+_SEQUENCES = (
+    (("input_ids",), False),
+    (("chosen_ids", "rejected_ids"), True),
+    (("chosen_input_ids", "rejected_input_ids"), False),
+    (("completion_ids",), True),
+)
+
+
+def _tokens_of(batch: Any, max_length: int | None) -> int | None:
+    """Tokens of some prepared rows; pairs and feedback are cut to `max_length` only when they are batched."""
+    known = (form for form in _SEQUENCES if set(form[0]) <= set(batch.column_names))
+    names, has_prompt = next(known, ((), False))
+    if not names:
+        return None
+
+    def lengths(name: str) -> Any:
+        return pc.list_value_length(batch[name]).to_numpy()
+
+    prompt = lengths("prompt_ids") if has_prompt and "prompt_ids" in batch.column_names else 0
+    limit = max_length or np.iinfo(np.int64).max
+    return sum(int(np.minimum(prompt + lengths(name), limit).sum()) for name in names)
+
+
+def collect_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
+    """The whole model's weights in process 0, where they are spread over processes; None where they are not.
+
+    Every process has to call it, for each may hold a part.
+    """
+    # ZeRO-3 splits every model that is loaded from now on, also one that a single process loads
+    unset_hf_deepspeed_config()
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        return None
+    wrapped = trainer.deepspeed if trainer.is_deepspeed_enabled else trainer.model
+    state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(wrapped)
+    return state
 
 
 @contextmanager

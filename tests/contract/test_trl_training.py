@@ -113,12 +113,51 @@ def test_a_head_on_the_answers_alone_trains_the_same_model(
     assert projected[0] < projected[-1]
 
 
+COMBINATIONS = [
+    {"num_train_epochs": epochs, "per_device_train_batch_size": size, "dataloader_drop_last": drops}
+    for epochs in (0.5, 1, 1.5, 2)
+    for size in (1, 2, 4)
+    for drops in (False, True)
+]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("rows", [8, 9, 21])
+def test_the_trainer_would_make_as_many_steps_as_planned(rows: int, packing: bool, trainer_on: Build) -> None:
+    from handbook_utils.recipe import check_recipe
+    from handbook_utils.training.plan import make_plan
+    from handbook_utils.training.trl_bridge import count_rows
+
+    texts = Dataset.from_list([{"text": "a" * (5 + 7 * i % 19)} for i in range(rows)])
+    fields = {"packing": packing, "max_length": 32, "warmup_steps": 0.3}
+    trainer = trainer_on("pretrain", texts, max_steps=-1, **fields)
+    assert (len(trainer.train_dataset) < rows) == packing
+    for training in [*COMBINATIONS, {"max_steps": 7}]:
+        given: dict[str, Any] = {"use_cpu": True, **fields, "max_steps": -1, **training}
+        content = {
+            "stage": "pretrain",
+            "model": {"name": "x"},
+            "data": [{"name": "x"}],
+            "global_batch_size": 4,
+        }
+        recipe: Any = check_recipe({**content, "training": given}, "test")
+        plan = make_plan(recipe, rows, counted=count_rows(trainer))
+        for name in ("max_steps", "num_train_epochs", "dataloader_drop_last"):
+            setattr(trainer.args, name, given.get(name, getattr(trainer.args, name)))
+        trainer._train_batch_size = trainer.args.per_device_train_batch_size = plan.per_device_batch
+        trainer.args.gradient_accumulation_steps = plan.accumulation
+        loader = trainer.get_train_dataloader()
+        steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
+        assert steps == plan.steps, training
+        assert trainer.args.get_warmup_steps(steps) == plan.warmup_steps, training
+
+
 @pytest.mark.parametrize(
     ("rows", "training"),
     [
         (9, {"per_device_train_batch_size": 2, "num_train_epochs": 1, "warmup_steps": 0.5}),
-        (8, {"num_train_epochs": 2}),
         (9, {"num_train_epochs": 1.5, "dataloader_drop_last": True}),
+        (9, {"num_train_epochs": 2, "packing": True, "max_length": 8}),
     ],
 )
 def test_the_trainer_makes_as_many_steps_as_planned(
@@ -126,23 +165,26 @@ def test_the_trainer_makes_as_many_steps_as_planned(
 ) -> None:
     from handbook_utils.recipe import check_recipe
     from handbook_utils.training.plan import make_plan
+    from handbook_utils.training.trl_bridge import count_rows
 
-    recipe: Any = check_recipe(
-        {
-            "stage": "pretrain",
-            "model": {"name": "x"},
-            "data": [{"name": "x"}],
-            "global_batch_size": 4,
-            "training": {"use_cpu": True, **training},
-        },
-        "test",
-    )
-    plan = make_plan(recipe, rows)
+    content = {"stage": "pretrain", "model": {"name": "x"}, "data": [{"name": "x"}], "global_batch_size": 4}
+    recipe: Any = check_recipe({**content, "training": {"use_cpu": True, **training}}, "test")
     data = Dataset.from_list([{"text": "a"}] * rows)
     trainer = trainer_on("pretrain", data, batch=4, **{**training, "max_steps": -1})
+    plan = make_plan(recipe, rows, counted=count_rows(trainer))
     train(trainer)
     assert trainer.state.global_step == plan.steps
-    assert trainer.args.get_warmup_steps(plan.steps) == plan.warmup_steps
+    # each row is one letter and the end of the sequence, packed or not
+    assert plan.tokens == 2 * rows
+
+
+def test_a_single_process_that_sees_several_gpus_uses_one_of_them(trainer_on: Build) -> None:
+    from trl import SFTConfig
+
+    # the field that `make_trainer` lowers: with more than one, batches are multiplied by their number
+    config = SFTConfig(output_dir="unused", use_cpu=True, bf16=False, activation_checkpointing=False)
+    config._n_gpu = 4
+    assert (config.n_gpu, config.train_batch_size) == (4, 4 * config.per_device_train_batch_size)
 
 
 def test_the_trainers_state_is_the_last_file_of_a_checkpoint(

@@ -188,3 +188,25 @@ def test_the_share_of_repeats_is_one_less_the_inverse_of_the_weight() -> None:
     for weight in (1.0, 2.0, 2.5, 4.0):
         drawn = draw_rows(100, weight=weight)
         assert 1 - len(set(drawn)) / len(drawn) == pytest.approx(1 - 1 / weight)
+
+
+@equation("scaling-step")
+def test_gradient_of_a_batch_is_the_sum_over_its_parts_divided_by_all_tokens() -> None:
+    """Parts of 1 and 3 counted tokens; the mean of their means is another gradient."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    inputs = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    parts = (inputs[:1], inputs[1:])
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        (found,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        return found
+
+    def losses(rows: torch.Tensor) -> torch.Tensor:
+        return -(rows @ weight).sigmoid().log()
+
+    whole = gradient(losses(inputs).mean())
+    by_parts = sum(gradient(losses(part).sum()) for part in parts) / 4
+    torch.testing.assert_close(by_parts, whole)
+    means = sum(gradient(losses(part).mean()) for part in parts) / 2
+    assert (means - whole).abs().max() > 0.01

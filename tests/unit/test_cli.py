@@ -15,6 +15,7 @@ from handbook_utils import cli
 COMMANDS = [
     "run",
     "train",
+    "slurm",
     "generate",
     "annotate",
     "score",

@@ -18,11 +18,13 @@ LAYERS = [
         "atomic",
         "environment",
         "methods",
+        "processes",
         "recipe",
         "recipe_schema",
         "recipe_sections",
         "recipe_yaml",
         "run_folder",
+        "run_follower",
         "run_log",
         "run_state",
     },
@@ -30,13 +32,13 @@ LAYERS = [
     {"data"},
     {"models"},
     {"evaluation"},
-    {"training", "sampling"},
+    {"training", "sampling", "launch"},
     {"pipeline"},
     {"reporting"},
-    {"cli", "cli_chat", "cli_view"},
+    {"cli", "cli_chat", "cli_train", "cli_view"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-ROOMS_THAT_ARE_PEERS = {"training", "sampling"}
+ROOMS_THAT_ARE_PEERS = {"training", "sampling", "launch"}
 
 
 def modules() -> list[Path]:

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save as safetensors
 
 from handbook_utils.errors import DataError, RecipeError
+from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe import check_recipe, load_recipe
+from handbook_utils.run_state import read_manifest, read_metrics
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.plan import batch_plan, make_plan, plan_training
@@ -38,6 +42,8 @@ def test_a_larger_batch_is_accumulated() -> None:
 
 def test_processes_share_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
+    assert batch_plan(recipe(batch=128)) == (32, 4, 1), "no launcher has started this process"
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert batch_plan(recipe(batch=128)) == (32, 1, 4)
     with pytest.raises(RecipeError, match=r"over 4 processes\. Sizes that work: 8 or 12"):
         batch_plan(recipe(batch=10))
@@ -69,9 +75,55 @@ def test_warm_up_is_given_in_steps_or_as_a_share_of_them() -> None:
     assert make_plan(recipe(max_steps=50, warmup_steps=0.1), 10).warmup_steps == 5
 
 
-def test_packed_rows_are_not_counted_beforehand() -> None:
-    plan = make_plan(recipe(stage="pretrain", packing=True, warmup_steps=0.1), 100)
-    assert (plan.steps, plan.warmup_steps) == (None, None)
+def test_packed_rows_are_the_ones_that_count() -> None:
+    packed = recipe(stage="pretrain", packing=True, warmup_steps=0.1, num_train_epochs=3)
+    before = make_plan(packed, 100)
+    assert (before.rows, before.steps, before.warmup_steps) == (None, None, None)
+    # 25 rows in batches of 8: 4 steps an epoch, 12 in all; a tenth of them, rounded up, is 2
+    plan = make_plan(packed, 100, counted=(25, 1234))
+    assert (plan.examples, plan.rows, plan.tokens, plan.steps_per_epoch) == (100, 25, 1234, 4)
+    assert (plan.steps, plan.warmup_steps) == (12, 2)
+
+
+def test_steps_that_are_given_are_told_in_epochs() -> None:
+    assert make_plan(recipe(max_steps=6), 32).epochs == 1.5
+
+
+def test_dropping_the_last_batch_must_leave_one() -> None:
+    with pytest.raises(RecipeError, match="leaves nothing: 7 rows are less than one pass of 8"):
+        make_plan(recipe(dataloader_drop_last=True), 7)
+
+
+@pytest.mark.parametrize(
+    ("stage", "training"),
+    [
+        ("sft", {}),
+        ("sft", {"max_length": 60}),
+        ("sft", {"packing": True, "max_length": 200}),
+        ("reward", {"max_length": 100}),
+        ("dpo", {"max_length": 80}),
+        ("orpo", {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::handbook_utils.training.fit.LengthWarning")
+def test_a_dry_run_counts_what_the_run_trains_on(
+    stage: str,
+    training: dict[str, Any],
+    tiny_model_folder: Path,
+    conversations_file: Path,
+    pairs_file: Path,
+    tmp_path: Path,
+) -> None:
+    data = conversations_file if stage == "sft" else pairs_file
+    made = recipe(stage, batch=4, name=str(data), num_train_epochs=0.3, **training)
+    made = load_recipe(made, overrides={"model.name": str(tiny_model_folder)})
+    planned = plan_training(made, {})
+    run_stage(made, tmp_path / "run", progress=False)
+    made_of = read_manifest(tmp_path / "run")["notes"]["plan"]
+    assert made_of == {name: planned[name] for name in made_of}
+    steps = max(record["step"] for record in read_metrics(tmp_path / "run"))
+    assert steps == planned["steps"]
+    assert planned["tokens"] > planned["rows"]
 
 
 def test_a_plan_reads_the_data_and_no_model(conversations_file: Path) -> None:
@@ -131,12 +183,40 @@ def test_a_tenth_of_the_run_lies_between_checkpoints_unless_the_recipe_says() ->
     assert arguments(max_steps=200, save_steps=5)["save_steps"] == 5
 
 
+def checkpoint(folder: Path, step: int, state: str | None = None, **files: bytes) -> Path:
+    made = folder / f"checkpoint-{step}"
+    made.mkdir()
+    for name, content in files.items():
+        (made / name.replace("_", ".")).write_bytes(content)
+    if state is not None:
+        (made / "trainer_state.json").write_text(state, encoding="utf-8")
+    return made
+
+
 def test_the_newest_whole_checkpoint_is_found_and_half_written_ones_are_deleted(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "none") is None
     for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (11, '{"glob'), (12, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state, encoding="utf-8")
+        checkpoint(tmp_path, step, state)
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+WEIGHTS = safetensors({"w": torch.zeros(4)}, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model_safetensors", WEIGHTS[:-1]),
+        ("model_safetensors", WEIGHTS[:20]),
+        ("model_safetensors", b""),
+        ("model_safetensors", WEIGHTS + b"x"),
+        ("optimizer_pt", b"PK"),
+        ("rng.state_pth", b""),
+    ],
+)
+def test_a_checkpoint_with_a_file_cut_short_is_not_whole(name: str, content: bytes, tmp_path: Path) -> None:
+    good = checkpoint(tmp_path, 1, '{"global_step": 1}', model_safetensors=WEIGHTS)
+    checkpoint(tmp_path, 2, '{"global_step": 2}', **{name: content})
+    assert newest_checkpoint(tmp_path) == good
+    assert list(tmp_path.iterdir()) == [good]

@@ -1,0 +1,53 @@
+"""A training plan as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """The numbers of a `TrainingPlan`, as a dictionary, with the batch's arithmetic written out."""
+    table = Table("plan", "", box=None, header_style="bold")
+    for name, text in _lines(plan).items():
+        table.add_row(name, text)
+    return table
+
+
+def show_plan(plan: Mapping[str, Any]) -> None:
+    """Print the table on stderr."""
+    Console(stderr=True, highlight=False).print(plan_table(plan))
+
+
+def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
+    rows = _number(plan["rows"])
+    if plan["rows"] is not None and plan["rows"] != plan["examples"]:
+        rows += " after packing and leaving out"
+    batch = f"{plan['per_device_batch']} a device x {plan['accumulation']} accumulated"
+    return {
+        "examples": _number(plan["examples"]),
+        "rows": rows,
+        "tokens": _number(plan["tokens"]),
+        "steps an epoch": _number(plan["steps_per_epoch"]),
+        "epochs": f"{plan['epochs']:g}",
+        "steps in all": _number(plan["steps"]),
+        "warm-up steps": _number(plan["warmup_steps"]),
+        "learning rate": f"{plan['learning_rate']:g}, {plan['schedule']}",
+        "batch a step": f"{batch} x {plan['processes']} processes = {plan['effective_batch']}",
+        "device": plan["device"],
+        **_sources(plan),
+    }
+
+
+def _sources(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What each source gives, which only a dry run tells: a run keeps it in its manifest."""
+    if "sources" not in plan:
+        return {}
+    return {"sources": "\n".join(plan["sources"]), "test rows left out": _number(plan["test_rows_left_out"])}
+
+
+def _number(value: int | None) -> str:
+    return "not counted" if value is None else f"{value:,}"
