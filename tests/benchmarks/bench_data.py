@@ -2,7 +2,7 @@
 
 A conversation is two exchanges of random words, about 200 tokens of a byte-pair tokenizer that is trained
 here. Loading and recognising run in one process, rendering and masking in two. The stream goes once through a
-JSONL file of 2 GB, in a process of its own, so that its peak memory is its own.
+JSONL file of 2 GB (texts of about 4 kB), in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -43,20 +43,27 @@ def words(rng: random.Random) -> list[str]:
     return ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 3))) for _ in range(2000)]
 
 
-def write_conversations(path: Path, *, rows: int, size: int = 0) -> None:
-    """Write that many conversations, again and again until the file has `size` bytes."""
+def write_conversations(path: Path) -> None:
+    """Write the conversations, one a line."""
     rng = random.Random(0)
     known = words(rng)
-    lines = []
-    for _ in range(rows):
-        turns = [
-            {"role": role, "content": " ".join(rng.choices(known, k=length))}
-            for role, length in (("user", 15), ("assistant", 60)) * 2
-        ]
-        lines.append(json.dumps({"messages": turns}))
-    block = ("\n".join(lines) + "\n").encode()
+    with path.open("w", encoding="utf-8") as stream:
+        for _ in range(CONVERSATIONS):
+            turns = [
+                {"role": role, "content": " ".join(rng.choices(known, k=length))}
+                for role, length in (("user", 16), ("assistant", 67)) * 2
+            ]
+            stream.write(json.dumps({"messages": turns}) + "\n")
+
+
+def write_texts(path: Path, *, size: int) -> None:
+    """Write passages of about 4 kB, the same thousand again and again, until the file has `size` bytes."""
+    rng = random.Random(0)
+    known = words(rng)
+    lines = [json.dumps({"text": " ".join(rng.choices(known, k=800))}) + "\n" for _ in range(1000)]
+    block = "".join(lines).encode()
     with path.open("wb") as stream:
-        for _ in range(max(1, -(-size // len(block)))):
+        for _ in range(-(-size // len(block))):
             stream.write(block)
 
 
@@ -84,7 +91,7 @@ def render(tokenizer: Any, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def measure_preparation(folder: Path) -> None:
     """Seconds from the file to masked tokens."""
     path = folder / "conversations.jsonl"
-    write_conversations(path, rows=CONVERSATIONS)
+    write_conversations(path)
     tokenizer = train_tokenizer()
     began = time.perf_counter()
     examples: Dataset = load_dataset(str(path), kind="conversation")
@@ -110,7 +117,7 @@ def measure_preparation(folder: Path) -> None:
 def measure_stream(folder: Path) -> None:
     """Peak memory of a process that goes once through a large file."""
     path = folder / "large.jsonl"
-    write_conversations(path, rows=10_000, size=STREAM_BYTES)
+    write_texts(path, size=STREAM_BYTES)
     done = subprocess.run(
         [sys.executable, __file__, "--stream", str(path)], check=True, capture_output=True, text=True
     )
@@ -123,7 +130,7 @@ def measure_stream(folder: Path) -> None:
 def stream(path: str) -> None:
     """Go through a file and print: examples, peak GiB of this process, seconds."""
     began = time.perf_counter()
-    rows, _ = stream_sources([DataSource(name=path)], ResolvedInputs(), kind="conversation", seed=0)
+    rows, _ = stream_sources([DataSource(name=path)], ResolvedInputs(), kind="text", seed=0)
     examples = sum(1 for _ in rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # kibibytes on Linux, bytes on macOS
