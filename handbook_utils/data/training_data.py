@@ -18,10 +18,8 @@ from handbook_utils.recipe_schema import TrainingRecipe
 LOGGER = logging.getLogger("handbook_utils")
 
 
-class TestRowsWarning(UserWarning):
+class LeakedRowsWarning(UserWarning):
     """Rows of `data` are in `eval_data` too, and were left out of training."""
-
-    __test__ = False  # pytest takes it for a test by its name
 
 
 @dataclass(frozen=True)
@@ -81,5 +79,5 @@ def load_training_data(recipe: TrainingRecipe, run: Locator, *, kind: Kind) -> T
     if data.left_out:
         message = f"{data.left_out:,} training examples have a prompt of `eval_data`: left out."
         LOGGER.warning(message)
-        warnings.warn(message, TestRowsWarning, stacklevel=2)
+        warnings.warn(message, LeakedRowsWarning, stacklevel=2)
     return data

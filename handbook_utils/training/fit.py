@@ -135,7 +135,7 @@ def _train(
         finally:
             if bar is not None:
                 bar.close()
-    if trainer.state.global_step == 0:
+    if isinstance(data[0], IterableDataset) and trainer.state.global_step == 0:
         raise DataError(
             f"the stream gave no row that fits into training.max_length = {trainer.args.max_length} tokens: "
             "nothing was trained. Raise it, or look at the data."

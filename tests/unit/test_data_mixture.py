@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from handbook_utils.data.load import ResolvedInputs, load_dataset, load_mixture
 from handbook_utils.data.mixture import draw_rows
-from handbook_utils.data.training_data import TestRowsWarning, load_training_data
+from handbook_utils.data.training_data import LeakedRowsWarning, load_training_data
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.recipe import check_recipe
 from handbook_utils.recipe_sections import DataSource
@@ -129,7 +129,7 @@ def test_a_test_split_is_not_trained_on_unless_the_recipe_says_so(split: str) ->
 def test_rows_that_are_tested_on_are_left_out_of_training_and_counted(tmp_path: Path) -> None:
     name = rows_file(tmp_path / "a.jsonl", 10, "a")
     leaky = recipe([{"name": name}], eval_data=[{"name": name, "split": "train[7:]"}])
-    with pytest.warns(TestRowsWarning, match="3 training examples have a prompt of `eval_data`"):
+    with pytest.warns(LeakedRowsWarning, match="3 training examples have a prompt of `eval_data`"):
         data = load_training_data(leaky, ResolvedInputs(), kind="conversation")
     assert data.evaluation is not None
     prompts = {row["prompt"][0]["content"] for row in data.train}
@@ -157,5 +157,5 @@ def test_of_plain_text_the_whole_text_is_compared(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
     leaky = recipe([{"name": str(path)}], eval_data=[{"name": str(path), "split": "train[:1]"}])
-    with pytest.warns(TestRowsWarning):
+    with pytest.warns(LeakedRowsWarning):
         assert load_training_data(leaky, ResolvedInputs(), kind="text").train["text"] == ["b"]
