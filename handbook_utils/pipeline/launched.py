@@ -86,4 +86,4 @@ def launch_recipe(recipe: TrainingRecipe, run_dir: str | Path, *, overwrite: boo
 
 
 def _is_quantized(recipe: TrainingRecipe) -> bool:
-    return getattr(recipe.model, "quantization", None) not in (None, "none")
+    return getattr(recipe.model, "quantization", None) in ("nf4", "int8")
