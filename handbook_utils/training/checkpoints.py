@@ -37,7 +37,7 @@ def _has_its_end(file: Path) -> bool:
     if file.suffix == ".safetensors":
         return _is_whole_safetensors(file)
     # torch writes zip archives, whose table of contents comes last
-    return file.suffix not in (".pt", ".pth") or zipfile.is_zipfile(file)
+    return file.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(file)
 
 
 def _is_whole_safetensors(file: Path) -> bool:

@@ -212,6 +212,7 @@ WEIGHTS = safetensors({"w": torch.zeros(4)}, metadata={"format": "pt"})
         ("model_safetensors", b""),
         ("model_safetensors", WEIGHTS + b"x"),
         ("optimizer_pt", b"PK"),
+        ("optimizer_bin", b"PK"),
         ("rng.state_pth", b""),
     ],
 )
