@@ -21,6 +21,8 @@ _PUBLIC = {
     "load_dataset": "data.load",
     "load_tokenizer": "models.load",
     "load_model": "models.load",
+    "merge_adapter": "models.merge",
+    "quantized_share": "models.precision",
     "generate": "sampling.generate",
     "score": "sampling.score",
     "select": "sampling.select",
@@ -53,9 +55,11 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_tokenizer",
+    "merge_adapter",
     "plot_best_of_n",
     "plot_rewards",
     "plot_training",
+    "quantized_share",
     "run_pipeline",
     "run_stage",
     "score",
@@ -75,6 +79,8 @@ if TYPE_CHECKING:
     from handbook_utils.evaluation.kl import estimate_kl
     from handbook_utils.evaluation.win_rate import compare_paired, win_rate
     from handbook_utils.models.load import load_model, load_tokenizer
+    from handbook_utils.models.merge import merge_adapter
+    from handbook_utils.models.precision import quantized_share
     from handbook_utils.pipeline.run import run_pipeline
     from handbook_utils.pipeline.stages import run_stage, train_dpo, train_reward_model, train_sft
     from handbook_utils.recipe import load_recipe

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from handbook_utils import __version__
+from handbook_utils.cli_merge import merge
 from handbook_utils.errors import HandbookError
 
 Out = Annotated[
@@ -151,6 +152,9 @@ def chat(
     from handbook_utils.cli_chat import chat_with
 
     chat_with(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, json=json)
+
+
+app.command()(merge)
 
 
 def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:

@@ -14,10 +14,9 @@ def chat_with(
     name: str, prompt: str | None, *, max_new_tokens: int, temperature: float, seed: int, json: bool
 ) -> None:
     """Answer one prompt, or talk until an empty line."""
-    from handbook_utils.models.load import load_model, load_tokenizer
+    from handbook_utils.models.load import load_pair
 
-    tokenizer = load_tokenizer(name)
-    model = load_model(name)
+    model, tokenizer = load_pair(name)
 
     def answer(messages: list[Message]) -> Completion:
         from handbook_utils.sampling.generate import generate

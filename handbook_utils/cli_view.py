@@ -18,6 +18,7 @@ from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, SamplingRecip
 from handbook_utils.records import Estimate, RunResult
 
 if TYPE_CHECKING:
+    from handbook_utils.models.merge import MergeReport
     from handbook_utils.pipeline.compare import Comparison
 
 COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate"} | dict.fromkeys(
@@ -222,6 +223,26 @@ def show_pipeline_plan(pipeline: str, changes: Sequence[str], seed: int | None, 
         table.add_row(name, recipe.stage, ", ".join(edges[name]) or "-", loaded.stages[name].recipe)
     Console().print(table)
     Console().print("\nOne stage in full: handbook train RECIPE --dry-run", style="dim")
+
+
+def show_merge(report: MergeReport, json: bool) -> None:
+    """Where the merged model is, and how far its outputs are from those of the adapter."""
+    if json:
+        print(json_module.dumps({**vars(report), "folder": str(report.folder)}))
+        return
+    what = "scores" if report.head == "reward" else "logits"
+    lines = [
+        f"{report.folder}: {report.dtype} safetensors",
+        f"{what}: at most {report.difference:.2g} of the largest apart (allowed: {report.tolerance:.2g})",
+    ]
+    if report.same_generations is not None:
+        lines.append(f"greedy answers: {report.same_generations} of {report.probes} equal token by token")
+    if report.quantized_difference is not None:
+        lines.append(
+            f"beside the adapter on its {report.quantization} base: {report.quantized_difference:.2g} apart, "
+            "the rounding of computing with quantised weights"
+        )
+    print("\n".join(lines))
 
 
 def show_comparison(comparison: Comparison, json: bool) -> None:

@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from handbook_utils.errors import suggest
-from handbook_utils.recipe_sections import DataSource, LaunchSection, ModelSection, Section, Source
+from handbook_utils.recipe_sections import (
+    DataSource,
+    LaunchSection,
+    LoraSection,
+    ModelSection,
+    Section,
+    Source,
+    TrainedModelSection,
+    check_trainable,
+)
 
 RUN_OWNED = {
     "output_dir": "the run folder decides it (--out)",
@@ -35,7 +44,8 @@ class TrainingRecipe(StageRecipe):
     """What every training stage has."""
 
     trainer: ClassVar[str]
-    model: ModelSection
+    model: TrainedModelSection
+    lora: LoraSection | None = Field(None, description="train an adapter; absent: train all weights")
     data: list[DataSource] = Field(min_length=1)
     eval_data: list[DataSource] = Field(default_factory=list)
     streaming: bool = Field(False, description="read `data` while training; needs training.max_steps")
@@ -82,6 +92,11 @@ class TrainingRecipe(StageRecipe):
         for problem, is_there in problems.items():
             if self.streaming and is_there:
                 raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trainable(self) -> Self:
+        check_trainable(self.model, self.lora)
         return self
 
 

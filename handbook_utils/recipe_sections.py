@@ -1,10 +1,27 @@
-"""Sections that several recipe types share: where something is read from, models, data, processes."""
+"""Sections that several recipe types share: origins, models, data, processes, LoRA."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+# the trainers' losses read the head's weight directly, past any adapter on it, and the frozen copy that is
+# DPO's reference leaves adapters on embeddings out
+WITHOUT_ADAPTER = ("lm_head", "embed_tokens", "embed_out", "wte", "score", "classifier")
+ADAPTER_MODES = {
+    "continue": "train the loaded adapter on; for dpo a frozen copy of it is the reference",
+    "stack": "merge it into its base in memory and train a new adapter (`lora:`) on that",
+    "merge": "write the merged model first, then train as the recipe says: with `lora:`, or all weights",
+}
 
 
 class Section(BaseModel):
@@ -31,7 +48,18 @@ class ModelSection(Source):
     """Which model to load and how."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["auto", "none", "int8", "nf4"] = Field(
+        "auto", description="auto: an adapter's base as it was in training, a whole model not at all"
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+
+
+class TrainedModelSection(ModelSection):
+    """The model that a training stage starts from."""
+
+    adapter: Literal["continue", "stack", "merge"] | None = Field(
+        None, description="what to do where the start model is an adapter"
+    )
 
 
 class DataSource(Source):
@@ -81,3 +109,46 @@ class LaunchSection(Section):
         if self.strategy == "none" and (self.processes not in ("auto", 1) or self.nodes > 1):
             raise ValueError("`strategy: none` is a single process; ddp is the plainest for several")
         return self
+
+
+class LoraSection(Section):
+    """A low-rank adapter: only its weights are trained (Hu et al. 2021). Absent: all weights are."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = Field(32, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = Field(
+        "all-linear", description="module names, such as q_proj; all-linear: every linear layer but the head"
+    )
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
+    modules_to_save: list[str] = Field(
+        default_factory=list, description="modules trained whole and saved with the adapter"
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _not_on_the_head(cls, targets: str | list[str]) -> str | list[str]:
+        if targets == "all-linear":
+            return targets
+        wrong = next((name for name in targets if name.rpartition(".")[2] in WITHOUT_ADAPTER), None)
+        if wrong:
+            raise ValueError(
+                f"'{wrong}' cannot carry a low-rank adapter: losses and references would pass it by. To "
+                f"train it whole, write modules_to_save: [{wrong}] and take it out of `targets`."
+            )
+        if not targets:
+            raise ValueError("no target. Name modules such as q_proj, or write all-linear.")
+        return targets
+
+
+def check_trainable(model: TrainedModelSection, lora: LoraSection | None) -> None:
+    """Raise ValueError for a recipe in which nothing could be trained."""
+    if lora is not None or model.adapter == "continue":
+        return
+    if model.adapter == "stack":
+        raise ValueError("`adapter: stack` trains a new adapter, so the recipe needs a `lora:` section.")
+    if model.quantization in ("int8", "nf4"):
+        raise ValueError(
+            f"weights in {model.quantization} cannot be trained themselves. Add a `lora:` section to train "
+            "an adapter on them, or set `model.quantization: none` to train all weights."
+        )

@@ -1,29 +1,40 @@
-"""Tokenizers and models by name: `pocket:base`, a local folder, an earlier run, or the hub."""
+"""Tokenizers and models by name: `pocket:base`, a local folder, an earlier run, an adapter, or the hub."""
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.errors import ModelError, TemplateError, suggest
-from handbook_utils.pocket.base_model import base_path, build_init_model, build_tokenizer
+from handbook_utils.errors import HandbookError, ModelError, TemplateError
+from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
+from handbook_utils.models.places import INIT, find_place, is_adapter
+from handbook_utils.models.precision import (
+    Head,
+    Loading,
+    LoadOptions,
+    choose_attention,
+    dequantized,
+    quantization_options,
+    quantized,
+)
+from handbook_utils.pocket.base_model import build_init_model, build_tokenizer
+from handbook_utils.recipe_sections import ModelSection
 
-Head = Literal["causal", "reward"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BASE, INIT = "pocket:base", "pocket:init"
+LOGGER = logging.getLogger("handbook_utils")
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = True) -> Any:
     """Load a tokenizer that can render conversations and pad batches.
 
     Args:
-        name: as for `load_model`.
+        name: as for `load_model`; an adapter without a tokenizer has that of its base.
         revision: branch, tag or commit of a hub name.
         for_chat: whether a chat template is needed; plain text needs none.
     Raises:
@@ -32,7 +43,10 @@ def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = T
     """
     if name == INIT:
         return build_tokenizer()
-    place = _place(name)
+    place = find_place(name, revision=revision)
+    if is_adapter(place) and not (Path(place) / "tokenizer_config.json").exists():
+        base = read_base(place)
+        return load_tokenizer(base.name, revision=base.revision, for_chat=for_chat)
     with _quiet_if_local(place):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
@@ -50,103 +64,153 @@ def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = T
     return tokenizer
 
 
-def load_model(
-    name: str,
-    *,
-    head: Head = "causal",
-    dtype: str = "auto",
-    attention: str = "auto",
-    revision: str | None = None,
-    device: str | torch.device | None = None,
-) -> Any:
-    """Load a model, in evaluation mode.
+def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOptions]) -> Any:
+    """Load a model, in evaluation mode; an adapter together with what it was trained on.
 
     Args:
-        name: `pocket:base`, `pocket:init` (its untrained form), a folder with config.json and
-            safetensors, a run folder (its `model/` is read), or a name on the hub. Code that comes with a
-            model is never run.
+        name: `pocket:base`, `pocket:init` (its untrained form), a folder with safetensors and a config.json
+            or an adapter_config.json, a run folder (its `model/` is read), or a name on the hub. Code that
+            comes with a model is never run.
         head: "causal" for a language model; "reward" for one score a conversation. A model without a
             score head gets a random one. What is random is drawn from torch's global generator.
-        dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, bfloat16 on a GPU that has it.
-        attention: "sdpa", "eager", "flash_attention_2", or "auto".
-        revision: branch, tag or commit of a hub name.
-        device: where to put it; None for the first GPU, or else the CPU.
+        options:
+            - `dtype`: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, bfloat16 on a GPU that
+              has it.
+            - `quantization`: "none", "int8", "nf4", or "auto": an adapter's base as it was in training, a
+              whole model not at all. "none" for an adapter trained on a quantised base dequantises that base:
+              the same model, but for rounding.
+            - `attention`: "sdpa", "eager", "flash_attention_2", or "auto": flash-attention where it is
+              installed and the GPU and the dtype allow it, else SDPA. The choice is logged.
+            - `revision`: branch, tag or commit of a hub name.
+            - `device`: where to put it; None for this process's GPU, or else the CPU.
     Raises:
-        ModelError: nothing there, weights missing, or no safetensors.
+        ModelError: nothing there, weights missing, no safetensors, or an adapter of another base.
+        MissingDependencyError: the quantisation or attention needs a library that is not installed.
+    Book: chapter "LoRA and QLoRA".
     """
-    device = torch.device(device) if device is not None else default_device()
+    how = Loading(head, **options)
     if name == INIT:
-        return build_init_model(_drawn_seed()).to(device)
-    place = _place(name)
-    options: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
+        return build_init_model(_drawn_seed()).to(how.target)
+    place = find_place(name, revision=how.revision)
+    return load_on_base(place, how) if is_adapter(place) else _load_whole(name, place, how)
+
+
+def load_pair(name: str, *, head: Head = "causal", **options: Unpack[LoadOptions]) -> tuple[Any, Any]:
+    """A model and the tokenizer beside it, checked against each other; options as for `load_model`."""
+    tokenizer = load_tokenizer(name, revision=options.get("revision"))
+    model = load_model(name, head=head, **options)
+    check_vocabulary(model, tokenizer, name)
+    return model, tokenizer
+
+
+def options_of(section: ModelSection) -> LoadOptions:
+    """The options that a recipe's section gives to `load_model`."""
+    return {
+        "dtype": section.dtype,
+        "quantization": section.quantization,
+        "attention": section.attention,
+        "revision": section.revision,
+    }
+
+
+def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer that knows more tokens than the model has embeddings.
+
+    Fewer are fine: vocabularies are often padded to a round number.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings, so a text "
+            "could hold tokens the model has no place for. Use the tokenizer the model was trained with, or "
+            "resize the model's embeddings (resize_token_embeddings) and save both together."
+        )
+
+
+def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any:
+    """An adapter on what it was trained on.
+
+    Args:
+        place: the adapter's folder, as `find_place` gives it.
+        how: `quantization` is that of the base.
+        is_trainable: whether the adapter is to be trained on.
+    """
+    base = read_base(place)
+    wanted = base.quantization if how.quantization == "auto" else how.quantization
+    # what training rounded stays rounded: the adapter has learned to make up for it
+    held = wanted if base.quantization == "none" else base.quantization
+    model = _load_base(place, base, how.but(quantization=held, revision=base.revision))
+    with quiet_libraries():
+        if wanted != held:
+            model = quantized(dequantized(model, how.torch_dtype), how.but(quantization=wanted))
+        return attach(model, place, head=how.head, is_trainable=is_trainable).eval()
+
+
+def load_merged(place: str, how: Loading) -> Any:
+    """An adapter merged into what it was trained on, dequantised first, as one whole model.
+
+    Merging into quantised weights would round the sum again and lose much of a small update.
+    """
+    model = load_on_base(place, how.but(quantization="none"))
+    with quiet_libraries():
+        return model.merge_and_unload().requires_grad_(True).eval()
+
+
+def _load_base(adapter: str, base: AdapterBase, how: Loading) -> Any:
+    """What an adapter stands on; an earlier adapter in that is merged first."""
+    try:
+        place = find_place(base.name, revision=base.revision)
+    except ModelError as error:
+        raise ModelError(
+            f"{adapter}: the base of this adapter, {base.name}, cannot be found: {error}"
+        ) from error
+    check_fingerprint(adapter, base, place)
+    if is_adapter(place):
+        with quiet_libraries():
+            return quantized(load_merged(place, how), how)
+    return _load_whole(base.name, place, how)
+
+
+def _load_whole(name: str, place: str, how: Loading) -> Any:
+    options: dict[str, Any] = quantization_options(how)
     auto = AutoModelForCausalLM
-    if head == "reward":
+    if how.head == "reward":
         auto, options["num_labels"] = AutoModelForSequenceClassification, 1
     with _quiet_if_local(place):
         try:
+            attention = choose_attention(how.attention, how, has_flash=_has_flash(auto, place, how))
+            if attention is not None:
+                options["attn_implementation"] = attention
             model, info = auto.from_pretrained(
                 place,
-                revision=revision,
-                dtype=resolve_dtype(dtype, device),
+                revision=how.revision,
+                dtype=how.torch_dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
                 **options,
             )
+        except HandbookError:
+            raise
         except (OSError, ValueError, ImportError) as error:
             raise _not_loaded(name, "model", error) from error
-    _check_weights(name, head, info)
-    if head == "reward" and model.config.get_text_config().pad_token_id is None:
+    LOGGER.info("%s: attention %s", name, model.config._attn_implementation)
+    _check_weights(name, how.head, info)
+    if how.head == "reward" and model.config.get_text_config().pad_token_id is None:
         # without it the score is read at the last position, which is padding in all but the longest row
-        model.config.get_text_config().pad_token_id = load_tokenizer(name, revision=revision).pad_token_id
-    return model.to(device).eval()
+        tokenizer = load_tokenizer(name, revision=how.revision, for_chat=False)
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    # quantised weights were placed while they were loaded, and cannot all be moved
+    return (model if "quantization_config" in options else model.to(how.target)).eval()
 
 
-def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The torch type of a name; "auto" is float32 on a CPU, bfloat16 on a GPU that has it."""
-    if dtype == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if has_bf16 else torch.float32
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype '{dtype}'. {suggest(dtype, [*DTYPES, 'auto'])}")
-    return DTYPES[dtype]
-
-
-def _place(name: str) -> str:
-    """The folder or hub name to load from; what is missing on disk is an error before anything heavy."""
-    if name.startswith("pocket:"):
-        if name != BASE:
-            raise ModelError(f"unknown model '{name}'. {suggest(name, (BASE, INIT))}")
-        return str(base_path())
-    path = Path(name).expanduser()
-    if (path / "manifest.json").exists():
-        path = path / "model"
-        if not path.is_dir():
-            raise ModelError(f"{name}: this run holds no model. Name a run of sft, dpo, reward or pretrain.")
-    if path.is_dir():
-        _check_folder(path)
-        return str(path)
-    if path.exists():
-        raise ModelError(f"{name}: a file. Give the folder that holds config.json and the weights.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = suggest(path.name, beside) if beside else f"The folder {path.parent} is missing or empty."
-        raise ModelError(f"{name}: no such folder. {hint}")
-    return name
-
-
-def _check_folder(path: Path) -> None:
-    if not (path / "config.json").exists():
-        raise ModelError(f"{path}: no config.json, so this is not a model folder.")
-    if not list(path.glob("*.safetensors")):
-        others = [entry.name for entry in path.glob("*.bin")]
-        found = f"only {others[0]}, which can run code when it is loaded" if others else "none"
-        raise ModelError(f"{path}: weights have to be .safetensors; found {found}.")
+def _has_flash(auto: Any, place: str, how: Loading) -> bool:
+    if how.attention != "auto" or how.target.type != "cuda":
+        return False
+    config = AutoConfig.from_pretrained(place, revision=how.revision, trust_remote_code=False)
+    return type(config) in auto._model_mapping and bool(
+        auto._model_mapping[type(config)]._supports_flash_attn
+    )
 
 
 def _check_weights(name: str, head: Head, info: dict[str, Any]) -> None:

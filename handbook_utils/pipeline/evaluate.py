@@ -11,7 +11,7 @@ import pyarrow as pa
 from handbook_utils.evaluation.kl import estimate_kl
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.evaluation.win_rate import compare_paired
-from handbook_utils.models.load import load_model, load_tokenizer
+from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
 from handbook_utils.recipe_schema import EvaluateRecipe
@@ -91,8 +91,7 @@ def _kl(recipe: EvaluateRecipe, run: RunFolder, table: pa.Table) -> Estimate:
 
 
 def _logprobs(section: ModelSection, location: str, table: pa.Table) -> np.ndarray:
-    tokenizer = load_tokenizer(location, revision=section.revision)
-    model = load_model(location, dtype=section.dtype, attention=section.attention, revision=section.revision)
+    model, tokenizer = load_pair(location, **options_of(section))
     rows = completions_of(table, where=location)
     rendered = render_rows(tokenizer, [(row.prompt, row.completion) for row in rows])
     sequences = []

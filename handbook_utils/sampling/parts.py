@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from handbook_utils.data.load import Locator, load_sources
 from handbook_utils.errors import RecipeError
-from handbook_utils.models.load import load_model, load_tokenizer
+from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.records import Completion, ScoredCompletion
@@ -36,9 +36,7 @@ def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
     missing = [number for number in range(len(parts)) if not run.has(part_name("samples", number))]
     if not missing:
         return
-    location, section = run.locate(recipe.model), recipe.model
-    tokenizer = load_tokenizer(location, revision=section.revision)
-    model = load_model(location, dtype=section.dtype, attention=section.attention, revision=section.revision)
+    model, tokenizer = load_pair(run.locate(recipe.model), **options_of(recipe.model))
     todo = recipe.samples * sum(len(parts[number]) for number in missing)
     total = recipe.samples * len(prompts)
     with answer_bar("sampling", total, done=total - todo, show=run.progress) as advance:

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from handbook_utils.errors import DataError, RecipeError, suggest
-from handbook_utils.models.load import load_model, load_tokenizer
+from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pocket.world import gold_reward
 from handbook_utils.recipe_sections import ModelSection
@@ -96,10 +96,7 @@ def load_scorer(name: str, section: ModelSection, *, location: str, rows_per_bat
         return GoldScorer(name)
     if location.startswith("pocket:"):
         raise RecipeError(f"scorers.{name}: unknown scorer '{location}'. {suggest(location, POCKET_SCORERS)}")
-    model = load_model(
-        location, head="reward", dtype=section.dtype, attention=section.attention, revision=section.revision
-    )
-    tokenizer = load_tokenizer(location, revision=section.revision)
+    model, tokenizer = load_pair(location, head="reward", **options_of(section))
     return RewardModelScorer(model, tokenizer, name, rows_per_batch)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from handbook_utils.models.load import load_model
 from handbook_utils.recipe_schema import DpoRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.figures import implicit_reward_figures
 from handbook_utils.training.fit import fit, load_rows
 from handbook_utils.training.plan import setting
+from handbook_utils.training.start import load_reference
 
 
 def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -25,7 +25,6 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
     if held_out is None or not run.is_main:
         return {}
-    section = recipe.model
-    reference = load_model(run.locate(section), dtype=section.dtype, revision=section.revision)
+    reference = load_reference(recipe, run)
     beta = float(setting(recipe, "beta"))
     return implicit_reward_figures((model, reference), tokenizer, held_out, beta=beta, seed=recipe.seed)

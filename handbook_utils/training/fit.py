@@ -16,15 +16,18 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.recognise import Kind
 from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, TrainingError
-from handbook_utils.models.load import Head, load_model, load_tokenizer
+from handbook_utils.models.adapters import save_adapter
+from handbook_utils.models.load import check_vocabulary, load_model, load_tokenizer
+from handbook_utils.models.precision import Head
 from handbook_utils.recipe_schema import TrainingRecipe
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.group import decided_by_main, wait_for_all
-from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan, trains_on_cpu
+from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
+from handbook_utils.training.start import Start, check_start, start_model
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -37,11 +40,12 @@ class LengthWarning(UserWarning):
 def load_rows(
     recipe: TrainingRecipe, run: RunFolder, *, kind: Kind
 ) -> tuple[Dataset | IterableDataset, Dataset | None]:
-    """Training and held-out rows of a recipe; its batch size is checked before any is read.
+    """Training and held-out rows of a recipe; batch size and start model are checked first.
 
     What each source gave goes into the manifest.
     """
     batch_plan(recipe)
+    check_start(recipe, run.locate(recipe.model))
     data = load_training_data(recipe, run, kind=kind)
     run.note(**data.notes())
     return data.train, data.evaluation
@@ -78,32 +82,24 @@ def fit(
     )
     if not decided_by_main(lambda: run.has(MODEL)):
         with quiet_libraries():
-            _train(recipe, run, plan, _start_model(recipe, source, head), tokenizer, (train, evaluation))
+            set_seed(recipe.seed)  # a new score head or adapter is drawn from the global generator
+            start = start_model(recipe, run, head)
+            check_vocabulary(start.model, tokenizer, source)
+            run.note(**start.facts(recipe.model.adapter))
+            _train(recipe, run, plan, start, tokenizer, (train, evaluation))
     if run.is_main:
         # a kill between saving and tidying up leaves them as well
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
-    return load_model(str(run.path / MODEL), head=head, dtype=recipe.model.dtype), tokenizer
-
-
-def _start_model(recipe: TrainingRecipe, source: str, head: Head) -> Any:
-    set_seed(recipe.seed)  # a new score head is drawn from the global generator
     section = recipe.model
-    return load_model(
-        source,
-        head=head,
-        # full fine-tuning keeps float32 weights: in bfloat16 a small learning rate changes nothing
-        dtype="float32" if section.dtype == "auto" else section.dtype,
-        attention=section.attention,
-        revision=section.revision,
-        device="cpu" if trains_on_cpu(recipe) else "cuda",
-    )
+    saved = str(run.path / MODEL)
+    return load_model(saved, head=head, dtype=section.dtype, attention=section.attention), tokenizer
 
 
 def _train(
     recipe: TrainingRecipe,
     run: RunFolder,
     plan: TrainingPlan,
-    model: Any,
+    start: Start,
     tokenizer: Any,
     data: tuple[Dataset | IterableDataset, Dataset | None],
 ) -> None:
@@ -116,7 +112,7 @@ def _train(
         trainer = make_trainer(
             recipe.trainer,
             arguments=arguments,
-            model=model,
+            model=start.model,
             tokenizer=tokenizer,
             data=(data[0], data[1] if evaluates else None),
             callbacks=[RecordMetrics(run), *([bar] if bar else [])],
@@ -140,7 +136,7 @@ def _train(
             f"the stream gave no row that fits into training.max_length = {trainer.args.max_length} tokens: "
             "nothing was trained. Raise it, or look at the data."
         )
-    _save(trainer, tokenizer, run)
+    _save(trainer, tokenizer, run, start)
 
 
 def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, examples: int | None) -> None:
@@ -183,7 +179,7 @@ def _tell(message: str) -> None:
     warnings.warn(message, LengthWarning, stacklevel=2)
 
 
-def _save(trainer: Any, tokenizer: Any, run: RunFolder) -> None:
+def _save(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:
     from handbook_utils.training.trl_bridge import collect_weights
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -197,6 +193,9 @@ def _save(trainer: Any, tokenizer: Any, run: RunFolder) -> None:
         )
     if run.is_main:
         with run.folder(MODEL) as folder:
-            model.save_pretrained(folder, state_dict=weights)
+            if start.base is None:
+                model.save_pretrained(folder, state_dict=weights)
+            else:
+                save_adapter(model, folder, start.base, final=run.path / MODEL, weights=weights)
             tokenizer.save_pretrained(folder)
     wait_for_all()  # the others have written to the last checkpoint before it is deleted

@@ -81,15 +81,18 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         because they are tested on (`test_rows_left_out`).
     Raises:
         DataError: as `load_dataset`.
-        RecipeError: as `batch_plan`.
+        RecipeError: as `batch_plan` and `check_start`.
     """
-    batch_plan(recipe)  # before the data: a wrong batch size is told at once
+    from handbook_utils.training.start import check_start  # which reads this module
+
+    locator = ResolvedInputs(inputs)
+    batch_plan(recipe)  # before the data: what is wrong with the recipe is told at once
+    check_start(recipe, locator.locate(recipe.model))
     kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
-    located = ResolvedInputs(inputs)
-    data = load_training_data(recipe, located, kind=kind)
+    data = load_training_data(recipe, locator, kind=kind)
     plan = make_plan(recipe, data.rows)
     if isinstance(data.train, Dataset):
-        plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, located))
+        plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, locator))
     told = {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
     return asdict(plan) | told
 

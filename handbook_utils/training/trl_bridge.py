@@ -5,7 +5,6 @@ Read from TRL 1.16; what we rely on is held by tests/contract/test_trl_*.py.
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,12 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import IterableDataset
+from peft import PeftModel
 from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from handbook_utils.errors import TrainingError
+from handbook_utils.training.references import frozen_copy, restore_adapter, trained_weights
 
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit
@@ -107,7 +108,8 @@ def make_trainer(
     Args:
         name: a key of `TRAINERS`.
         arguments: fields of its config.
-        model: what is trained; a copy of it as it is now is the reference of "dpo" and "kto".
+        model: what is trained; as it is now it is also the reference of "dpo" and "kto": a copy of it, or of
+            an adapter that is trained on, or the base of one that is still untrained.
         tokenizer: with a chat template where the data is conversations.
         data: training and evaluation datasets in TRL's form; the former may be a stream, which is then
             gone through again and again; the latter may be None.
@@ -115,13 +117,15 @@ def make_trainer(
     """
     train, evaluation = data
     extra: dict[str, Any] = {}
-    if name in WITH_REFERENCE and not arguments.get("precompute_ref_log_probs"):
+    has_adapter = isinstance(model, PeftModel)
+    if name in WITH_REFERENCE and not has_adapter and not arguments.get("precompute_ref_log_probs"):
         # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
-        extra["ref_model"] = copy.deepcopy(model)
+        extra["ref_model"] = frozen_copy(model, arguments)
     config = CONFIGS[name](**arguments)
     # left to itself a single process that sees several GPUs splits each batch over them (DataParallel), and a
     # step is then larger than planned; several GPUs are for several processes
     config._n_gpu = min(config.n_gpu, 1)
+    trained = {key: weight.detach().clone() for key, weight in trained_weights(model)} if has_adapter else {}
     trainer = _CHECKED[name](
         model=model,
         args=config,
@@ -135,6 +139,8 @@ def make_trainer(
         # after TRL has dropped what is too long: a trainer that resumes skips batches of one pass only
         trainer.train_dataset = trainer.train_dataset.repeat(None)
     trainer.remove_callback(PrinterCallback)
+    if has_adapter:
+        restore_adapter(trainer, trained)
     return trainer
 
 
@@ -199,6 +205,8 @@ def training_conditions() -> Iterator[None]:
     with warnings.catch_warnings(), _head_on_answers_only():
         # trl/models/utils.py reads it around every reference pass of DPO
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # PEFT prepares for adapters on the experts of a mixture, which get none; DPO's copy says so again
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not", RuntimeWarning)
         yield
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     "select",
     "evaluate",
     "compare",
+    "merge",
     "report",
     "recipes",
     "chat",

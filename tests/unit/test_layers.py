@@ -35,7 +35,7 @@ LAYERS = [
     {"training", "sampling", "launch"},
     {"pipeline"},
     {"reporting"},
-    {"cli", "cli_chat", "cli_train", "cli_view"},
+    {"cli", "cli_chat", "cli_merge", "cli_train", "cli_view"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOMS_THAT_ARE_PEERS = {"training", "sampling", "launch"}

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from handbook_utils.errors import ModelError, TemplateError
-from handbook_utils.models.load import load_model, load_tokenizer, resolve_dtype
+from handbook_utils.models.load import load_model, load_tokenizer
+from handbook_utils.models.precision import resolve_dtype
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -1,0 +1,21 @@
+"""`handbook merge`: an adapter into its base, with a check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge(
+    model: Annotated[str, typer.Argument(help="A run folder, an adapter's folder or its hub name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the base.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")] = False,
+) -> None:
+    """Merge an adapter into its base, check that logits and greedy answers agree, save the whole model."""
+    from handbook_utils import cli_view as view
+    from handbook_utils.models.merge import merge_adapter
+
+    view.show_merge(merge_adapter(model, out, dtype=dtype), json)

@@ -1,0 +1,254 @@
+"""Low-rank adapters on disk and in memory: what one stands on, putting it there, merging it in.
+
+Beside an adapter's weights `base.json` says what the adapter was trained on: a model, or an earlier run whose
+own adapter is merged in first. So a chain of runs loads as one model, and a copied `runs/` folder as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from handbook_utils.errors import ModelError
+from handbook_utils.models.places import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weights_fingerprint
+from handbook_utils.models.precision import QUANTIZATIONS, Head
+from handbook_utils.recipe_sections import LoraSection
+
+BASE_RECORD = "base.json"
+SCORE_HEAD, OUTPUT_HEADS = "score", ("lm_head", "embed_out")
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """What an adapter was trained on.
+
+    Attributes:
+        name: as `load_model` takes it.
+        revision: of a hub name.
+        quantization: "none", "int8" or "nf4": how it was held in training.
+        fingerprint: of its weights then; None for a hub name, or where nobody noted it.
+    """
+
+    name: str
+    revision: str | None = None
+    quantization: str = "none"
+    fingerprint: str | None = None
+
+
+def read_base(folder: str | Path) -> AdapterBase:
+    """What the adapter in a folder stands on; PEFT's own note where there is no `base.json`.
+
+    Raises:
+        ModelError: neither says, or the note is damaged.
+    """
+    folder = Path(folder)
+    try:
+        if (folder / BASE_RECORD).exists():
+            base = AdapterBase(**_read_json(folder / BASE_RECORD))
+        else:
+            config = _read_json(folder / ADAPTER_CONFIG)
+            base = AdapterBase(config["base_model_name_or_path"] or "", config.get("revision"))
+    except (KeyError, TypeError):
+        raise ModelError(f"{folder}: damaged, so what this adapter was trained on is not known.") from None
+    if not base.name or base.quantization not in QUANTIZATIONS:
+        raise ModelError(
+            f"{folder}: neither {BASE_RECORD} nor {ADAPTER_CONFIG} names the base of this adapter."
+        )
+    if base.name.startswith("."):  # beside the run that holds the adapter
+        return AdapterBase(**{**asdict(base), "name": os.path.normpath(folder / base.name)})
+    return base
+
+
+def save_adapter(
+    model: Any,
+    folder: Path,
+    base: AdapterBase,
+    *,
+    final: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write the adapter that was trained, not its frozen copy, and its base; `final` as in `write_base`."""
+    has_new_tokens = getattr(model.get_base_model(), "has_new_tokens", False)
+    model.save_pretrained(
+        folder, state_dict=weights, selected_adapters=["default"], save_embedding_layers=has_new_tokens
+    )
+    (folder / "README.md").unlink(missing_ok=True)  # a card that PEFT drafts
+    write_base(folder, base, final=final)
+
+
+def write_base(folder: Path, base: AdapterBase, *, final: Path) -> None:
+    """Note what an adapter stands on; a base beside its run is named relative to `final`, its later place."""
+    name = base.name
+    path = Path(name).expanduser()
+    if path.exists():
+        runs = final.parent.parent
+        is_beside = path.resolve().is_relative_to(runs.resolve())
+        name = os.path.relpath(path.resolve(), final.resolve()) if is_beside else str(path.resolve())
+    record = {**asdict(base), "name": name}
+    (folder / BASE_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    config = _read_json(folder / ADAPTER_CONFIG)
+    config |= {"base_model_name_or_path": name, "revision": base.revision}
+    (folder / ADAPTER_CONFIG).write_text(
+        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+
+
+def read_lora(folder: str | Path) -> dict[str, Any]:
+    """An adapter's settings, in the fields of a recipe's `lora:` section."""
+    config = _read_json(Path(folder) / ADAPTER_CONFIG)
+    targets = config.get("target_modules") or []
+    return {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "dropout": config.get("lora_dropout", 0.0),
+        "targets": targets if isinstance(targets, str) else sorted(targets),
+        "rslora": config.get("use_rslora", False),
+        "modules_to_save": sorted({*(config.get("modules_to_save") or [])} - {SCORE_HEAD, "classifier"}),
+    }
+
+
+def adapter_head(folder: str | Path) -> Head:
+    """The head that an adapter was trained under."""
+    return "reward" if _read_json(Path(folder) / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS" else "causal"
+
+
+def check_fingerprint(adapter: str, base: AdapterBase, place: str) -> None:
+    """Refuse a base that holds other weights than those the adapter was trained on.
+
+    Raises:
+        ModelError: names the adapter and the base.
+    """
+    if base.fingerprint is not None and weights_fingerprint(place) != base.fingerprint:
+        raise ModelError(
+            f"{adapter}: this adapter was trained on {base.name}, which now holds other weights. Put the old "
+            "ones back, or train the adapter again."
+        )
+
+
+def new_adapter(model: Any, section: LoraSection, head: Head) -> Any:
+    """A model with an untrained adapter: it computes what it did before (Hu et al. 2021, section 4.1)."""
+    from peft import LoraConfig
+
+    is_reward = head == "reward"
+    to_save = [*section.modules_to_save, *([SCORE_HEAD] if is_reward else [])]
+    embeddings = model.get_input_embeddings()
+    trains_embeddings = any(model.get_submodule(name) is embeddings for name in _named(model, to_save))
+    config = LoraConfig(
+        r=section.rank,
+        lora_alpha=section.alpha,
+        lora_dropout=section.dropout,
+        target_modules=section.targets,
+        use_rslora=section.rslora,
+        modules_to_save=to_save or None,
+        # a tied head would otherwise keep the old embeddings, and lose the tie when saved
+        ensure_weight_tying=trains_embeddings and bool(model.config.get_text_config().tie_word_embeddings),
+        task_type="SEQ_CLS" if is_reward else "CAUSAL_LM",
+    )
+    try:
+        return _with_peft(model, config)
+    except ValueError as error:
+        raise ModelError(f"lora: {str(error).splitlines()[0]}") from error
+
+
+def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -> Any:
+    """Put the adapter of a folder on its base.
+
+    Args:
+        model: the base; changed in place.
+        folder: with the adapter's configuration and weights.
+        head: a causal adapter may stand under a new score head; the head is then drawn at random.
+        is_trainable: whether its weights are to be trained on.
+    Raises:
+        ModelError: the adapter does not fit the model; both are named.
+    """
+    from peft import set_peft_model_state_dict
+
+    config = _adapter_config(folder, head)
+    config.inference_mode = not is_trainable
+    weights = load_file(Path(folder) / ADAPTER_WEIGHTS)
+    base_name = model.name_or_path or model.config.model_type
+    try:
+        _fit_embeddings(model, weights)
+        model = _with_peft(model, config)
+        if head == "reward":
+            weights = _with_score_head(model, weights)
+        keys = set_peft_model_state_dict(model, weights)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ModelError(f"{folder}: this adapter does not fit its base {base_name}: {reason}") from error
+    if keys.unexpected_keys:
+        raise ModelError(
+            f"{folder}: this adapter does not fit its base {base_name}, which has no "
+            f"{keys.unexpected_keys[0].removeprefix('base_model.model.')}. Name the base it was trained on."
+        )
+    return model
+
+
+def _with_peft(model: Any, config: Any) -> Any:
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5 by a name that is on its way out
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # and prepares for adapters on the experts of a mixture, which are no linear layers and get none
+        warnings.filterwarnings(
+            "ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning
+        )
+        return get_peft_model(model, config)
+
+
+def _adapter_config(folder: str, head: Head) -> Any:
+    from peft import LoraConfig, PeftConfig
+
+    config = PeftConfig.from_pretrained(folder)
+    if not isinstance(config, LoraConfig):
+        raise ModelError(f"{folder}: an adapter of type {config.peft_type}; only LoRA is read.")
+    if head == "causal" and config.task_type == "SEQ_CLS":
+        raise ModelError(
+            f"{folder}: a reward model's adapter, which scores and cannot write. Load it with head='reward'."
+        )
+    if head == "reward" and config.task_type != "SEQ_CLS":
+        config.task_type = "SEQ_CLS"
+        config.modules_to_save = [name for name in config.modules_to_save or [] if name not in OUTPUT_HEADS]
+    config.base_model_name_or_path = None
+    return config
+
+
+def _fit_embeddings(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Grow the base's vocabulary to that of an adapter trained with new tokens."""
+    rows = [len(weight) for name, weight in weights.items() if name.endswith(_EMBEDDING_WEIGHTS)]
+    if rows and rows[0] > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(rows[0], mean_resizing=False)
+        model.has_new_tokens = True  # `save_adapter` has to keep them
+
+
+def _with_score_head(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights for a model with a score head: the random one where the adapter brings none."""
+    kept = {name: weight for name, weight in weights.items() if not name.endswith(_HEAD_WEIGHTS)}
+    random_head = model.get_base_model().score.original_module.weight
+    return {f"base_model.model.{SCORE_HEAD}.weight": random_head, **kept}
+
+
+_EMBEDDING_WEIGHTS = ("embed_tokens.weight", "wte.weight")
+_HEAD_WEIGHTS = tuple(f"{name}.weight" for name in OUTPUT_HEADS)
+
+
+def _named(model: Any, names: list[str]) -> list[str]:
+    return [name for name, _ in model.named_modules() if name.rpartition(".")[2] in names]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError(f"{file}: damaged; it is not JSON.") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: damaged; it holds no mapping.")
+    return content

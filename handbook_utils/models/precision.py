@@ -1,0 +1,207 @@
+"""How weights are held in memory: device, number format, quantisation, attention."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Literal, TypedDict
+
+import torch
+
+from handbook_utils.errors import MissingDependencyError, ModelError, suggest
+
+Head = Literal["causal", "reward"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("none", "int8", "nf4")
+# flash-attention 2 needs this compute capability (Ampere), and two-byte numbers
+FLASH_CAPABILITY, FLASH = (8, 0), "flash_attention_2"
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of `load_model`, documented there."""
+
+    dtype: str
+    quantization: str
+    attention: str
+    revision: str | None
+    device: str | torch.device | None
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is to be loaded; names are checked when it is made."""
+
+    head: Head = "causal"
+    dtype: str = "auto"
+    quantization: str = "auto"
+    attention: str = "auto"
+    revision: str | None = None
+    device: str | torch.device | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("dtype", [*DTYPES, "auto"]), ("quantization", [*QUANTIZATIONS, "auto"])):
+            if getattr(self, name) not in known:
+                raise ModelError(
+                    f"unknown {name} '{getattr(self, name)}'. {suggest(getattr(self, name), known)}"
+                )
+
+    @property
+    def target(self) -> torch.device:
+        """Where the weights go."""
+        return default_device() if self.device is None else torch.device(self.device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Number format of the weights that are not quantised, and of computing with those that are."""
+        return resolve_dtype(self.dtype, self.target)
+
+    def but(self, **changes: Any) -> Loading:
+        """The same with some fields changed."""
+        return replace(self, **changes)
+
+
+def default_device() -> torch.device:
+    """This process's GPU (the first, unless a launcher says otherwise), or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch type of a name; "auto" is float32 on a CPU, bfloat16 on a GPU that has it."""
+    if dtype == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype '{dtype}'. {suggest(dtype, [*DTYPES, 'auto'])}")
+    return DTYPES[dtype]
+
+
+def quantization_options(how: Loading) -> dict[str, Any]:
+    """What `from_pretrained` takes to quantise linear layers while it loads; nothing for "none" and "auto".
+
+    NF4 with double quantisation is that of QLoRA (Dettmers et al. 2023); int8 that of LLM.int8() (Dettmers
+    et al. 2022). The output head, embeddings and norms are never quantised.
+
+    Raises:
+        MissingDependencyError: bitsandbytes is not installed.
+    """
+    if how.quantization in ("auto", "none"):
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"quantization '{how.quantization}' needs bitsandbytes: pip install bitsandbytes. "
+            "Or set quantization to 'none'."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if how.quantization == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=how.torch_dtype,
+            bnb_4bit_quant_storage=_storage(how.torch_dtype),
+        )
+    # placed while loading: bitsandbytes packs the weights on the device they will stay on
+    return {"quantization_config": config, "device_map": {"": str(how.target)}}
+
+
+def _storage(dtype: torch.dtype) -> torch.dtype:
+    # FSDP flattens parameters of one dtype only, so packed bytes have to pass as the dtype of the others
+    return dtype if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else torch.uint8
+
+
+def dequantized(model: Any, dtype: torch.dtype) -> Any:
+    """The model with every quantised layer as a plain one in `dtype`; other models as they are."""
+    if not is_quantized(model):
+        return model
+    model = model.dequantize(dtype)
+    # transformers leaves these marks behind, and trainers read them
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
+    return model
+
+
+def quantized(model: Any, how: Loading) -> Any:
+    """A model in memory, quantised as `how` says; it is not to be used afterwards."""
+    options = quantization_options(how)
+    if not options:
+        return model
+    packed = type(model).from_pretrained(
+        None, config=model.config, state_dict=model.state_dict(), dtype=how.torch_dtype, **options
+    )
+    packed.name_or_path = packed.config.name_or_path = model.name_or_path
+    return packed.eval()
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether any layer of the model holds quantised weights."""
+    return any(_is_packed(weight) for weight in model.parameters())
+
+
+def quantized_share(model: Any) -> float:
+    """Share of a model's weights that are held quantised; those of an adapter on it are not counted.
+
+    Only linear layers are. Embeddings, the output head and norms stay as they are, and so do the experts of a
+    mixture-of-experts model, which transformers 5 keeps in one three-dimensional tensor a layer.
+
+    Returns:
+        Between 0 and 1; a weight that two layers share counts once.
+    """
+    sizes = [
+        (_true_size(weight), _is_packed(weight))
+        for name, weight in model.named_parameters()
+        if not any(part in name for part in (".lora_", ".modules_to_save."))
+    ]
+    return sum(size for size, packed in sizes if packed) / max(1, sum(size for size, _ in sizes))
+
+
+def _is_packed(weight: torch.Tensor) -> bool:
+    return type(weight).__name__ in ("Params4bit", "Int8Params")
+
+
+def _true_size(weight: Any) -> int:
+    # two 4-bit weights share a byte: what they were is kept beside them
+    state = getattr(weight, "quant_state", None)
+    return int(weight.numel() if state is None else torch.Size(state.shape).numel())
+
+
+def choose_attention(wanted: str, how: Loading, *, has_flash: bool) -> str | None:
+    """The attention to ask transformers for; None leaves its own choice, SDPA where the model has it.
+
+    Args:
+        wanted: "auto", or a name that is taken as it is.
+        how: where and in which number format the model runs.
+        has_flash: whether the architecture can use flash-attention 2.
+    Raises:
+        MissingDependencyError, ModelError: flash-attention is wanted and not installed, or cannot run here.
+    """
+    if wanted not in ("auto", FLASH):
+        return wanted
+    reason = _no_flash(how)
+    if wanted == "auto":
+        return FLASH if has_flash and reason is None else None
+    if find_spec("flash_attn") is None:
+        raise MissingDependencyError(
+            "attention 'flash_attention_2' needs flash-attn: pip install flash-attn --no-build-isolation. "
+            "Or set attention to 'sdpa', which needs nothing."
+        )
+    if reason is not None:
+        raise ModelError(f"attention 'flash_attention_2' {reason}. Set attention to 'sdpa'.")
+    return FLASH
+
+
+def _no_flash(how: Loading) -> str | None:
+    """Why flash-attention 2 cannot run, or None."""
+    if find_spec("flash_attn") is None:
+        return "is not installed"
+    if how.target.type != "cuda":
+        return f"needs a CUDA GPU, and the model is loaded to {how.target}"
+    if torch.cuda.get_device_capability(how.target) < FLASH_CAPABILITY:
+        return f"needs an Ampere GPU or newer, and this is a {torch.cuda.get_device_name(how.target)}"
+    if how.torch_dtype == torch.float32:
+        return "needs float16 or bfloat16, and the weights are float32"
+    return None

@@ -1,0 +1,168 @@
+"""The model that a training stage starts from: whole, with a new adapter, or with an earlier stage's.
+
+An earlier adapter is trained on (`continue`), merged in memory and built upon (`stack`), or merged first for
+good (`merge`). In each case the policy at step 0 and the reference of DPO are the earlier stage's model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from handbook_utils.atomic import atomic_folder
+from handbook_utils.errors import ModelError, RecipeError
+from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, read_lora
+from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
+from handbook_utils.models.places import INIT, find_place, is_adapter, weights_fingerprint
+from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
+from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.recipe_sections import ADAPTER_MODES
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.training.group import wait_for_all
+from handbook_utils.training.plan import trains_on_cpu
+
+MERGED = "base"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to train, and what an adapter that is saved of it stands on (None: a whole model is saved)."""
+
+    model: Any
+    base: AdapterBase | None
+
+    def facts(self, mode: str | None) -> dict[str, Any]:
+        """What the manifest says of it."""
+        weights = list(self.model.parameters())
+        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+        facts: dict[str, Any] = {"trained_weights": trained}
+        if self.base is not None:
+            facts |= {
+                "adapter": mode or "new",
+                "adapter_base": self.base.name,
+                "quantization": self.base.quantization,
+                "quantized_share": round(quantized_share(self.model), 4),
+            }
+        return facts
+
+
+def check_start(recipe: TrainingRecipe, source: str) -> None:
+    """Refuse a start model that the recipe does not say what to do with, before anything is loaded.
+
+    Raises:
+        RecipeError: the start model is an adapter and `model.adapter` is missing, or the other way round, or
+            `lora` differs from the adapter that is to be trained on.
+    """
+    mode = recipe.model.adapter
+    if source == INIT and recipe.lora is not None:
+        raise RecipeError(
+            f"{INIT} is drawn anew each time, so an adapter of it would stand on nothing. Drop `lora:`."
+        )
+    try:
+        place = None if source == INIT else find_place(source, revision=recipe.model.revision)
+    except ModelError:
+        return  # loading tells what is wrong, after the data has been looked at
+    if place is None or not is_adapter(place):
+        if mode is not None:
+            raise RecipeError(
+                f"{source} is a whole model, no adapter: take `adapter: {mode}` out of `model`."
+            )
+        return
+    if mode is None:
+        ways = "\n".join(f"  {name}: {meaning}" for name, meaning in ADAPTER_MODES.items())
+        raise RecipeError(
+            f"{source} is an adapter, so the recipe has to say what becomes of it. "
+            f"Set `model.adapter` to one of\n{ways}"
+        )
+    if mode == "continue":
+        _check_continued(recipe, source, place)
+
+
+def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
+    """An adapter is trained on as it is: its settings and the rounding of its base cannot change."""
+    earlier = read_lora(place)
+    changed = [
+        f"lora.{key} is {earlier[key]!r} there and {value!r} here"
+        for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()
+        if value != "all-linear" and earlier[key] != (sorted(value) if isinstance(value, list) else value)
+    ]
+    held, wanted = read_base(place).quantization, recipe.model.quantization
+    if held != "none" and wanted not in ("auto", "none", held):
+        changed.append(f"model.quantization is {held!r} there and {wanted!r} here")
+    if changed:
+        raise RecipeError(
+            f"`adapter: continue` trains the adapter of {source} on as it is, but {'; '.join(changed)}. "
+            "Take that out, or stack a new adapter."
+        )
+
+
+def start_model(recipe: TrainingRecipe, run: RunFolder, head: Head) -> Start:
+    """The model to train, with its adapter where there is one; what is new is drawn from torch's seed."""
+    start = start_base(recipe, run, head)
+    if recipe.lora is None or recipe.model.adapter == "continue":
+        return start
+    return Start(new_adapter(start.model, recipe.lora, head), start.base)
+
+
+def load_reference(recipe: TrainingRecipe, run: RunFolder) -> Any:
+    """The model that DPO and KTO measure against, loaded again, in the number format of the trained one."""
+    return start_base(recipe, run, "causal", dtype=recipe.model.dtype).model.eval()
+
+
+def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str | None = None) -> Start:
+    """The model to train before a new adapter is put on it: the policy at step 0, and the reference of DPO.
+
+    Args:
+        recipe: the stage's recipe.
+        run: the open run folder; `adapter: merge` with `lora:` keeps the merged model there.
+        head: "causal" or "reward".
+        dtype: instead of the one to train in.
+    """
+    source, section = run.locate(recipe.model), recipe.model
+    options = _options(recipe)
+    if dtype is not None:
+        options["dtype"] = dtype
+    how = Loading(head, **options)
+    if section.adapter is None:
+        model = load_model(source, head=head, **options)
+        return Start(model, None if recipe.lora is None else _base(source, how))
+    place = find_place(source, revision=section.revision)
+    earlier = read_base(place)
+    if how.quantization == "auto" and section.adapter != "merge":
+        how = how.but(quantization=earlier.quantization)
+    if section.adapter == "continue":
+        # what the earlier stage rounded stays rounded, however it is held here
+        base = replace(earlier, quantization=how.quantization) if earlier.quantization == "none" else earlier
+        return Start(load_on_base(place, how, is_trainable=True), base)
+    if section.adapter == "stack":
+        return Start(quantized(load_merged(place, how), how), _base(source, how))
+    if recipe.lora is None:
+        return Start(load_merged(place, how), None)
+    merged, how = _merged_folder(run, place, how), how.but(revision=None)
+    return Start(load_model(merged, head=head, **options), _base(merged, how))
+
+
+def _merged_folder(run: RunFolder, place: str, how: Loading) -> str:
+    """Where the run keeps the merged model that its own adapter stands on."""
+    folder = run.path / MERGED
+    if run.is_main and not folder.exists():
+        with atomic_folder(folder) as temporary:
+            load_merged(place, how).save_pretrained(temporary)
+            load_tokenizer(place, for_chat=False).save_pretrained(temporary)
+    wait_for_all()
+    return str(folder)
+
+
+def _base(source: str, how: Loading) -> AdapterBase:
+    place = find_place(source, revision=how.revision)
+    quantization = "none" if how.quantization == "auto" else how.quantization
+    return AdapterBase(source, how.revision, quantization, weights_fingerprint(place))
+
+
+def _options(recipe: TrainingRecipe) -> LoadOptions:
+    options = options_of(recipe.model)
+    options["device"] = "cpu" if trains_on_cpu(recipe) else None
+    if options["dtype"] == "auto" and recipe.lora is None and recipe.model.adapter != "continue":
+        # full fine-tuning keeps float32 weights: in bfloat16 a small learning rate changes nothing
+        options["dtype"] = "float32"
+    return options
