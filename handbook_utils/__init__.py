@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_recipe": "recipe",
+    "recipe_for_scale": "recipe",
     "run_stage": "pipeline.stages",
     "train_sft": "pipeline.stages",
     "train_reward_model": "pipeline.stages",
@@ -60,6 +61,7 @@ __all__ = [
     "plot_rewards",
     "plot_training",
     "quantized_share",
+    "recipe_for_scale",
     "run_pipeline",
     "run_stage",
     "score",
@@ -83,7 +85,7 @@ if TYPE_CHECKING:
     from handbook_utils.models.precision import quantized_share
     from handbook_utils.pipeline.run import run_pipeline
     from handbook_utils.pipeline.stages import run_stage, train_dpo, train_reward_model, train_sft
-    from handbook_utils.recipe import load_recipe
+    from handbook_utils.recipe import load_recipe, recipe_for_scale
     from handbook_utils.records import Estimate, RunResult
     from handbook_utils.reporting.claims import claim
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training

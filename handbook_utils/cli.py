@@ -10,27 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from handbook_utils import __version__
+from handbook_utils.cli_catalogue import convert, recipes
 from handbook_utils.cli_merge import merge
+from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
 from handbook_utils.errors import HandbookError
-
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/<recipe's last name>.")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Change one value, such as training.max_steps=10. May be repeated.", show_default=False
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Delete what another recipe left in the folder.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; load no model, write nothing.")]
-RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]
 
 app = typer.Typer(
     name="handbook",
@@ -128,15 +111,8 @@ def report(
     view.say({"report": str(path)}, f"report: {path}", json)
 
 
-@app.command()
-def recipes(
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema for editors.")] = False,
-    json: Json = False,
-) -> None:
-    """List the packaged recipes."""
-    from handbook_utils import cli_view as view
-
-    view.show_recipes(schema, json)
+app.command()(recipes)
+app.command()(convert)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import load_recipe, recipe_names, recipe_to_dict, recipe_to_yaml
+from handbook_utils.recipe import load_recipe, recipe_to_dict, recipe_to_yaml
 from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, SamplingRecipe, TrainingRecipe
 from handbook_utils.records import Estimate, RunResult
 
@@ -129,25 +129,6 @@ def show_pipeline(folder: Path, report: Path, json: bool) -> None:
     console = Console()
     console.print(table)
     console.print(f"\nreport: {report.resolve()}")
-
-
-def show_recipes(schema: bool, json: bool) -> None:
-    """The packaged recipes, or the schema of all recipes."""
-    if schema:
-        from handbook_utils.recipe import recipe_json_schema
-
-        print(json_module.dumps(recipe_json_schema(), indent=1))
-        return
-    listed = [(name, load_recipe(name)) for name in recipe_names()]
-    if json:
-        rows = [{"name": name, "stage": r.stage, "description": r.description} for name, r in listed]
-        print(json_module.dumps(rows))
-        return
-    table = Table("recipe", "stage", "what it does", box=None, header_style="bold")
-    for name, recipe in listed:
-        table.add_row(name, recipe.stage, recipe.description)
-    Console().print(table)
-    Console().print("\nRun one: handbook train pocket/sft    Look inside: add --dry-run", style="dim")
 
 
 def show_stage_plan(

@@ -15,6 +15,8 @@ from handbook_utils.recipe_schema import AnyRecipe, PipelineRecipe, PipelineStag
 from handbook_utils.recipe_yaml import parse_yaml
 
 MAX_RECIPE_BYTES = 1 << 20
+CARDS_FILE = "cards.yaml"
+SCALES = {"pocket": "pocket", "colab": "colab", "gpu": "qwen3-8b", "node": "zephyr-7b-beta"}
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
@@ -92,8 +94,26 @@ def recipe_names() -> list[str]:
         f"{family.name}/{file.name.removesuffix('.yaml')}"
         for family in families
         for file in sorted(family.iterdir(), key=lambda entry: entry.name)
-        if file.name.endswith(".yaml")
+        if file.name.endswith(".yaml") and file.name != CARDS_FILE
     ]
+
+
+def recipe_for_scale(stage: str, scale: str) -> str:
+    """The packaged recipe of a stage at a scale: pocket, colab, gpu or node.
+
+    Raises:
+        RecipeError: unknown scale, or its family has no such recipe; the nearest is named.
+
+    >>> recipe_for_scale("dpo", "gpu")
+    'qwen3-8b/dpo'
+    """
+    if scale not in SCALES:
+        raise RecipeError(f"unknown scale '{scale}'. {suggest(scale, SCALES)}")
+    name, names = f"{SCALES[scale]}/{stage}", recipe_names()
+    if name not in names:
+        in_family = [other for other in names if other.startswith(f"{SCALES[scale]}/")]
+        raise RecipeError(f"the scale '{scale}' has no recipe '{name}'. {suggest(name, in_family)}")
+    return name
 
 
 def find_recipe(name: str) -> Path:

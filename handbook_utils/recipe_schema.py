@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib.resources import files
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from handbook_utils.errors import suggest
+from handbook_utils.recipe_fields import checked_field
+from handbook_utils.recipe_fields import trainer_fields as trainer_fields
 from handbook_utils.recipe_sections import (
     DataSource,
     LaunchSection,
@@ -20,17 +26,6 @@ from handbook_utils.recipe_sections import (
     TrainedModelSection,
     check_trainable,
 )
-
-RUN_OWNED = {
-    "output_dir": "the run folder decides it (--out)",
-    "seed": "set `seed` at the top of the recipe",
-    "data_seed": "set `seed` at the top of the recipe",
-    "gradient_accumulation_steps": "it is derived from `global_batch_size`",
-    "resume_from_checkpoint": "an interrupted run resumes by itself",
-    "overwrite_output_dir": "use --overwrite",
-    "model_init_kwargs": "the section `model` says how the model is loaded",
-    "trust_remote_code": "code from a model's repository is never run",
-}
 
 
 class StageRecipe(Section):
@@ -59,7 +54,7 @@ class TrainingRecipe(StageRecipe):
     @classmethod
     def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
         fields = trainer_fields(cls.trainer)
-        return {key: _checked(key, value, fields) for key, value in training.items()}
+        return {key: checked_field(key, value, fields) for key, value in training.items()}
 
     @model_validator(mode="after")
     def _test_rows_stay_out(self) -> Self:
@@ -221,6 +216,11 @@ class PipelineStage(BaseModel):
         """Keys of the recipe that this pipeline replaces (`training` is merged instead)."""
         return dict(self.__pydantic_extra__ or {})
 
+    @model_serializer
+    def _with_nulls(self) -> dict[str, Any]:
+        # a change to null, such as `lora: null`, says something: elsewhere null is left out
+        return {"recipe": self.recipe, **self.changes}
+
 
 class PipelineRecipe(StageRecipe):
     """Stages by name, in order; a stage reads earlier ones by `from: NAME`."""
@@ -251,47 +251,3 @@ def recipe_types() -> dict[str, type[StageRecipe]]:
     """The recipe type of each stage."""
     types = (*AnyStage.__args__, PipelineRecipe)
     return {kind.model_fields["stage"].annotation.__args__[0]: kind for kind in types}
-
-
-@cache
-def trainer_fields(trainer: str) -> dict[str, dict[str, Any]]:
-    """The stored snapshot of a TRL config's fields: type names and choices by field name."""
-    text = files("handbook_utils").joinpath("recipe_fields.json").read_text(encoding="utf-8")
-    fields: dict[str, dict[str, Any]] = json.loads(text)[trainer]
-    return fields
-
-
-PYTHON_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "list": (list,),
-    "dict": (dict,),
-    "null": (type(None),),
-}
-
-
-def _checked(key: str, value: Any, fields: dict[str, dict[str, Any]]) -> Any:
-    """Return the value if that trainer field takes it; raise ValueError otherwise."""
-    if key in RUN_OWNED:
-        raise ValueError(f"'{key}' is not set under `training`: {RUN_OWNED[key]}")
-    if key not in fields:
-        raise ValueError(
-            f"unknown key '{key}' under 'training'. {suggest(key, set(fields) - set(RUN_OWNED))}"
-        )
-    kinds = fields[key]["types"]
-    if "any" not in kinds and not _fits(value, kinds):
-        raise ValueError(f"'{key}' under 'training' takes {' or '.join(kinds)}, got {value!r}")
-    choices = fields[key].get("choices")
-    for item in value if isinstance(value, list) else [value]:
-        if choices and isinstance(item, str) and item not in choices:
-            raise ValueError(f"unknown value '{item}' for 'training.{key}'. {suggest(item, choices)}")
-    return value
-
-
-def _fits(value: Any, kinds: list[str]) -> bool:
-    # bool is an int to Python, but `learning_rate: true` is a mistake
-    if isinstance(value, bool):
-        return "bool" in kinds
-    return any(isinstance(value, PYTHON_TYPES[kind]) for kind in kinds)

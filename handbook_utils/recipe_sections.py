@@ -57,6 +57,9 @@ class ModelSection(Source):
 class TrainedModelSection(ModelSection):
     """The model that a training stage starts from."""
 
+    chat_template: str | None = Field(
+        None, description="for a tokenizer without one: zephyr, chatml, a .jinja file or text"
+    )
     adapter: Literal["continue", "stack", "merge"] | None = Field(
         None, description="what to do where the start model is an adapter"
     )

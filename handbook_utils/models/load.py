@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
+from handbook_utils.models.chat_templates import chat_template_text
 from handbook_utils.models.places import INIT, find_place, is_adapter
 from handbook_utils.models.precision import (
     Head,
@@ -30,13 +31,16 @@ from handbook_utils.recipe_sections import ModelSection
 LOGGER = logging.getLogger("handbook_utils")
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = True) -> Any:
+def load_tokenizer(
+    name: str, *, revision: str | None = None, for_chat: bool = True, chat_template: str | None = None
+) -> Any:
     """Load a tokenizer that can render conversations and pad batches.
 
     Args:
         name: as for `load_model`; an adapter without a tokenizer has that of its base.
         revision: branch, tag or commit of a hub name.
         for_chat: whether a chat template is needed; plain text needs none.
+        chat_template: takes the place of the tokenizer's own: a packaged name, a .jinja file, or its text.
     Raises:
         ModelError: nothing there, or it has no end-of-sequence token.
         TemplateError: the tokenizer has no chat template.
@@ -46,7 +50,9 @@ def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = T
     place = find_place(name, revision=revision)
     if is_adapter(place) and not (Path(place) / "tokenizer_config.json").exists():
         base = read_base(place)
-        return load_tokenizer(base.name, revision=base.revision, for_chat=for_chat)
+        return load_tokenizer(
+            base.name, revision=base.revision, for_chat=for_chat, chat_template=chat_template
+        )
     with _quiet_if_local(place):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
@@ -56,6 +62,8 @@ def load_tokenizer(name: str, *, revision: str | None = None, for_chat: bool = T
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence token, so no answer could ever end.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template_text(chat_template)
     if for_chat and not tokenizer.chat_template:
         raise TemplateError(
             f"{name}: the tokenizer has no chat template, so conversations cannot be rendered. "

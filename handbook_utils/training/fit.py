@@ -79,6 +79,7 @@ def fit(
         source,
         revision=recipe.model.revision,
         for_chat=recipe.stage != "pretrain",  # type: ignore[attr-defined]
+        chat_template=recipe.model.chat_template,
     )
     if not decided_by_main(lambda: run.has(MODEL)):
         with quiet_libraries():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handbook_utils.recipe_schema import trainer_fields
+from handbook_utils.recipe_fields import trainer_fields
 from handbook_utils.training.snapshot_fields import SNAPSHOT, render_snapshot
 
 

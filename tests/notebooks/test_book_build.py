@@ -19,6 +19,8 @@ from run_notebooks import EXECUTED
 from set_address import read_address
 
 import handbook_utils
+from handbook_utils.recipe import recipe_names
+from handbook_utils.recipe_cards import NOT_LOADED
 
 
 class Tags(HTMLParser):
@@ -93,6 +95,15 @@ def test_every_picture_has_alt_text() -> None:
     assert pictures
     # without an alt of its own, Sphinx writes the file's path
     assert [where for where in pictures if len(where[1].get("alt", "").split()) < 4] == []
+
+
+def test_the_page_of_recipes_shows_each_of_them_and_what_was_never_loaded() -> None:
+    built()
+    html = page("book/recipes.html")
+    assert html.count(NOT_LOADED.partition(".")[0]) == 1
+    names = recipe_names()
+    assert len(names) > 80
+    assert [name for name in names if name not in html] == []
 
 
 def test_every_colab_link_opens_a_tracked_notebook() -> None:

@@ -25,6 +25,7 @@ COMMANDS = [
     "merge",
     "report",
     "recipes",
+    "convert",
     "chat",
 ]
 
@@ -109,6 +110,57 @@ def test_recipes_as_json_lists_every_packaged_recipe(handbook):
     rows = json.loads(handbook("recipes", "--json")[1])
     assert [row["name"] for row in rows] == recipe_names()
     assert all(row["description"] for row in rows)
+
+
+def test_a_recipes_card_says_what_was_never_loaded_and_where_its_numbers_are_from(handbook):
+    code, out, _ = handbook("recipes", "zephyr-7b-beta/dpo")
+    assert code == 0
+    shown = " ".join(out.split())
+    assert "No published checkpoint, tokenizer or data set was ever loaded in our tests" in shown
+    assert "alignment-handbook, zephyr-7b-beta/dpo/config_full.yaml" in shown
+    card = json.loads(handbook("recipes", "zephyr-7b-beta/dpo", "--json")[1])
+    assert {"key": "training.beta", "value": 0.01}.items() <= card["hyperparameters"][1].items()
+
+
+def test_the_list_of_methods_names_their_papers(handbook):
+    assert "2405.00675" in handbook("recipes", "--methods")[1]
+    rows = json.loads(handbook("recipes", "--methods", "--json")[1])
+    assert "sppo_hard" in [row["name"] for row in rows]
+
+
+FLAT = "model_name_or_path: m\ndataset_name: d\nmax_seq_length: 64\nlearning_rat: 1.0\n"
+
+
+def test_convert_prints_a_recipe_alone_and_says_beside_it_what_became_of_each_key(handbook, tmp_path):
+    from handbook_utils.recipe import load_recipe
+
+    (tmp_path / "dpo").mkdir()
+    (tmp_path / "dpo" / "config.yaml").write_text(FLAT)
+    code, out, err = handbook("convert", tmp_path / "dpo" / "config.yaml")
+    assert code == 0
+    (tmp_path / "new.yaml").write_text(out)
+    assert load_recipe(tmp_path / "new.yaml").stage == "dpo"  # told by the folder
+    assert "Did you mean 'learning_rate'?" in err
+    assert "now training.max_length" in err
+
+
+def test_convert_writes_a_file_and_as_json_one_object(handbook, tmp_path):
+    (tmp_path / "old.yaml").write_text(FLAT)
+    out = tmp_path / "new.yaml"
+    options = ("--out", out, "--stage", "reward", "--processes", "2", "--json")
+    record = json.loads(handbook("convert", tmp_path / "old.yaml", *options)[1])
+    assert record["recipe"]["stage"] == "reward"
+    assert record["recipe"]["global_batch_size"] == 16  # 8 a device, the default, on 2
+    assert "stage: reward" in out.read_text()
+    assert {"key", "outcome", "why"} == set(record["notes"][0])
+
+
+def test_convert_names_the_file_it_cannot_convert(handbook, tmp_path):
+    (tmp_path / "ddp.yaml").write_text("distributed_type: MULTI_GPU\nnum_processes: 4\n")
+    code, _, err = handbook("convert", tmp_path / "ddp.yaml")
+    assert code == 2
+    assert "ddp.yaml: an accelerate config" in err
+    assert "launch: {strategy: ddp, processes: 4, nodes: 1}" in err
 
 
 def test_the_schema_for_editors_is_json(handbook):

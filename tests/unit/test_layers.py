@@ -16,10 +16,13 @@ LAYERS = [
     {"errors", "records"},
     {
         "atomic",
+        "convert",
         "environment",
         "methods",
         "processes",
         "recipe",
+        "recipe_cards",
+        "recipe_fields",
         "recipe_schema",
         "recipe_sections",
         "recipe_yaml",
@@ -35,7 +38,10 @@ LAYERS = [
     {"training", "sampling", "launch"},
     {"pipeline"},
     {"reporting"},
-    {"cli", "cli_chat", "cli_merge", "cli_train", "cli_view"},
+    {
+        *("cli", "cli_catalogue", "cli_chat", "cli_merge", "cli_options"),
+        *("cli_recipes", "cli_train", "cli_view"),
+    },
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOMS_THAT_ARE_PEERS = {"training", "sampling", "launch"}

@@ -1,0 +1,88 @@
+"""The appendix of recipes, made from the package's own data: methods, lists and cards.
+
+```{recipes-status}     the sentence that every card carries
+```{recipes-methods}    stages and losses with their papers
+```{recipes-cards}      every family: a list of its recipes, then a card each
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from docutils import nodes
+from handbook_results import table
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from handbook_utils.cli_recipes import card_sections
+from handbook_utils.methods import methods
+from handbook_utils.recipe import load_recipe, recipe_names
+from handbook_utils.recipe_cards import NOT_LOADED, hyperparameters, recipe_card
+
+# the page says these once, not on each of its cards
+SAID_ONCE = {"About", "Hardware", "Not run here"}
+
+
+class Status(SphinxDirective):
+    """What the tests do with recipes, and what they do not."""
+
+    def run(self) -> list[nodes.Node]:
+        """Build the note."""
+        return [nodes.important("", nodes.paragraph(NOT_LOADED, NOT_LOADED))]
+
+
+class Methods(SphinxDirective):
+    """Stages and losses."""
+
+    def run(self) -> list[nodes.Node]:
+        """Build the table."""
+        cells = []
+        for method in methods():
+            cited = f"{method.paper}, {method.year}" if method.paper else ""
+            place = f"arXiv {method.arxiv}" if method.arxiv else ""
+            stage, loss = (method.stage, method.name) if method.stage else (method.name, "")
+            cells.append([stage, loss, method.does, method.needs, ". ".join(filter(None, (cited, place)))])
+        return [table(["stage", "loss_type", "what it does", "needs", "paper"], cells)]
+
+
+class Cards(SphinxDirective):
+    """Every family of recipes."""
+
+    def run(self) -> list[nodes.Node]:
+        """Build a section a family."""
+        families = groupby(recipe_names(), lambda name: name.partition("/")[0])
+        return [self._family(family, list(names)) for family, names in families]
+
+    def _family(self, family: str, names: list[str]) -> nodes.section:
+        section = nodes.section(ids=[nodes.make_id(f"family-{family}")], names=[f"family-{family}"])
+        section += nodes.title(family, family)
+        about = recipe_card(names[0]).about
+        section += nodes.paragraph(about, about)
+        cells = []
+        for name in names:
+            recipe, card = load_recipe(name), recipe_card(name)
+            cells.append([name, recipe.stage, recipe.description, card.hardware, card.status])
+        section += table(["recipe", "stage", "what it does", "hardware", "status"], cells)
+        for name in names:
+            section += self._card(name)
+        return section
+
+    def _card(self, name: str) -> list[nodes.Node]:
+        """One card: what differs from recipe to recipe, and every number with its source."""
+        shown: list[nodes.Node] = []
+        for title, lines in card_sections(recipe_card(name)):
+            if title not in SAID_ONCE:
+                text = (" " if title == "Remarks" else "; ").join(lines)
+                shown.append(nodes.paragraph("", "", nodes.strong(title, title), nodes.Text(f": {text}")))
+        if rows := hyperparameters(name):
+            cells = [[key, str(value), source] for key, value, source in rows]
+            shown.append(table(["hyperparameter", "value", "from"], cells))
+        return [nodes.rubric("", name), *shown]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    for name, kind in {"status": Status, "methods": Methods, "cards": Cards}.items():
+        app.add_directive(f"recipes-{name}", kind)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,27 @@
+"""Options that several commands take; importing them loads nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/<recipe's last name>.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change one value, such as training.max_steps=10. May be repeated.", show_default=False
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete what another recipe left in the folder.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; load no model, write nothing.")]
+RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]

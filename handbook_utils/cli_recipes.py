@@ -1,0 +1,154 @@
+"""`handbook recipes` and `handbook convert`: what is there, where it is from, and how to bring one's own."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from handbook_utils.atomic import write_text
+from handbook_utils.convert.flat import convert_recipe
+from handbook_utils.convert.notes import Note
+from handbook_utils.errors import RecipeError
+from handbook_utils.recipe import (
+    check_recipe,
+    load_recipe,
+    read_recipe_file,
+    recipe_json_schema,
+    recipe_names,
+)
+from handbook_utils.recipe_cards import NOT_LOADED, RecipeCard, hyperparameters, recipe_card
+from handbook_utils.recipe_schema import TrainingRecipe, recipe_types
+
+COMMANDS = {"pipeline": "run", "best_of_n": "evaluate"}
+
+
+def show_schema() -> None:
+    """The JSON schema of all recipes."""
+    print(json_module.dumps(recipe_json_schema(), indent=1))
+
+
+def show_methods(json: bool) -> None:
+    """Every stage and loss, what it needs, and its paper."""
+    from handbook_utils.methods import methods
+
+    if json:
+        print(json_module.dumps([method.to_json() for method in methods()]))
+        return
+    table = Table("stage", "loss_type", "what it does", "needs", "paper", box=None, header_style="bold")
+    for method in methods():
+        place = f" arXiv {method.arxiv}" if method.arxiv else ""
+        cited = f"{method.paper}, {method.year}.{place}" if method.paper else ""
+        stage, loss = (method.stage, method.name) if method.stage else (method.name, "")
+        table.add_row(stage, loss, method.does, method.needs, cited)
+    Console().print(table)
+
+
+def show_recipes(json: bool) -> None:
+    """The packaged recipes with their hardware and status."""
+    rows = [_listed(name) for name in recipe_names()]
+    if json:
+        print(json_module.dumps(rows))
+        return
+    table = Table("recipe", "stage", "what it does", "hardware", "status", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(row[key] for key in ("name", "stage", "description", "hardware", "status")))
+    console = Console()
+    console.print(table)
+    console.print(
+        "\nA recipe's card: handbook recipes zephyr-7b-beta/dpo    Look inside: add --dry-run to its command",
+        style="dim",
+    )
+
+
+def _listed(name: str) -> dict[str, str]:
+    recipe, card = load_recipe(name), recipe_card(name)
+    about = {"name": name, "stage": recipe.stage, "description": recipe.description}
+    return about | {"hardware": card.hardware, "status": card.status}
+
+
+def show_card(name: str, json: bool) -> None:
+    """One recipe's card: sources, hardware, what was measured and what others publish."""
+    recipe, card, rows = load_recipe(name), recipe_card(name), hyperparameters(name)
+    if json:
+        values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
+        record = {"name": name, "not_loaded": NOT_LOADED, "hyperparameters": values, **card.model_dump()}
+        print(json_module.dumps(record))
+        return
+    console = Console(highlight=False)
+    console.print(f"{name}  ", style="bold", end="", markup=False)
+    console.print(recipe.description, markup=False)
+    for title, lines in card_sections(card):
+        console.print(f"\n{title}", style="bold")
+        for line in lines:
+            console.print(f"  {line}", markup=False)
+    if rows:
+        table = Table("\nhyperparameter", "\nvalue", "\nfrom", box=None, header_style="bold")
+        for key, value, source in rows:
+            table.add_row(key, str(value), source)
+        console.print(table)
+    command = COMMANDS.get(recipe.stage, recipe.stage)
+    command = "train" if issubclass(recipe_types()[recipe.stage], TrainingRecipe) else command
+    console.print(f"\nRun it: handbook {command} {name}", style="dim", markup=False)
+
+
+def card_sections(card: RecipeCard) -> list[tuple[str, list[str]]]:
+    """A card's texts under their titles, in the order in which a reader needs them."""
+    published = [f"{entry.figure} ({entry.source})" for entry in card.published]
+    sections = [
+        ("About", [card.about] if card.about else []),
+        ("Hardware", [card.hardware]),
+        ("Not run here", [NOT_LOADED]),
+        ("Measured by us", card.measured or ["nothing"]),
+        ("Published by others, not reproduced here", published or ["nothing that we cite"]),
+        ("Changed from the file it is converted from", [f"{k}: {why}" for k, why in card.changed.items()]),
+        ("Remarks", card.remarks),
+    ]
+    return [(title, lines) for title, lines in sections if lines]
+
+
+def convert_file(file: Path, *, out: Path | None, stage: str | None, processes: int, json: bool) -> None:
+    """Convert a flat recipe; the recipe goes to `out` or stdout, the notes beside it."""
+    content = read_recipe_file(file)
+    notes: list[Note] = []
+    if stage is None and (told := _folder_stage(file)):
+        stage = told
+        notes.append(Note("(stage)", "changed", f"{told}, by the file's folder; --stage says otherwise."))
+    try:
+        recipe, found = convert_recipe(content, stage=stage, processes=processes)
+    except RecipeError as error:
+        raise RecipeError(f"{file}: {error}") from None
+    notes += found
+    check_recipe(recipe, f"{file}, converted")
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    if json:
+        print(json_module.dumps({"recipe": recipe, "notes": [note.to_json() for note in notes]}))
+    elif out is None:
+        print(text, end="")
+    if out is not None:
+        write_text(out, text)
+    if not json:
+        _show_notes(notes, out)
+
+
+def _folder_stage(file: Path) -> str | None:
+    """The alignment-handbook keeps its recipes in folders named by stage."""
+    stages = [name for name, kind in recipe_types().items() if issubclass(kind, TrainingRecipe)]
+    return next((part for part in reversed(file.resolve().parts[:-1]) if part in stages), None)
+
+
+def _show_notes(notes: Sequence[Note], out: Path | None) -> None:
+    # stderr: `handbook convert old.yaml > new.yaml` holds the recipe alone
+    console = Console(stderr=True)
+    table = Table("key", "", "what became of it", box=None, header_style="bold")
+    styles: dict[str, Any] = {"unknown": "yellow", "left out": "dim"}
+    for note in sorted(notes, key=lambda note: ("unknown", "changed", "left out").index(note.outcome)):
+        table.add_row(note.key, note.outcome, note.why, style=styles.get(note.outcome))
+    console.print(table)
+    if out is not None:
+        console.print(f"wrote {out}", style="dim")

@@ -1,0 +1,223 @@
+"""Recipes of the alignment-handbook and of TRL, turned into ours; nothing is dropped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from handbook_utils.convert.data import convert_data
+from handbook_utils.convert.notes import BY_ITSELF, Note, Work, expect, shown
+from handbook_utils.convert.tables import (
+    DPO_KEYS,
+    KTO_KEYS,
+    LEFT_OUT,
+    NEW_VALUES,
+    RENAMED,
+    REWARD_KEYS,
+    SAME_AS_OURS,
+    SFT_LOSS,
+)
+from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.recipe_fields import RUN_OWNED, trainer_fields
+from handbook_utils.recipe_schema import TrainingRecipe, recipe_types
+
+# GPUs that the alignment-handbook's per-device batch sizes are meant for
+PROCESSES = 8
+
+
+def convert_recipe(
+    content: Mapping[str, Any], *, stage: str | None = None, processes: int = PROCESSES
+) -> tuple[dict[str, Any], list[Note]]:
+    """Turn a flat recipe into one of ours.
+
+    Args:
+        content: the file's mapping: `model_name_or_path`, `dataset_mixer` or `dataset_mixture`, ...
+        stage: of the new recipe; None to tell it from the keys.
+        processes: GPUs the file's per-device batch size was meant for.
+    Returns:
+        (recipe, notes): content for `check_recipe`, and what became of every key that is not simply kept.
+    Raises:
+        RecipeError: an accelerate config, a recipe of ours, an unknown stage, no model or no data.
+
+    >>> flat = {"model_name_or_path": "m", "dataset_name": "d", "max_seq_length": 64, "bf16": True}
+    >>> recipe, notes = convert_recipe(flat)
+    >>> recipe["stage"], recipe["global_batch_size"], recipe["training"]
+    ('sft', 64, {'max_length': 64, 'per_device_train_batch_size': 8})
+    """
+    _refuse_other_files(content)
+    work = Work(dict(content))
+    stage = _checked_stage(stage) if stage else _told_stage(work)
+    recipe: dict[str, Any] = {"stage": stage, "model": _model(work)}
+    if lora := _lora(work):
+        recipe["lora"] = lora
+    if (seed := work.take("seed")) is not None:
+        recipe["seed"] = seed
+    recipe |= convert_data(work) | _batch(work, processes)
+    recipe["training"] = _training(work, stage, has_held_out="eval_data" in recipe)
+    if not recipe["training"]:
+        del recipe["training"]
+    return recipe, work.notes
+
+
+def _refuse_other_files(content: Mapping[str, Any]) -> None:
+    if "compute_environment" in content or "distributed_type" in content:
+        kind = str(content.get("distributed_type", ""))
+        stage = (content.get("deepspeed_config") or {}).get("zero_stage", 3)
+        strategy = {"FSDP": "fsdp2", "DEEPSPEED": f"zero{stage}", "MULTI_GPU": "ddp"}.get(kind, "none")
+        line = f"launch: {{strategy: {strategy}, processes: {content.get('num_processes', 1)}, "
+        raise RecipeError(
+            "an accelerate config, not a training recipe. In a recipe this line does its work: "
+            f"{line}nodes: {content.get('num_machines', 1)}}}."
+        )
+    if "stage" in content:
+        raise RecipeError(f"a recipe of ours already (stage: {content['stage']}): nothing to convert.")
+
+
+def _checked_stage(stage: str) -> str:
+    trained = [name for name, kind in recipe_types().items() if issubclass(kind, TrainingRecipe)]
+    if stage not in trained:
+        raise RecipeError(f"no training stage is called '{stage}'. {suggest(stage, trained)}")
+    return stage
+
+
+def _told_stage(work: Work) -> str:
+    """The stage by the keys that only one trainer has."""
+    for stage, keys in (("kto", KTO_KEYS), ("reward", REWARD_KEYS), ("dpo", DPO_KEYS)):
+        if found := sorted(keys & work.left.keys()):
+            hint = " ORPO's files have it too: then say --stage orpo." if stage == "dpo" else ""
+            work.note("(stage)", "changed", f"{stage}, told by '{found[0]}'.{hint}")
+            return stage
+    return "sft"
+
+
+def _model(work: Work) -> dict[str, Any]:
+    name = work.take("model_name_or_path")
+    if not name:
+        raise RecipeError("'model_name_or_path' is missing, so there is no model to train.")
+    model = {"name": name}
+    revision = work.take("model_revision")
+    if revision == "main":
+        work.note("model_revision", "left out", "'main' moves; pin a commit: model.revision.")
+    elif revision:
+        work.note("model_revision", "changed", "now model.revision.")
+        model["revision"] = revision
+    model |= _dtype(work) | _attention(work) | _quantization(work)
+    if template := work.take("chat_template", "now model.chat_template."):
+        model["chat_template"] = template
+    return model
+
+
+def _dtype(work: Work) -> dict[str, str]:
+    key = "torch_dtype" if "torch_dtype" in work.left else "dtype"
+    if key not in work.left:
+        return {}
+    dtype = work.take(key)
+    if dtype in (None, "auto"):
+        work.note(key, "left out", "model.dtype 'auto': weights that train in float32, frozen ones in bf16.")
+        return {}
+    work.note(
+        key,
+        "changed",
+        f"now model.dtype. All weights in {dtype}; without it, weights that train are float32.",
+    )
+    return {"dtype": dtype}
+
+
+def _attention(work: Work) -> dict[str, str]:
+    attention = work.take("attn_implementation")
+    if attention in ("sdpa", "eager"):
+        work.note("attn_implementation", "changed", "now model.attention.")
+        return {"attention": attention}
+    if attention:
+        why = "model.attention 'auto' takes FlashAttention where it is installed, SDPA elsewhere."
+        work.note("attn_implementation", "left out", why)
+    return {}
+
+
+def _quantization(work: Work) -> dict[str, str]:
+    for key in ("bnb_4bit_quant_type", "use_bnb_nested_quant"):
+        if key in work.left:
+            work.drop(key, "model.quantization nf4 is NF4, its scales quantised as well")
+    for key, quantization in (("load_in_4bit", "nf4"), ("load_in_8bit", "int8")):
+        if work.left.get(key):
+            work.take(key, f"now model.quantization: {quantization}.")
+            return {"quantization": quantization}
+        if key in work.left:
+            work.drop(key, BY_ITSELF)
+    return {}
+
+
+LORA_KEYS = {
+    "lora_r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_target_modules": "targets",
+    "lora_modules_to_save": "modules_to_save",
+    "use_rslora": "rslora",
+}
+
+
+def _lora(work: Work) -> dict[str, Any]:
+    if not work.left.get("use_peft"):
+        for key in [key for key in ("use_peft", *LORA_KEYS) if key in work.left]:
+            work.drop(key, "without use_peft: true no adapter is trained")
+        return {}
+    work.take("use_peft", "the section `lora` stands for it.")
+    # TRL's own values for what the file leaves open (its ModelConfig)
+    lora: dict[str, Any] = {"rank": 16, "alpha": 32, "dropout": 0.05}
+    for old, new in LORA_KEYS.items():
+        if old in work.left:
+            lora[new] = work.take(old, f"now lora.{new}.")
+    return lora
+
+
+def _batch(work: Work, processes: int) -> dict[str, int]:
+    per_device = work.left.setdefault("per_device_train_batch_size", 8)  # the trainers' default
+    steps = work.take("gradient_accumulation_steps") or 1
+    for key, value in (("per_device_train_batch_size", per_device), ("gradient_accumulation_steps", steps)):
+        expect(value, int, key, "a whole number")
+    total = per_device * steps * processes
+    why = f"global_batch_size {total} = {per_device} a device x {steps} accumulated x {processes} processes."
+    work.note("gradient_accumulation_steps", "changed", why)
+    return {"global_batch_size": total}
+
+
+def _training(work: Work, stage: str, *, has_held_out: bool) -> dict[str, Any]:
+    fields = trainer_fields(recipe_types()[stage].trainer)  # type: ignore[attr-defined]
+    if stage == "sft" and not work.left.get("assistant_only_loss"):
+        work.note("(loss)", "changed", SFT_LOSS)
+    if not has_held_out:
+        for key in ("eval_strategy", "evaluation_strategy", "eval_steps", "per_device_eval_batch_size"):
+            if key in work.left:
+                work.drop(key, "there is no eval_data")
+    training: dict[str, Any] = {}
+    for key, value in list(work.left.items()):
+        name = _placed(work, key, value, fields)
+        if name:
+            training[name] = _new_value(work, name, value)
+    return dict(sorted(training.items()))
+
+
+def _placed(work: Work, key: str, value: Any, fields: Mapping[str, Any]) -> str | None:
+    """The field of the trainer that takes a key; None where the key is left out."""
+    if key in SAME_AS_OURS and value in SAME_AS_OURS[key]:
+        work.drop(key, BY_ITSELF)
+        return None
+    if reason := LEFT_OUT.get(key) or RUN_OWNED.get(key):
+        work.drop(key, reason)
+        return None
+    name = RENAMED.get(key, key)
+    if name not in fields:
+        work.note(key, "unknown", f"{shown(value)}: no such field of this trainer. {suggest(name, fields)}")
+        return None
+    if name != key:
+        work.note(key, "changed", f"now training.{name}.")
+    return name
+
+
+def _new_value(work: Work, name: str, value: Any) -> Any:
+    if not isinstance(value, str) or (name, value) not in NEW_VALUES:
+        return value
+    new, why = NEW_VALUES[name, value]
+    work.note(name, "changed", f"'{value}' is '{new}' now: {why}.")
+    return new

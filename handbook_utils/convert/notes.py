@@ -1,0 +1,75 @@
+"""What a conversion has still to read, and what it has to say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from handbook_utils.errors import RecipeError
+
+BY_ITSELF = "so it is by itself"
+Outcome = Literal["changed", "left out", "unknown"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What became of one key, and why.
+
+    Attributes:
+        key: as in the file that was read.
+        outcome: "changed": it lives on, elsewhere or as another value; "left out": on purpose; "unknown":
+            no trainer of that stage has it, so a person has to look.
+        why: where it went, or why it did not.
+    """
+
+    key: str
+    outcome: Outcome
+    why: str
+
+    def to_json(self) -> dict[str, str]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass
+class Work:
+    """What is left to read of a file, and what was noted so far."""
+
+    left: dict[str, Any]
+    notes: list[Note] = field(default_factory=list)
+
+    def take(self, key: str, why: str | None = None) -> Any:
+        """Remove a key and return its value; None where it is not there."""
+        if key not in self.left:
+            return None
+        if why:
+            self.note(key, "changed", why)
+        return self.left.pop(key)
+
+    def drop(self, key: str, why: str) -> None:
+        """Remove a key and say why it is left out."""
+        self.note(key, "left out", f"{shown(self.left.pop(key))}: {why}.")
+
+    def note(self, key: str, outcome: Outcome, why: str) -> None:
+        """Add a note."""
+        self.notes.append(Note(key, outcome, why))
+
+
+def expect(value: Any, kind: type | tuple[type, ...], key: str, wanted: str) -> None:
+    """Refuse a value of another kind.
+
+    Raises:
+        RecipeError: names the key and what it holds.
+    """
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise RecipeError(f"'{key}' should be {wanted}, found {type(value).__name__} {shown(value)}.")
+
+
+def shown(value: Any) -> str:
+    """A value, short enough for a message.
+
+    >>> shown(["tensorboard"])
+    "['tensorboard']"
+    """
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

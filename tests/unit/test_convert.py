@@ -1,0 +1,189 @@
+"""Flat recipes of the alignment-handbook and of TRL become ours, and every key is accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handbook_utils.convert.flat import convert_recipe
+from handbook_utils.errors import RecipeError
+from handbook_utils.recipe import check_recipe
+
+# hyperparameters of huggingface/alignment-handbook, recipes/ at commit 925acdf, Apache-2.0
+FACTS = json.loads(
+    (Path(__file__).parents[1] / "data" / "upstream_recipes.json").read_text(encoding="utf-8")
+)["recipes"]
+TRAINED = {name: recipe for name, recipe in FACTS.items() if not name.startswith("accelerate_configs/")}
+LAUNCHED = {name: recipe for name, recipe in FACTS.items() if name.startswith("accelerate_configs/")}
+
+FLAT = {"model_name_or_path": "m", "dataset_name": "d"}
+
+
+def stage_of(name: str) -> str:
+    return name.split("/")[1]
+
+
+def outcomes(notes: Any) -> dict[str, str]:
+    return {note.key: note.outcome for note in notes}
+
+
+def test_all_22_upstream_recipes_are_there() -> None:
+    assert len(TRAINED) == 22
+    assert len(LAUNCHED) == 3
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_upstream_recipe_converts_to_one_that_passes_our_checks(name: str) -> None:
+    recipe, notes = convert_recipe(TRAINED[name], stage=stage_of(name))
+    check_recipe(recipe, name)
+    told = {note.key.partition(".")[0] for note in notes}
+    for key, value in TRAINED[name].items():
+        kept = key in recipe or recipe["training"].get(key) == value or key == "model_name_or_path"
+        assert kept or key in told, f"{key} vanished"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_upstream_keys_without_an_equivalent_are_known(name: str) -> None:
+    _, notes = convert_recipe(TRAINED[name], stage=stage_of(name))
+    unknown = {note.key for note in notes if note.outcome == "unknown"}
+    # smollm3's rows carry arguments of its chat template
+    expected = (
+        {"dataset_mixture.datasets.columns"}
+        if name in ("smollm3/sft/sft.yaml", "smollm3/dpo/apo.yaml")
+        else set()
+    )
+    assert unknown == expected
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_no_official_test_row_is_trained_on(name: str) -> None:
+    recipe, _ = convert_recipe(TRAINED[name], stage=stage_of(name))
+    assert recipe["data"]
+    assert not [source for source in recipe["data"] if source["split"].startswith("test")]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("ddp", "launch: {strategy: ddp, processes: 8, nodes: 1}"),
+        ("fsdp", "launch: {strategy: fsdp2, processes: 8, nodes: 1}"),
+        ("zero3", "launch: {strategy: zero3, processes: 8, nodes: 1}"),
+    ],
+)
+def test_an_accelerate_config_is_refused_with_the_line_that_does_its_work(name: str, line: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        convert_recipe(LAUNCHED[f"accelerate_configs/{name}.yaml"])
+    assert line in str(caught.value)
+
+
+def test_the_batch_is_per_device_times_accumulation_times_processes() -> None:
+    flat = {**FLAT, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
+    assert convert_recipe(flat, processes=2)[0]["global_batch_size"] == 64  # 4 x 8 x 2
+    assert convert_recipe(FLAT, processes=1)[0]["global_batch_size"] == 8  # the trainers' default a device
+
+
+def test_qlora_becomes_a_quantised_model_and_a_lora_section() -> None:
+    recipe, notes = convert_recipe(TRAINED["zephyr-7b-beta/dpo/config_qlora.yaml"])
+    assert recipe["model"] == {
+        "name": "alignment-handbook/zephyr-7b-sft-qlora",
+        "dtype": "bfloat16",
+        "quantization": "nf4",
+    }
+    assert recipe["lora"]["rank"] == recipe["lora"]["alpha"] == 128
+    assert recipe["lora"]["dropout"] == 0.05
+    assert len(recipe["lora"]["targets"]) == 7
+    assert outcomes(notes)["lora_r"] == "changed"
+
+
+def test_the_old_mixer_keeps_its_weights_and_holds_its_test_split_out() -> None:
+    mixer = {"dataset_mixer": {"a": 0.5, "b": 1.0}, "dataset_splits": ["train_sft", "test_sft"]}
+    recipe, notes = convert_recipe({"model_name_or_path": "m", **mixer})
+    assert recipe["data"] == [
+        {"name": "a", "split": "train_sft", "weight": 0.5},
+        {"name": "b", "split": "train_sft"},
+    ]
+    assert recipe["eval_data"] == [{"name": "a", "split": "test_sft"}, {"name": "b", "split": "test_sft"}]
+    assert any("first rows" in note.why for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stage"),
+    [
+        ({}, "sft"),
+        ({"beta": 0.1}, "dpo"),
+        ({"desirable_weight": 1.0, "beta": 0.1}, "kto"),
+        ({"center_rewards_coefficient": 0.01}, "reward"),
+    ],
+)
+def test_the_stage_is_told_by_keys_that_only_one_trainer_has(keys: dict[str, Any], stage: str) -> None:
+    assert convert_recipe({**FLAT, **keys})[0]["stage"] == stage
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "outcome", "why"),
+    [
+        ("max_seq_length", 512, "changed", "now training.max_length"),
+        ("warmup_ratio", 0.1, "changed", "now training.warmup_steps"),
+        ("evaluation_strategy", "epoch", "changed", "now training.eval_strategy"),
+        ("torch_dtype", "bfloat16", "changed", "now model.dtype"),
+        ("chat_template", "{{ messages }}", "changed", "now model.chat_template"),
+        ("push_to_hub", True, "left out", "nothing is sent"),
+        ("hub_model_id", "x", "left out", "nothing is sent"),
+        ("report_to", ["wandb"], "left out", "training.report_to"),
+        ("trust_remote_code", True, "left out", "never run"),
+        ("output_dir", "data/x", "left out", "--out"),
+        ("max_prompt_length", 512, "left out", "gone from TRL"),
+        ("learning_rat", 1e-5, "unknown", "Did you mean 'learning_rate'?"),
+    ],
+)
+def test_a_key_is_never_dropped_in_silence(key: str, value: Any, outcome: str, why: str) -> None:
+    _, notes = convert_recipe({**FLAT, "dataset_test_split": "test", key: value})
+    (note,) = (note for note in notes if note.key == key)
+    assert note.outcome == outcome
+    assert why in note.why
+
+
+@given(
+    key=st.text(min_size=1, max_size=12),
+    value=st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.lists(st.integers()),
+)
+def test_any_further_key_is_kept_or_named(key: str, value: Any) -> None:
+    try:
+        recipe, notes = convert_recipe({**FLAT, key: value})
+    except RecipeError:
+        return
+    kept = key in recipe or key in recipe.get("training", {}) or key in FLAT
+    assert kept or key in {note.key for note in notes}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"dataset_name": "d"}, "'model_name_or_path' is missing"),
+        ({"model_name_or_path": "m"}, "names no data"),
+        ({**FLAT, "dataset_mixer": {"d": 1}}, "has dataset_mixer and dataset_name"),
+        ({**FLAT, "stage": "sft"}, "a recipe of ours already"),
+        ({"model_name_or_path": "m", "dataset_mixture": ["d"]}, "'dataset_mixture' should be a mapping"),
+        ({"model_name_or_path": "m", "dataset_mixture": {"datasets": ["d"]}}, "a list of mappings"),
+        ({"model_name_or_path": "m", "dataset_mixer": ["d"]}, "'dataset_mixer' should be a mapping"),
+        ({**FLAT, "per_device_train_batch_size": "4"}, "should be a whole number, found str 4"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_with_the_reason(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        convert_recipe(content)
+
+
+def test_an_unknown_stage_names_the_nearest_one() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'orpo'"):
+        convert_recipe(FLAT, stage="orpoo")
