@@ -42,7 +42,7 @@ def trl_loaded() -> None:
 def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: Path) -> Make:
     files = {"sft": conversations_file, "reward": pairs_file, "dpo": pairs_file}
 
-    def make(stage: str, **training: Any) -> Any:
+    def make(stage: str, *, lora: bool = False, **training: Any) -> Any:
         content = {
             "stage": stage,
             "model": {"name": str(tiny_model_folder)},
@@ -56,7 +56,7 @@ def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: P
                 **training,
             },
         }
-        return check_recipe(content, "test")
+        return check_recipe(content | ({"lora": {"rank": 4}} if lora else {}), "test")
 
     return make
 
@@ -66,7 +66,8 @@ def losses(run: Path) -> list[float]:
 
 
 def weights(run: Path) -> np.ndarray[Any, Any]:
-    tensors = load_file(run / "model" / "model.safetensors")
+    (file,) = (run / "model").glob("*.safetensors")  # the model's, or its adapter's
+    tensors = load_file(file)
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)]).numpy()
 
 
@@ -146,7 +147,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, in
     known: dict[tuple[str, int], tuple[Path, float]] = {}
 
     def get(recipe: Any, processes: int) -> tuple[Path, float]:
-        key = (recipe.stage, processes)
+        key = (f"{recipe.stage}, lora: {recipe.lora}", processes)
         if key not in known:
             run, started = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
             assert train_together(recipe, run, count=processes) == [0] * processes
@@ -185,14 +186,15 @@ def test_a_run_killed_at_a_named_point_ends_as_an_uninterrupted_one(
     assert_same_end(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize(("stage", "processes"), [("reward", 1), ("dpo", 1), ("reward", 2), ("dpo", 2)])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("stage", "lora"), [("reward", False), ("dpo", False), ("dpo", True)])
 def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(
-    stage: str, processes: int, make_recipe: Make, uninterrupted: Any, tmp_path: Path
+    stage: str, processes: int, lora: bool, make_recipe: Make, uninterrupted: Any, tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("HANDBOOK_KILL_SEED", time.time_ns() % 2**32))
     print(f"to repeat this: HANDBOOK_KILL_SEED={seed}")
     draw = random.Random(seed)
-    recipe = make_recipe(stage, save_steps=1)
+    recipe = make_recipe(stage, lora=lora, save_steps=1)
     whole, runtime_s = uninterrupted(recipe, processes)
     for _ in range(3):
         kill_after_s = draw.uniform(0.1, 0.9) * runtime_s
