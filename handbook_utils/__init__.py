@@ -24,12 +24,15 @@ _PUBLIC = {
     "load_model": "models.load",
     "merge_adapter": "models.merge",
     "quantized_share": "models.precision",
+    "response_logprobs": "models.logprobs",
     "generate": "sampling.generate",
     "score": "sampling.score",
     "select": "sampling.select",
     "best_of_n_curve": "evaluation.best_of_n",
     "win_rate": "evaluation.win_rate",
     "compare_paired": "evaluation.win_rate",
+    "compare_runs": "pipeline.compare",
+    "mean_estimate": "evaluation.statistics",
     "estimate_kl": "evaluation.kl",
     "claim": "reporting.claims",
     "plot_training": "reporting.plots",
@@ -49,6 +52,7 @@ __all__ = [
     "best_of_n_curve",
     "claim",
     "compare_paired",
+    "compare_runs",
     "describe_format",
     "estimate_kl",
     "generate",
@@ -56,12 +60,14 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_tokenizer",
+    "mean_estimate",
     "merge_adapter",
     "plot_best_of_n",
     "plot_rewards",
     "plot_training",
     "quantized_share",
     "recipe_for_scale",
+    "response_logprobs",
     "run_pipeline",
     "run_stage",
     "score",
@@ -79,10 +85,13 @@ if TYPE_CHECKING:
     from handbook_utils.errors import HandbookError
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
     from handbook_utils.evaluation.kl import estimate_kl
+    from handbook_utils.evaluation.statistics import mean_estimate
     from handbook_utils.evaluation.win_rate import compare_paired, win_rate
     from handbook_utils.models.load import load_model, load_tokenizer
+    from handbook_utils.models.logprobs import response_logprobs
     from handbook_utils.models.merge import merge_adapter
     from handbook_utils.models.precision import quantized_share
+    from handbook_utils.pipeline.compare import compare_runs
     from handbook_utils.pipeline.run import run_pipeline
     from handbook_utils.pipeline.stages import run_stage, train_dpo, train_reward_model, train_sft
     from handbook_utils.recipe import load_recipe, recipe_for_scale

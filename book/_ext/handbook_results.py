@@ -25,7 +25,7 @@ from handbook_utils.evaluation.coverage_table import coverage_rows
 
 FOLDER = Path("book/results")
 DASH = "\N{EM DASH}"
-SECTIONS = ("training", "models", "reward_models", "best_of_n")
+SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n")
 
 
 class UnknownResultError(KeyError):

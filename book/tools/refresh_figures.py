@@ -9,6 +9,7 @@ Pictures and tables are made from `book/results/*.json` alone, so they cannot di
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -125,6 +126,41 @@ def draw_sft(results: Mapping[str, Any]) -> None:
     _save(figure, "sft")
 
 
+def draw_dpo(results: Mapping[str, Any]) -> None:
+    """Chapter 9: gold reward of three models, implicit rewards over steps; gold against KL for each beta."""
+    figure, (gold, curves) = _panels(2, widths=(1, 1))
+    models = results["models"]
+    names = {"evaluate-sft": "SFT", "evaluate-chosen-only": "SFT on the chosen", "evaluate-dpo": "DPO"}
+    _bars(gold, {label: models[run]["gold"] for run, label in names.items()}, "gold reward")
+    logged = results["curves"]["dpo"]
+    for side, colour, style in (("chosen", BLUE, "-"), ("rejected", ORANGE, "--"), ("margins", INK, ":")):
+        curves.plot(logged["step"], logged[f"rewards/{side}"], style, color=colour, label=side)
+    curves.set_title("implicit reward, training pairs")
+    curves.set_xlabel("optimiser step")
+    curves.legend(frameon=False, fontsize=8)
+    _save(figure, "dpo")
+    figure, axes = _panels(1, widths=(1,))
+    _beta_scan(axes, models)
+    _save(figure, "dpo-beta")
+
+
+def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
+    """One cross a run: KL to the SFT model and gold reward, both with their intervals."""
+    names = {"evaluate-dpo": "gentle run", "evaluate-hot": "0.3"}
+    names |= {run: beta[1] for run in models if (beta := re.fullmatch(r"evaluate-beta-([\d.]+)", run))}
+    for run, name in names.items():
+        kl, gold = models[run]["kl"], models[run]["gold"]
+        axes.plot([kl["low"], kl["high"]], [gold["value"]] * 2, color=BLUE, alpha=0.5)
+        axes.plot([kl["value"]] * 2, [gold["low"], gold["high"]], color=BLUE, alpha=0.5)
+        axes.plot(kl["value"], gold["value"], "o", color=BLUE, markersize=4)
+        axes.annotate(name, (kl["value"], gold["value"]), xytext=(4, 4), textcoords="offset points")
+    start = models["evaluate-sft"]["gold"]["value"]
+    axes.axhline(start, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("KL to SFT, nats an answer")
+    axes.set_ylabel("gold reward")
+
+
 def _panels(count: int, *, widths: Sequence[float]) -> tuple[Any, Any]:
     import matplotlib
 
@@ -133,7 +169,7 @@ def _panels(count: int, *, widths: Sequence[float]) -> tuple[Any, Any]:
 
     pyplot.rcParams.update({"font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left"})
     pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "handbook"})
-    size = {"figsize": (3.3 * count, 2.7), "layout": "constrained"}
+    size = {"figsize": (max(4.2, 3.3 * count), 2.7), "layout": "constrained"}
     return pyplot.subplots(1, count, gridspec_kw={"width_ratios": widths}, **size)
 
 
@@ -168,6 +204,7 @@ def _save(figure: Any, name: str) -> None:
 def write_all() -> None:
     """Write everything that is made from `book/results/`."""
     draw_sft(read_results("sft"))
+    draw_dpo(read_results("dpo"))
     demo = read_results("demo")
     draw_demo(demo)
     write_readme(demo)

@@ -1,7 +1,8 @@
 """Run the book's notebooks, store their outputs with a stamp, and tell when a stamp is stale.
 
-    python book/tools/run_notebooks.py refresh    run all, store outputs and stamps in notebooks/
-    python book/tools/run_notebooks.py check      exit with 1 when stored outputs are stale or failed
+    python book/tools/run_notebooks.py refresh        run all, store outputs and stamps in notebooks/
+    python book/tools/run_notebooks.py refresh dpo    the same for notebooks/dpo.ipynb alone
+    python book/tools/run_notebooks.py check          exit with 1 when stored outputs are stale or failed
 
 A stamp has the hash of the notebook's source and the hash of the pinned versions it ran with.
 """
@@ -119,26 +120,31 @@ def store_results(name: str, executed: Path = EXECUTED) -> Path:
     """Write `book/results/<name>.json` from the run folders and claims that a notebook's run has left."""
     from handbook_utils.reporting.claims import read_claims
     from handbook_utils.reporting.notebook_claims import notebook_claim_ids
-    from handbook_utils.reporting.results import pipeline_results, write_result
+    from handbook_utils.reporting.results import pipeline_results, training_curves, write_result
     from handbook_utils.reporting.runs import read_pipeline
 
     (runs,) = (executed / "runs").glob(f"{name}-*")
     _, scale, seed = runs.name.rsplit("-", 2)
     views = read_pipeline(runs)
     own = notebook_claim_ids(executed)[f"{name}.ipynb"]
-    trained = {view.name: view.figures for view in views.values() if view.stage == "sft" and view.figures}
+    curves = {view.name: found for view in views.values() if (found := training_curves(view))}
     payload = pipeline_results(views) | {
         "scale": scale,
-        "training": {run: {key: e.to_json() for key, e in found.items()} for run, found in trained.items()},
+        "curves": curves,
         "claims": {record["id"]: record for record in read_claims() if record["id"] in own},
     }
     made = next(iter(views.values())).manifest
     return write_result(name, payload, seeds=[int(seed)], made=made)
 
 
-def refresh() -> int:
-    """Run all notebooks, store their outputs and figures; returns the exit code."""
-    paths = find_notebooks()
+def refresh(names: Sequence[str] = ()) -> int:
+    """Run the named notebooks, or all, and store their outputs and figures; returns the exit code."""
+    paths = [path for path in find_notebooks() if not names or path.stem in names]
+    unknown = sorted(set(names) - {path.stem for path in paths})
+    if unknown:
+        known = ", ".join(path.stem for path in find_notebooks())
+        print(f"no notebook '{unknown[0]}'. There are: {known}.", file=sys.stderr)
+        return 2
     done = execute(paths)
     print(done.stdout[-6000:])
     if done.returncode == 0:
@@ -162,7 +168,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=["refresh", "check"])
-    return refresh() if parser.parse_args().action == "refresh" else check()
+    parser.add_argument("names", nargs="*", help="notebooks to refresh, such as dpo; all without any")
+    asked = parser.parse_args()
+    return refresh(asked.names) if asked.action == "refresh" else check()
 
 
 if __name__ == "__main__":

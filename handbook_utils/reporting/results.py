@@ -33,6 +33,7 @@ COLUMNS = {
     "compliance_rate_harmful": "harmful obeyed",
     "truncated_rate": "cut short",
 }
+CURVES = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "margin", "accuracy")
 GAIN, WIN_RATE = "gold_gain_vs_", "win_rate_vs_"
 
 
@@ -136,7 +137,7 @@ def write_result(
 
 
 def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[str, Any]:
-    """All figures of a pipeline as plain data: training, models, reward models, best-of-n, claims, cost.
+    """All figures of a pipeline as plain data: training, models, reward models, pairs, best-of-n, claims, ...
 
     Works for a pipeline that is still running: what is not there yet is left out.
 
@@ -158,11 +159,19 @@ def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[s
         },
         "models": {n: {"label": label_of(n), **figures[n]} for n in finished if kinds[n] == "evaluate"},
         "reward_models": {n: figures[n] for n in finished if kinds[n] == "reward"},
+        "pairs": {n: figures[n] for n in finished if kinds[n] == "annotate"},
         "best_of_n": {n: figures[n] for n in finished if kinds[n] == "best_of_n"},
         "claims": claims,
         "cost": {name: cost(view) for name, view in finished.items()},
         "total": total_cost(finished.values()),
     }
+
+
+def training_curves(view: RunView) -> dict[str, list[float]]:
+    """What preference training logged, one list a measure beside `step`; {} for a run that logged none."""
+    rows = [row for row in view.metrics if any(name in row for name in CURVES)]
+    found = [name for name in CURVES if rows and all(name in row for row in rows)]
+    return {name: [row[name] for row in rows] for name in ("step", *found)} if found else {}
 
 
 def cost(view: RunView) -> dict[str, float | None]:

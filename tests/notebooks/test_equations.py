@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable
@@ -34,7 +35,10 @@ def from_notebook(notebook: str, function: str) -> Any:
     cells = nbformat.read(ROOT / "notebooks" / notebook, as_version=4).cells
     (source,) = (cell.source for cell in cells if f"def {function}(" in cell.source)
     namespace: dict[str, Any] = {"torch": torch}
-    exec(source, namespace)
+    tree = ast.parse(source)
+    # what the cell goes on to do with its functions needs the cells before it
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    exec(compile(tree, notebook, "exec"), namespace)
     return namespace[function]
 
 
@@ -210,3 +214,114 @@ def test_gradient_of_a_batch_is_the_sum_over_its_parts_divided_by_all_tokens() -
     torch.testing.assert_close(by_parts, whole)
     means = sum(gradient(losses(part).mean()) for part in parts) / 2
     assert (means - whole).abs().max() > 0.01
+
+
+def six_answers() -> tuple[torch.Tensor, torch.Tensor]:
+    """A reference over six answers and their rewards."""
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.rand(6, generator=generator, dtype=torch.float64)
+    return reference / reference.sum(), torch.rand(6, generator=generator, dtype=torch.float64)
+
+
+def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return (p * (p / q).log()).sum()
+
+
+@equation("dpo-objective")
+def test_objective_is_expected_reward_minus_beta_times_the_divergence() -> None:
+    """Two answers, by hand: 0.75 * 1 + 0.25 * 0 - 0.1 * (0.75 ln 1.5 + 0.25 ln 0.5)."""
+    objective = from_notebook("dpo.ipynb", "kl_objective")
+    policy, reference, reward = (torch.tensor(values) for values in ([0.75, 0.25], [0.5, 0.5], [1.0, 0.0]))
+    expected = 0.75 - 0.1 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert objective(policy, reference, reward, 0.1).item() == pytest.approx(expected)
+
+
+@equation("dpo-optimum")
+def test_no_policy_beats_the_reweighted_reference() -> None:
+    objective, optimum = (from_notebook("dpo.ipynb", name) for name in ("kl_objective", "kl_optimum"))
+    reference, reward = six_answers()
+    best = optimum(reference, reward, 0.3)
+    weights = reference * (reward / 0.3).exp()
+    torch.testing.assert_close(best, weights / weights.sum())
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(200):
+        other = (best.log() + torch.randn(6, generator=generator, dtype=torch.float64)).softmax(-1)
+        assert objective(other, reference, reward, 0.3) < objective(best, reference, reward, 0.3)
+
+
+@equation("dpo-gap")
+def test_what_a_policy_lacks_is_beta_times_its_divergence_from_the_optimum() -> None:
+    objective, optimum = (from_notebook("dpo.ipynb", name) for name in ("kl_objective", "kl_optimum"))
+    reference, reward = six_answers()
+    policy = torch.linspace(1, 2, 6, dtype=torch.float64).softmax(-1)
+    log_z = (reference * (reward / 0.3).exp()).sum().log()
+    expected = 0.3 * log_z - 0.3 * divergence(policy, optimum(reference, reward, 0.3))
+    torch.testing.assert_close(objective(policy, reference, reward, 0.3), expected)
+
+
+@equation("dpo-reward")
+def test_the_optimum_gives_the_reward_back_up_to_one_constant() -> None:
+    reference, reward = six_answers()
+    best = from_notebook("dpo.ipynb", "kl_optimum")(reference, reward, 0.3)
+    implied = 0.3 * (best / reference).log()
+    log_z = (reference * (reward / 0.3).exp()).sum().log()
+    torch.testing.assert_close(implied + 0.3 * log_z, reward)
+
+
+@equation("dpo-bradley-terry")
+def test_the_annotator_prefers_by_the_sigmoid_of_the_reward_difference() -> None:
+    from handbook_utils.pocket.annotator import Annotator
+
+    prompt, good, half = "Say river two times, then say moon once.", "River river moon.", "River moon."
+    # gold 1.0 and 0.5, in units of the temperature
+    expected = 1 / (1 + math.exp(-(1.0 - 0.5) / 0.15))
+    assert Annotator().preference_probability(prompt, good, half) == pytest.approx(expected)
+
+
+@equation("dpo-margin")
+def test_margin_is_beta_times_the_difference_of_log_ratios() -> None:
+    """The chapter's worked pairs: 0.3 * ((-17 + 18) - (-23 + 20)) and 0.3 * ((-19 + 18) - (-25 + 20))."""
+    margin = from_notebook("dpo.ipynb", "dpo_margin")
+    assert margin(-17.0, -23.0, -18.0, -20.0, 0.3) == pytest.approx(1.2)
+    assert margin(-19.0, -25.0, -18.0, -20.0, 0.3) == pytest.approx(1.2)
+
+
+@equation("dpo-loss")
+def test_loss_is_minus_the_log_probability_of_the_choice() -> None:
+    loss = from_notebook("dpo.ipynb", "dpo_loss")
+    assert loss(torch.zeros(3)).item() == pytest.approx(math.log(2))
+    assert loss(torch.tensor([1.2])).item() == pytest.approx(-math.log(1 / (1 + math.exp(-1.2))))
+
+
+@equation("dpo-gradient")
+def test_gradient_weighs_a_pair_by_how_wrong_the_implied_reward_is() -> None:
+    margin, loss = (from_notebook("dpo.ipynb", name) for name in ("dpo_margin", "dpo_loss"))
+    chosen = torch.tensor([-17.0, -30.0], requires_grad=True)
+    rejected = torch.tensor([-23.0, -20.0], requires_grad=True)
+    m = margin(chosen, rejected, torch.tensor([-18.0, -20.0]), torch.tensor([-20.0, -20.0]), 0.3)
+    loss(m).backward()
+    weight = torch.sigmoid(-m.detach())
+    torch.testing.assert_close(chosen.grad, -0.3 * weight / 2)
+    torch.testing.assert_close(rejected.grad, 0.3 * weight / 2)
+    assert weight[1] > weight[0]  # the pair that is ranked wrong has the larger say
+
+
+@equation("dpo-displacement")
+def test_answers_of_the_reference_become_less_likely_on_average() -> None:
+    reference, reward = six_answers()
+    policy = from_notebook("dpo.ipynb", "kl_optimum")(reference, reward, 0.3)
+    mean_ratio = (reference * (policy / reference).log()).sum()
+    torch.testing.assert_close(mean_ratio, -divergence(reference, policy))
+    assert mean_ratio < 0
+
+
+@equation("dpo-mean-margin")
+def test_the_mean_shrinks_the_margin_by_the_length() -> None:
+    """Log-ratios +2 over 10 tokens and -3 over 30: 3 * (0.2 + 0.1)."""
+    found = from_notebook("dpo.ipynb", "mean_margin")(2.0, -3.0, 10, 30, beta=3.0)
+    assert found == pytest.approx(0.9)
+    # at equal lengths it is the margin of the sum at beta divided by the length
+    margin = from_notebook("dpo.ipynb", "dpo_margin")
+    assert margin(2.0, -3.0, 0.0, 0.0, beta=0.3) == pytest.approx(
+        from_notebook("dpo.ipynb", "mean_margin")(2.0, -3.0, 10, 10, beta=3.0)
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from book_pages import ROOT, chapters, executed
-from run_notebooks import EXECUTED, find_notebooks, pins_hash, problems, source_hash, stamp
+from run_notebooks import EXECUTED, find_notebooks, pins_hash, problems, refresh, source_hash, stamp
 
 from handbook_utils.reporting.notebook_claims import (
     break_notebook,
@@ -94,6 +94,11 @@ def test_outputs_are_no_part_of_the_source_hash(fresh: Path) -> None:
     other = copy.deepcopy(notebook)
     other.cells[0].outputs = [nbformat.v4.new_output("stream", text="2\n")]
     assert source_hash(other) == source_hash(notebook)
+
+
+def test_an_unknown_notebook_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refresh(["stf"]) == 2
+    assert "There are: " in capsys.readouterr().err
 
 
 @every_notebook

@@ -13,6 +13,7 @@ from handbook_utils.reporting.results import (
     device_name,
     model_rows,
     pipeline_results,
+    training_curves,
     write_pipeline_results,
     write_result,
 )
@@ -76,6 +77,14 @@ def test_a_models_gain_is_over_its_first_baseline_and_others_follow(finished_pip
     assert [label for label, _ in rft.others] == ["tuned on random samples (control)"]
     assert rft.others[0][1]["gain"] == figures["gold_gain_vs_evaluate-rft-control"]
     assert "gain" not in rows["evaluate-base"].figures
+
+
+def test_curves_of_preference_training_are_kept_and_other_runs_have_none(finished_pipeline):
+    views = read_pipeline(finished_pipeline)
+    curves = training_curves(views["dpo"])
+    assert curves["step"] == [50]
+    assert curves["rewards/margins"] == [0.5]
+    assert training_curves(views["sft"]) == {}
 
 
 def shown(folder, width: int) -> str:
