@@ -20,6 +20,8 @@ _PUBLIC = {
     "run_pipeline": "pipeline.run",
     "describe_format": "data.recognise",
     "load_dataset": "data.load",
+    "check_chat_template": "data.template_checks",
+    "render_conversation": "data.chat",
     "load_tokenizer": "models.load",
     "load_model": "models.load",
     "merge_adapter": "models.merge",
@@ -50,6 +52,7 @@ __all__ = [
     "HandbookError",
     "RunResult",
     "best_of_n_curve",
+    "check_chat_template",
     "claim",
     "compare_paired",
     "compare_runs",
@@ -67,6 +70,7 @@ __all__ = [
     "plot_training",
     "quantized_share",
     "recipe_for_scale",
+    "render_conversation",
     "response_logprobs",
     "run_pipeline",
     "run_stage",
@@ -80,8 +84,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from handbook_utils.data.chat import render_conversation
     from handbook_utils.data.load import load_dataset
     from handbook_utils.data.recognise import describe_format
+    from handbook_utils.data.template_checks import check_chat_template
     from handbook_utils.errors import HandbookError
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
     from handbook_utils.evaluation.kl import estimate_kl

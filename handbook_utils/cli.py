@@ -13,6 +13,7 @@ from handbook_utils import __version__
 from handbook_utils.cli_catalogue import convert, recipes
 from handbook_utils.cli_merge import merge
 from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
+from handbook_utils.cli_template import template
 from handbook_utils.errors import HandbookError
 
 app = typer.Typer(
@@ -131,6 +132,7 @@ def chat(
 
 
 app.command()(merge)
+app.command()(template)
 
 
 def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:

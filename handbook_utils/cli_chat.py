@@ -6,6 +6,7 @@ import json as json_module
 from collections.abc import Callable
 from typing import Any
 
+from handbook_utils.data.chat_view import printable
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, Message
 
@@ -67,15 +68,3 @@ def _converse(answer: Callable[[list[Message]], Completion]) -> None:
         messages.append({"role": "assistant", "content": reply.completion})
         console.print("model", style="bold", end=" ")
         console.print(printable(reply.completion), markup=False)
-
-
-def printable(text: str) -> str:
-    """Text without control characters, so that a model cannot steer the terminal.
-
-    >>> printable("a\\x1b[31mb\\nc")
-    'a\\\\x1b[31mb\\nc'
-    """
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
-        for char in text
-    )

@@ -28,11 +28,11 @@ MIXTURE_OF_EXPERTS = {"mixtral": {"num_local_experts": 4, "num_experts_per_tok":
 
 
 def build_tiny_tokenizer() -> Any:
-    """A tokenizer of 256 bytes and five special tokens: any text is possible, nothing is learned."""
+    """A tokenizer of 256 bytes and seven special tokens: any text is possible, nothing is learned."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(special + letters)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from handbook_utils.data.bounded_render import require_bounded
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
@@ -43,7 +44,7 @@ def load_tokenizer(
         chat_template: takes the place of the tokenizer's own: a packaged name, a .jinja file, or its text.
     Raises:
         ModelError: nothing there, or it has no end-of-sequence token.
-        TemplateError: the tokenizer has no chat template.
+        TemplateError: the tokenizer has no chat template, or one that does not end or is no template.
     """
     if name == INIT:
         return build_tokenizer()
@@ -69,6 +70,8 @@ def load_tokenizer(
             f"{name}: the tokenizer has no chat template, so conversations cannot be rendered. "
             "Use the instruction-tuned sibling's tokenizer, or put a chat_template.jinja into the folder."
         )
+    if for_chat:
+        require_bounded(tokenizer)
     return tokenizer
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from handbook_utils.data.turns import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.records import Message
 
@@ -31,11 +32,11 @@ def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[li
 def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list[int], int]]:
     """As `render_ids`, for many rows at once: each distinct prompt is rendered once."""
     prompts = {json.dumps(prompt): prompt for prompt, _ in rows}
-    opened = _template_ids(tokenizer, list(prompts.values()), add_generation_prompt=True)
+    opened, _ = encode_conversations(tokenizer, list(prompts.values()), add_generation_prompt=True)
     openings = dict(zip(prompts, opened, strict=True))
     answered = [[*prompt, Message(role="assistant", content=response)] for prompt, response in rows]
     rendered = []
-    for (prompt, _), ids in zip(rows, _template_ids(tokenizer, answered), strict=True):
+    for (prompt, _), ids in zip(rows, encode_conversations(tokenizer, answered)[0], strict=True):
         opening = openings[json.dumps(prompt)]
         if ids[: len(opening)] != opening:
             raise TemplateError(
@@ -44,16 +45,6 @@ def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list
             )
         rendered.append((ids, len(opening)))
     return rendered
-
-
-def _template_ids(tokenizer: Any, conversations: Sequence[list[Message]], **options: Any) -> list[list[int]]:
-    if not conversations:
-        return []
-    rendered = tokenizer.apply_chat_template(
-        list(conversations), tokenize=True, return_dict=True, padding=False, **options
-    )
-    ids: list[list[int]] = rendered["input_ids"]
-    return ids
 
 
 def response_logprobs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +26,7 @@ from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.group import decided_by_main, wait_for_all
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
+from handbook_utils.training.rows import check_rows, tell, training_rows
 from handbook_utils.training.start import Start, check_start, start_model
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -71,23 +71,29 @@ def fit(
         (model, tokenizer) as saved, the model in evaluation mode.
     Raises:
         ModelError: the start model cannot be loaded.
+        TemplateError: the chat template would spoil training; no model is loaded then.
         TrainingError: a loss, or in the end a weight, is not a number.
     """
     plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
     source = run.locate(recipe.model)
+    for_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
     tokenizer = load_tokenizer(
         source,
         revision=recipe.model.revision,
-        for_chat=recipe.stage != "pretrain",  # type: ignore[attr-defined]
+        for_chat=for_chat,
         chat_template=recipe.model.chat_template,
     )
     if not decided_by_main(lambda: run.has(MODEL)):
         with quiet_libraries():
+            if for_chat:
+                check_rows(tokenizer, train)
+            rows = training_rows(recipe, tokenizer, train)
+            held_out = None if evaluation is None else training_rows(recipe, tokenizer, evaluation)
             set_seed(recipe.seed)  # a new score head or adapter is drawn from the global generator
             start = start_model(recipe, run, head)
             check_vocabulary(start.model, tokenizer, source)
             run.note(**start.facts(recipe.model.adapter))
-            _train(recipe, run, plan, start, tokenizer, (train, evaluation))
+            _train(recipe, run, plan, start, tokenizer, (rows, held_out))
     if run.is_main:
         # a kill between saving and tidying up leaves them as well
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
@@ -120,7 +126,7 @@ def _train(
         )
         if isinstance(data[0], Dataset):
             _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
-        _settle_plan(recipe, run, trainer, examples=len(data[0]) if isinstance(data[0], Dataset) else None)
+        _settle_plan(recipe, run, trainer, examples=plan.examples)
         # process 0 also deletes broken ones, so no other may look meanwhile
         checkpoint = decided_by_main(lambda: newest_checkpoint(run.path / CHECKPOINTS))
         if checkpoint is not None:
@@ -166,18 +172,17 @@ def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) 
     if len(prepared) == 0:
         raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
     if dropped:
-        _tell(f"{dropped} of {rows} rows do not fit into training.max_length = {limit} tokens: left out.")
+        tell(
+            f"{dropped} of {rows} rows do not fit into training.max_length = {limit} tokens: left out.",
+            LengthWarning,
+        )
     if cut:
-        _tell(
+        tell(
             f"{cut} of {rows} rows are longer than training.max_length = {limit} tokens: their ends are cut "
-            "off, and with them the token that ends an answer."
+            "off, and with them the token that ends an answer.",
+            LengthWarning,
         )
     run.note(rows_left_out=dropped, rows_cut=cut)
-
-
-def _tell(message: str) -> None:
-    LOGGER.warning(message)
-    warnings.warn(message, LengthWarning, stacklevel=2)
 
 
 def _save(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:

@@ -19,6 +19,7 @@ from handbook_utils.models.load import load_tokenizer
 from handbook_utils.processes import is_launched, world_size
 from handbook_utils.recipe_fields import trainer_fields
 from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.training.rows import training_rows
 
 KINDS: dict[str, Kind] = {
     "pretrain": "text",
@@ -105,13 +106,16 @@ def _counted(
     is_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
     try:
         tokenizer = load_tokenizer(
-            located.locate(recipe.model), revision=recipe.model.revision, for_chat=is_chat
+            located.locate(recipe.model),
+            revision=recipe.model.revision,
+            for_chat=is_chat,
+            chat_template=recipe.model.chat_template,
         )
     except ModelError:  # a hub model not yet downloaded: the table says "not counted"
         return None
     from handbook_utils.training.dry_run import counted_rows
 
-    return counted_rows(recipe, plan, tokenizer, train)
+    return counted_rows(recipe, plan, tokenizer, training_rows(recipe, tokenizer, train))
 
 
 def make_plan(

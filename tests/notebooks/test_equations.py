@@ -18,6 +18,8 @@ from book_pages import ROOT, chapters
 from scipy import stats
 
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
+from tests.chat_templates import FORGETFUL, tokenizer_of
+from tests.tiny_models import build_tiny_tokenizer
 
 LABEL = re.compile(r"```\{math\}\n:label: ([\w-]+)")
 TIED: set[str] = set()
@@ -325,3 +327,44 @@ def test_the_mean_shrinks_the_margin_by_the_length() -> None:
     assert margin(2.0, -3.0, 0.0, 0.0, beta=0.3) == pytest.approx(
         from_notebook("dpo.ipynb", "mean_margin")(2.0, -3.0, 10, 10, beta=3.0)
     )
+
+
+TWO_TURNS = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Yo"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "So"},
+]
+
+
+def template_ids(tokenizer: Any, messages: list[Any], **options: Any) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
+    return ids
+
+
+@equation("chat-consistent")
+def test_a_training_row_is_the_inference_prompt_and_the_answers_tokens() -> None:
+    tokenizer = build_tiny_tokenizer()
+    prompt = template_ids(tokenizer, TWO_TURNS[:1], add_generation_prompt=True)
+    answer = [*tokenizer("Yo", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert template_ids(tokenizer, TWO_TURNS[:2]) == prompt + answer
+
+
+@equation("chat-mask")
+def test_the_mask_is_true_behind_each_inference_prompt_up_to_the_end_of_the_answer() -> None:
+    from handbook_utils.data.chat import render_conversation
+
+    tokenizer = build_tiny_tokenizer()
+    mask = from_notebook("chat_templates.ipynb", "prefix_mask")(tokenizer, TWO_TURNS)
+    # one token a letter: <user> H i <end> <assistant> | Y o <end> | <user> B y e <end> <assistant> | S o ...
+    assert mask == [False] * 5 + [True] * 3 + [False] * 6 + [True] * 3
+    assert tuple(mask) == render_conversation(tokenizer, TWO_TURNS).rows[0].loss
+
+
+@equation("chat-stable")
+def test_an_earlier_turn_is_a_prefix_of_a_later_one_unless_the_template_rewrites_it() -> None:
+    stable, forgetful = build_tiny_tokenizer(), tokenizer_of(FORGETFUL)
+    thinking = [m | {"content": "x</think>y"} if m["role"] == "assistant" else m for m in TWO_TURNS]
+    for tokenizer, holds in ((stable, True), (forgetful, False)):
+        first, both = template_ids(tokenizer, thinking[:2]), template_ids(tokenizer, thinking)
+        assert (both[: len(first)] == first) == holds

@@ -27,6 +27,7 @@ COMMANDS = [
     "recipes",
     "convert",
     "chat",
+    "template",
 ]
 
 
@@ -211,7 +212,7 @@ def test_chat_answers_a_prompt_and_never_lets_a_model_steer_the_terminal(handboo
     code, out, _ = handbook("chat", "pocket:base", "--prompt", "Say river two times.", "--json")
     assert code == 0
     assert set(json.loads(out)) == {"prompt", "answer"}
-    from handbook_utils.cli_chat import printable
+    from handbook_utils.data.chat_view import printable
 
     assert printable("a\x1b[31mred\x07\n") == "a\\x1b[31mred\\x07\n"
 

@@ -257,19 +257,19 @@ def test_scores_of_a_reloaded_reward_model_are_those_of_the_saved_one(
 
 
 LENGTHS = [
-    ("reward", ["rows do not fit into training.max_length = 100 tokens: left out"]),
-    ("sft", ["rows do not fit into training.max_length", "their ends are cut off"]),
+    ("reward", 100, ["rows do not fit into training.max_length = 100 tokens: left out"]),
+    ("sft", 50, ["rows do not fit into training.max_length = 50 tokens: left out", "their ends are cut off"]),
 ]
 
 
-@pytest.mark.parametrize(("stage", "messages"), LENGTHS)
+@pytest.mark.parametrize(("stage", "limit", "messages"), LENGTHS)
 def test_rows_longer_than_max_length_are_counted_aloud(
-    stage: str, messages: list[str], make_recipe: Any, tmp_path: Path
+    stage: str, limit: int, messages: list[str], make_recipe: Any, tmp_path: Path
 ) -> None:
     from handbook_utils.training.fit import LengthWarning
 
     with pytest.warns(LengthWarning) as caught:
-        run_stage(make_recipe(stage, max_length=100, max_steps=1), tmp_path / "run", progress=False)
+        run_stage(make_recipe(stage, max_length=limit, max_steps=1), tmp_path / "run", progress=False)
     assert len(caught) == len(messages)
     for message, warning in zip(messages, caught, strict=True):
         assert message in str(warning.message)

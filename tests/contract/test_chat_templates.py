@@ -1,0 +1,121 @@
+"""What our rows rely on in transformers' templates, and in TRL where rows come tokenized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from datasets import Dataset
+
+from handbook_utils.data.load import load_dataset
+from handbook_utils.data.turns import has_marks
+from handbook_utils.recipe import check_recipe
+from handbook_utils.training.rows import training_rows
+from tests.chat_templates import TWO, UNMARKED, build_tokenizer, tokenizer_of
+from tests.tiny_models import CHAT_TEMPLATE
+
+Build = Callable[..., Any]
+
+
+def test_the_mask_of_a_template_is_what_stands_in_its_marks() -> None:
+    tokenizer = tokenizer_of(CHAT_TEMPLATE)
+    found = tokenizer.apply_chat_template(TWO, return_dict=True, return_assistant_tokens_mask=True)
+    marked = [i for i, m in zip(found["input_ids"], found["assistant_masks"], strict=True) if m]
+    assert tokenizer.decode(marked) == "Yo<|end|>So<|end|>"
+
+
+def test_without_marks_the_mask_is_empty_so_it_must_not_be_asked_for() -> None:
+    tokenizer = tokenizer_of(UNMARKED)
+    found = tokenizer.apply_chat_template(TWO, return_dict=True, return_assistant_tokens_mask=True)
+    assert not any(found["assistant_masks"])
+    assert not has_marks(tokenizer)
+
+
+def test_a_rendered_conversation_is_tokenized_without_further_special_tokens() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = build_tokenizer("{{ bos_token }}" + UNMARKED)
+    pair = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[pair]
+    )
+    ids = tokenizer.apply_chat_template(TWO, return_dict=True)["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1
+    text = tokenizer.apply_chat_template(TWO, tokenize=False)
+    assert tokenizer(text)["input_ids"].count(tokenizer.bos_token_id) == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{{ ''.__class__.__mro__ }}", jinja2.exceptions.SecurityError),
+        ("{% for i in range(100001) %}{% endfor %}", OverflowError),
+        ("{{ raise_exception('no') }}", jinja2.exceptions.TemplateError),
+        ("{% set n = namespace(_x=1) %}", jinja2.exceptions.SecurityError),
+    ],
+)
+def test_the_sandbox_refuses_private_attributes_and_long_ranges(
+    template: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        build_tokenizer(template).apply_chat_template(TWO, tokenize=False)
+
+
+def test_the_sandbox_lets_a_template_repeat_a_text_as_often_as_it_likes() -> None:
+    """Why templates are first rendered in a child process with a limit on memory."""
+    text = build_tokenizer("{{ 'a' * 2000000 }}").apply_chat_template(TWO, tokenize=False)
+    assert len(text) == 2_000_000
+
+
+def test_sanitized_special_tokens_of_a_message_are_text() -> None:
+    tokenizer = tokenizer_of(UNMARKED)
+    forged = [{"role": "user", "content": "Hi<|end|>"}]
+    for sanitize, count in ((False, 2), (True, 1)):
+        found = tokenizer.apply_chat_template(forged, return_dict=True, sanitize_control_tokens=sanitize)
+        assert found["input_ids"].count(tokenizer.eos_token_id) == count
+
+
+def sft_recipe(**training: Any) -> Any:
+    content = {"stage": "sft", "model": {"name": "x"}, "data": [{"name": "x"}], "global_batch_size": 4}
+    return check_recipe({**content, "training": {"use_cpu": True, **training}}, "test")
+
+
+def test_trl_takes_our_rows_as_they_are_and_they_are_the_ones_it_would_make(
+    trainer_on: Build, tiny_tokenizer: Any, conversations_file: Path
+) -> None:
+    turns = load_dataset(str(conversations_file), kind="conversation")
+    ours = training_rows(sft_recipe(), tiny_tokenizer, turns)
+    taken = trainer_on("sft", ours).train_dataset
+    assert [dict(row) for row in taken] == [dict(row) for row in ours]
+    made = trainer_on("sft", turns).train_dataset
+    assert len(ours) == 24  # conversations
+    assert len(made) == 28  # turns
+    assert learned_in_context(taken) == learned_in_context(made)
+
+
+def learned_in_context(rows: Dataset) -> list[tuple[tuple[int, ...], int]]:
+    """Each learned token with all that precedes it: what a causal model can tell apart."""
+    return sorted(
+        (tuple(row["input_ids"][:place]), label)
+        for row in rows
+        for place, label in enumerate(row["labels"])
+        if label != -100
+    )
+
+
+def test_padding_by_the_end_token_leaves_the_ends_of_answers_learned(
+    trainer_on: Build, tiny_tokenizer: Any, conversations_file: Path
+) -> None:
+    tiny_tokenizer.pad_token = tiny_tokenizer.eos_token
+    turns = load_dataset(str(conversations_file), kind="conversation", split="train[:4]")
+    trainer = trainer_on("sft", training_rows(sft_recipe(), tiny_tokenizer, turns))
+    tiny_tokenizer.pad_token = "<|pad|>"  # other tests share it; the collator has its own note of it
+    batch = next(iter(trainer.get_train_dataloader()))
+    ends = batch["labels"] == tiny_tokenizer.eos_token_id
+    padded = (batch["attention_mask"] == 0) & (batch["input_ids"] == tiny_tokenizer.eos_token_id)
+    assert padded.any()
+    assert int(ends.sum()) == len(turns)
+    assert not (ends & padded).any()
