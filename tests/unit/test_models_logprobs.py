@@ -75,7 +75,7 @@ def test_a_uniform_model_gives_minus_log_vocabulary_a_token(tiny_model_folder: P
     )
     # "Yes" is three bytes and the end of turn; the empty answer is the end of turn alone
     assert counts.tolist() == [4, 1]
-    np.testing.assert_allclose(sums, [-4 * np.log(261), -1 * np.log(261)], rtol=1e-6)
+    np.testing.assert_allclose(sums, [-4 * np.log(263), -1 * np.log(263)], rtol=1e-6)
 
 
 def test_the_response_begins_after_the_generation_prompt_and_ends_with_the_end_of_turn(
