@@ -17,7 +17,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint types format book notebooks figures bench sabotage calibrate clean
+.PHONY: help venv demo test test-fast lint types format book notebooks figures bench bench-gpu sabotage calibrate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ figures: $(VENV)/.test ## refresh book/results, the README's figures and its pic
 
 bench: $(VENV)/.test ## measure speed and memory, end with a table
 	$(OFFLINE) $(BIN)/python tests/benchmarks/run.py
+
+bench-gpu: $(VENV)/.test ## measure training on a CUDA GPU (without one: says so)
+	$(OFFLINE) $(BIN)/python tests/benchmarks/gpu.py
 
 sabotage: $(VENV)/.test ## break the code on purpose; every claim must fail
 	$(OFFLINE) $(BIN)/handbook run pocket/pipeline --out runs/demo

@@ -6,6 +6,7 @@
 ```{results-claims} sft                  the claims, as measured
 ```{results-cost} sft                    time, memory and hardware
 ```{results-calibration} calibration     how the claims fared on fresh seeds
+```{results-gpu} gpu                     training speed on a GPU
 ```{results-coverage} log-normal         how often intervals held the truth, for scores of that distribution
 """
 
@@ -235,6 +236,28 @@ class CalibrationTable(ResultsDirective):
         return [nodes.paragraph("", f"Fresh seeds: {seeds}."), table(self.head, cells)]
 
 
+class GpuTable(ResultsDirective):
+    """Training speed and memory on a GPU, a line a case; what nobody has measured yet says so."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table."""
+        cells = [[name, *self._figures(found)] for name, found in results["cases"].items()]
+        where = f"Measured on {results['device']}." if any(results["cases"].values()) else ""
+        shown = table(["case", "tokens/s", "model-FLOPs utilisation", "peak memory, GiB"], cells)
+        return [nodes.paragraph(where, where), shown] if where else [shown]
+
+    @staticmethod
+    def _figures(found: Mapping[str, Any] | None) -> list[str]:
+        if not found or "tokens_per_s" not in found:
+            return ["out of memory" if found and found.get("out_of_memory") else "not measured"] * 3
+        mfu, memory = found["mfu"], found["peak_memory_gib"]
+        return [
+            f"{found['tokens_per_s']:,.0f}",
+            "not measured" if mfu is None else f"{mfu:.0%}".replace("%", "\N{NO-BREAK SPACE}%"),
+            f"{memory:.1f}",
+        ]
+
+
 class CoverageTable(SphinxDirective):
     """How often each kind of interval held the truth in simulated data sets, from the package's own table."""
 
@@ -343,7 +366,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     app.add_directive("results-coverage", CoverageTable)
-    directives_ |= {"steps": StepsTable}
+    directives_ |= {"steps": StepsTable, "gpu": GpuTable}
     for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
