@@ -26,6 +26,12 @@ BEGIN = "<!-- figures:begin (written by `make figures` from book/results/demo.js
 END = "<!-- figures:end -->"
 BLUE, ORANGE, INK = "#2b7bba", "#d1600f", "#333333"
 SHOWN = ("gold", "gain", "win_rate", "kl", "words")
+LORA_RUNS = {
+    "rank-1": (1, BLUE, "o", "LoRA"),
+    "rank-4": (4, BLUE, "o", None),
+    "rank-16": (16, BLUE, "o", None),
+    "qlora": (19, ORANGE, "s", "QLoRA"),  # beside rank 16, so that both can be seen
+}
 ARMS = {"proxy": (BLUE, "o", "reward model"), "control": (ORANGE, "s", "unbiased control")}
 
 
@@ -126,6 +132,44 @@ def draw_sft(results: Mapping[str, Any]) -> None:
     _save(figure, "sft")
 
 
+def draw_lora(results: Mapping[str, Any]) -> None:
+    """Chapter 5: held-out loss against the rank, beside full training; NF4's codes on the normal density."""
+    figure, (loss, codes) = _panels(2, widths=(1, 1))
+    found = {run: figures["eval_loss"] for run, figures in results["training"].items()}
+    loss.axhline(found["full"]["value"], color=INK, linewidth=0.8, linestyle="--", label="all weights")
+    loss.axhspan(found["full"]["low"], found["full"]["high"], color=INK, alpha=0.12, linewidth=0)
+    for run, (at, colour, marker, label) in LORA_RUNS.items():
+        low, value, high = (found[run][end] for end in ("low", "value", "high"))
+        loss.errorbar(at, value, [[value - low], [high - value]], fmt=marker, color=colour, label=label)
+    loss.set_xscale("log", base=2)
+    loss.set_xticks([1, 4, 16], ["1", "4", "16"])
+    loss.set_xlabel("rank")
+    loss.set_title("loss on held-out answers")
+    loss.legend(frameon=False, fontsize=8)
+    _codebooks(codes)
+    _save(figure, "lora")
+
+
+def _codebooks(axes: Any) -> None:
+    """The sixteen codes of NF4 as the library has them, and sixteen evenly spaced ones, on normal weights."""
+    import numpy as np
+    from bitsandbytes.functional import get_4bit_type
+    from scipy.stats import norm
+
+    reach = norm.ppf(0.9677083)  # the quantile that NF4 scales to 1
+    x = np.linspace(-1.2, 1.2, 241)
+    axes.fill_between(x, norm.pdf(reach * x), color=INK, alpha=0.12, linewidth=0)
+    rows = {"NF4": (-0.06, BLUE, get_4bit_type("nf4", device="cpu").numpy())}
+    rows["evenly spaced"] = (-0.14, ORANGE, np.linspace(-1, 1, 16))
+    for label, (height, colour, values) in rows.items():
+        axes.plot(values, np.full(16, height), "|", color=colour, markersize=11, label=label)
+    axes.set_yticks([])
+    axes.set_xlabel("weight, as a share of its block's largest")
+    axes.set_title("sixteen values under a normal density")
+    axes.set_ylim(-0.2, 0.56)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+
+
 def draw_dpo(results: Mapping[str, Any]) -> None:
     """Chapter 9: gold reward of three models, implicit rewards over steps; gold against KL for each beta."""
     figure, (gold, curves) = _panels(2, widths=(1, 1))
@@ -204,6 +248,7 @@ def _save(figure: Any, name: str) -> None:
 def write_all() -> None:
     """Write everything that is made from `book/results/`."""
     draw_sft(read_results("sft"))
+    draw_lora(read_results("lora"))
     draw_dpo(read_results("dpo"))
     demo = read_results("demo")
     draw_demo(demo)

@@ -32,16 +32,16 @@ def equation(label: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 
 @cache
-def from_notebook(notebook: str, function: str) -> Any:
-    """A function as the notebook defines it, so that the test cannot drift from the book."""
+def from_notebook(notebook: str, name: str) -> Any:
+    """A function or class as the notebook defines it, so that the test cannot drift from the book."""
     cells = nbformat.read(ROOT / "notebooks" / notebook, as_version=4).cells
-    (source,) = (cell.source for cell in cells if f"def {function}(" in cell.source)
-    namespace: dict[str, Any] = {"torch": torch}
+    (source,) = (c.source for c in cells if re.search(rf"^(def|class) {name}\(", c.source, re.MULTILINE))
+    namespace: dict[str, Any] = {"torch": torch, "math": math, "np": np, "norm": stats.norm}
     tree = ast.parse(source)
     # what the cell goes on to do with its functions needs the cells before it
-    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     exec(compile(tree, notebook, "exec"), namespace)
-    return namespace[function]
+    return namespace[name]
 
 
 def random_row(seed: int = 0, *, tokens: int = 6, size: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -368,3 +368,90 @@ def test_an_earlier_turn_is_a_prefix_of_a_later_one_unless_the_template_rewrites
     for tokenizer, holds in ((stable, True), (forgetful, False)):
         first, both = template_ids(tokenizer, thinking[:2]), template_ids(tokenizer, thinking)
         assert (both[: len(first)] == first) == holds
+
+
+def low_rank_layer() -> tuple[Any, torch.Tensor]:
+    """The notebook's layer with 5 inputs, 3 outputs, rank 2 and alpha / r = 4, and four inputs to it."""
+    torch.manual_seed(0)
+    layer = from_notebook("lora.ipynb", "LowRank")(torch.nn.Linear(5, 3, bias=False), r=2, alpha=8)
+    return layer, torch.randn(4, 5)
+
+
+@equation("lora-update")
+def test_adapter_adds_the_scaled_product_of_its_factors_and_starts_at_nothing() -> None:
+    layer, x = low_rank_layer()
+    torch.testing.assert_close(layer(x), layer.linear(x), rtol=0, atol=0)
+    torch.nn.init.normal_(layer.b)
+    update = 4 * layer.b @ layer.a
+    torch.testing.assert_close(layer(x), x @ (layer.linear.weight + update).T)
+    assert torch.linalg.matrix_rank(update) == 2
+
+
+@equation("lora-size")
+def test_adapter_trains_r_times_the_sum_of_both_sides() -> None:
+    layer, _ = low_rank_layer()
+    trained = [weight.numel() for weight in layer.parameters() if weight.requires_grad]
+    assert sum(trained) == 2 * (3 + 5)
+
+
+@equation("lora-gradient")
+def test_at_the_start_only_b_has_a_gradient() -> None:
+    layer, x = low_rank_layer()
+    g = torch.randn(4, 3)
+    (layer(x) * g).sum().backward()
+    assert not layer.a.grad.any()
+    torch.testing.assert_close(layer.b.grad, 4 * g.T @ (x @ layer.a.detach().T))
+    torch.nn.init.normal_(layer.b)
+    layer.zero_grad()
+    (layer(x) * g).sum().backward()
+    torch.testing.assert_close(layer.a.grad, 4 * (g @ layer.b.detach()).T @ x)
+
+
+@equation("lora-nf4")
+def test_codes_are_evenly_spaced_quantiles_of_the_normal_distribution() -> None:
+    codes = from_notebook("lora.ipynb", "normal_float_codes")().double().numpy()
+    assert len(codes) == 16
+    assert codes[[0, 7, 15]] == pytest.approx([-1, 0, 1])
+    shares = stats.norm.cdf(codes * stats.norm.ppf(0.9677083))
+    for side in (shares[:8], shares[7:]):
+        assert np.diff(side) == pytest.approx(np.diff(side).mean(), rel=1e-5)
+
+
+@equation("lora-quantise")
+def test_each_weight_becomes_its_blocks_scale_times_the_nearest_code() -> None:
+    codes = torch.tensor([-1.0, 0.0, 0.5, 1.0])
+    weights = torch.tensor([[2.0, 0.9, -0.4, -1.2], [0.1, -0.2, 0.0, 0.04]])
+    found = from_notebook("lora.ipynb", "rounded")(weights, codes, block=4)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 1.0, 0.0, -2.0], [0.1, -0.2, 0.0, 0.0]]))
+
+
+@equation("lora-bits")
+def test_double_quantisation_stores_that_many_bits_a_weight() -> None:
+    from bitsandbytes.functional import quantize_4bit
+
+    weights = torch.randn(512, 128)
+    packed, state = quantize_4bit(weights, blocksize=64, quant_type="nf4", compress_statistics=True)
+    # the second level's one float32 for 256 scales, and what is stored as it is
+    stored = packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    assert 8 * stored / weights.numel() == pytest.approx(4 + 8 / 64 + 32 / (64 * 256))
+
+
+@equation("lora-merge")
+def test_merged_layer_computes_what_layer_and_adapter_do() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(5, 3))
+    before = plain[0].weight.detach().clone()
+    model = get_peft_model(plain, LoraConfig(r=2, lora_alpha=8, target_modules=["0"]))
+    adapter = model.base_model.model[0]
+    torch.nn.init.normal_(adapter.lora_B["default"].weight)
+    expected = before + 4 * adapter.lora_B["default"].weight @ adapter.lora_A["default"].weight
+    torch.testing.assert_close(model.merge_and_unload()[0].weight, expected)
+
+
+@equation("lora-ln2")
+def test_dpo_starts_at_ln_2_whatever_the_model() -> None:
+    margin, loss = (from_notebook("dpo.ipynb", name) for name in ("dpo_margin", "dpo_loss"))
+    logps = torch.randn(2, 5)
+    assert loss(margin(*logps, *logps, 0.3)).item() == pytest.approx(math.log(2))
