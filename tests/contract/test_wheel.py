@@ -82,6 +82,6 @@ def test_the_installed_wheel_runs_the_pipelines_first_stage_from_another_folder(
     assert "eval_loss" in json.loads(ran.stdout)["figures"]
     where = "import handbook_utils; print(handbook_utils.__file__)"
     imported = subprocess.run(
-        [str(python), "-c", where], cwd=work, capture_output=True, text=True, check=True
+        [str(python), "-c", where], cwd=work, capture_output=True, text=True, check=True, env=clean
     )
     assert str(environment) in imported.stdout
