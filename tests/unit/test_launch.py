@@ -135,6 +135,8 @@ def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     (tmp_path / "pids").mkdir()
 
     def run(action: str) -> None:
+        # a shell starts its background jobs deaf to SIGINT, and children inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         checked = checked_layout(layout(on_cpu=True), devices=2, quantized=False)
         watch(launch_command(checked, [str(tmp_path / "pids"), action]), processes=2)
 
@@ -377,12 +379,12 @@ def test_a_slurm_script_runs_its_command_and_asks_for_another_turn_when_time_is_
     running = subprocess.Popen(
         ["bash", str(job)], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    for _ in range(200):
+    for _ in range(3000):  # before it runs its command it would not hear the signal
         if log.exists() and log.read_text(encoding="utf-8"):
             break
         time.sleep(0.02)
     running.send_signal(signal.SIGUSR1)  # B: the batch script alone gets it
-    running.wait(10)
+    running.wait(60)
     os.killpg(running.pid, signal.SIGKILL)  # as Slurm ends the step of a requeued job
     # 20000 + 41234 % 40000 = 21234
     assert log.read_text(encoding="utf-8").splitlines() == [

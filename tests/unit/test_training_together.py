@@ -53,6 +53,8 @@ def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: P
                 "num_train_epochs": 1,
                 "logging_steps": 1,
                 "learning_rate": 1e-3,
+                # at its default of 1e-8 Adam divides gradients that are mere rounding by themselves
+                "adam_epsilon": 1e-4,
                 **training,
             },
         }
