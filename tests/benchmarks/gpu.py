@@ -68,7 +68,7 @@ CASES = [
 
 def build_model(shape: tuple[Any, ...], folder: Path) -> int:
     """Save a random model and a byte tokenizer; return its parameters outside the embedding."""
-    from conftest import build_tiny_tokenizer
+    from tiny_models import build_tiny_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, hidden, layers, heads, kv_heads, inner = shape
