@@ -96,6 +96,9 @@ def test_claims_say_whether_they_hold(html):
     text = Page(html).text()
     assert text.count("✔ holds") == len(PIPELINE_CLAIMS)
     assert "✘ does not hold" not in text
+    for each in PIPELINE_CLAIMS:
+        kind = "Observation: " if each.wording == "observation" else ""
+        assert f"✔ holds {kind}{each.says}" in " ".join(text.split())
 
 
 def test_every_picture_has_words_for_those_who_cannot_see_it(html):
