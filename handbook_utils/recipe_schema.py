@@ -14,8 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from handbook_utils.recipe_fields import checked_field
-from handbook_utils.recipe_fields import trainer_fields as trainer_fields
+from handbook_utils.recipe_fields import checked_field, trainer_fields
 from handbook_utils.recipe_sections import (
     DataSource,
     LaunchSection,

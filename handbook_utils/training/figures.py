@@ -70,14 +70,13 @@ def implicit_reward_figures(
         seed: of the intervals' resampling.
     Source: Rafailov et al. 2023, Eq. 5.
     """
-    rewards = {}
-    for side in ("chosen", "rejected"):
-        rows = _conversations(pairs, side)
-        policy, reference = (response_logprobs(model, tokenizer, rows) for model in models)
-        rewards[side] = beta * (policy - reference)
-    margin = rewards["chosen"] - rewards["rejected"]
+    chosen, rejected = (
+        _implicit_rewards(models, tokenizer, _conversations(pairs, side), beta)
+        for side in ("chosen", "rejected")
+    )
+    margin = chosen - rejected
     return {
-        "accuracy": _accuracy(rewards["chosen"], rewards["rejected"], pairs, seed),
+        "accuracy": _accuracy(chosen, rejected, pairs, seed),
         "margin": mean_estimate(margin, clusters=_prompt_ids(pairs), unit="implicit reward", seed=seed),
     }
 
@@ -95,9 +94,7 @@ def feedback_figures(
         seed: of the intervals' resampling.
     Source: Ethayarajh et al. 2024, Eq. 7 (the reward; not its reference point).
     """
-    answers = _conversations(rows, "completion")
-    policy, reference = (response_logprobs(model, tokenizer, answers) for model in models)
-    rewards = beta * (policy - reference)
+    rewards = _implicit_rewards(models, tokenizer, _conversations(rows, "completion"), beta)
     is_good = np.array(rows["label"], dtype=bool)
     prompts = np.array(_prompt_ids(rows))
     right = np.where(is_good, rewards > 0, rewards < 0).astype(float)
@@ -127,6 +124,13 @@ def odds_ratio_figures(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int)
         "accuracy": _accuracy(odds["chosen"], odds["rejected"], pairs, seed),
         "log_odds_ratio": mean_estimate(ratio, clusters=_prompt_ids(pairs), unit="nats", seed=seed),
     }
+
+
+def _implicit_rewards(
+    models: tuple[Any, Any], tokenizer: Any, answers: Sequence[Conversation], beta: float
+) -> Floats:
+    policy, reference = (response_logprobs(model, tokenizer, answers) for model in models)
+    return beta * (policy - reference)
 
 
 def _accuracy(higher: Floats, lower: Floats, pairs: Dataset, seed: int) -> Estimate:
