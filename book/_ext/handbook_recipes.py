@@ -41,9 +41,10 @@ class Methods(SphinxDirective):
         for method in methods():
             cited = f"{method.paper}, {method.year}" if method.paper else ""
             place = f"arXiv {method.arxiv}" if method.arxiv else ""
-            stage, loss = (method.stage, method.name) if method.stage else (method.name, "")
-            cells.append([stage, loss, method.does, method.needs, ". ".join(filter(None, (cited, place)))])
-        return [table(["stage", "loss_type", "what it does", "needs", "paper"], cells)]
+            name = f"{method.stage}: {method.name}" if method.stage else method.name
+            does = f"{method.does}; needs {method.needs}" if method.needs else method.does
+            cells.append([name, does, ". ".join(filter(None, (cited, place)))])
+        return [table(["stage: loss_type", "what it does", "paper"], cells)]
 
 
 class Cards(SphinxDirective):
@@ -62,8 +63,8 @@ class Cards(SphinxDirective):
         cells = []
         for name in names:
             recipe, card = load_recipe(name), recipe_card(name)
-            cells.append([name, recipe.stage, recipe.description, card.hardware, card.status])
-        section += table(["recipe", "stage", "what it does", "hardware", "status"], cells)
+            cells.append([name, recipe.description, card.hardware, card.status])
+        section += table(["recipe", "what it does", "hardware", "status"], cells)
         for name in names:
             section += self._card(name)
         return section
@@ -75,9 +76,12 @@ class Cards(SphinxDirective):
             if title not in SAID_ONCE:
                 text = (" " if title == "Remarks" else "; ").join(lines)
                 shown.append(nodes.paragraph("", "", nodes.strong(title, title), nodes.Text(f": {text}")))
-        if rows := hyperparameters(name):
-            cells = [[key, str(value), source] for key, value, source in rows]
-            shown.append(table(["hyperparameter", "value", "from"], cells))
+        values: dict[str, list[str]] = {}
+        for key, value, source in hyperparameters(name):
+            values.setdefault(source, []).append(f"{key}: {value}")
+        if values:
+            cells = [[", ".join(keys), source] for source, keys in values.items()]
+            shown.append(table(["hyperparameters", "from"], cells))
         return [nodes.rubric("", name), *shown]
 
 

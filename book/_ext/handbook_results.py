@@ -25,6 +25,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from handbook_utils.evaluation.coverage_table import coverage_rows
 
 FOLDER = Path("book/results")
+PROSE = 30  # characters from which a table's cell is to be read rather than looked up
 DASH = "\N{EM DASH}"
 SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n")
 
@@ -356,7 +357,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> nodes.Node:
 
 
 def _row(cells: Sequence[str]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph(cell, cell)) for cell in cells))
+    return nodes.row("", *(_cell(text) for text in cells))
+
+
+def _cell(text: str) -> nodes.entry:
+    shown = text.replace(", ", ",\N{NO-BREAK SPACE}") if text.endswith("]") else text  # an interval stays whole
+    return nodes.entry("", nodes.paragraph(text, shown), classes=["prose"] if len(text) > PROSE else [])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
