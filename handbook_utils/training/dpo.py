@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from datasets import Dataset
+
 from handbook_utils.recipe_schema import DpoRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -22,9 +26,9 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Book: chapter "Direct preference optimisation".
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None or not run.is_main:
-        return {}
-    reference = load_reference(recipe, run)
-    beta = float(setting(recipe, "beta"))
-    return implicit_reward_figures((model, reference), tokenizer, held_out, beta=beta, seed=recipe.seed)
+
+    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
+        models, beta = (model, load_reference(recipe, run)), float(setting(recipe, "beta"))
+        return implicit_reward_figures(models, tokenizer, rows, beta=beta, seed=recipe.seed)
+
+    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

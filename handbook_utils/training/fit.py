@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.load import check_vocabulary, load_model, load_tokenizer
 from handbook_utils.models.precision import Head
 from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
@@ -31,6 +33,7 @@ from handbook_utils.training.start import Start, check_start, start_model
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
+Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]
 
 
 class LengthWarning(UserWarning):
@@ -57,8 +60,9 @@ def fit(
     *,
     train: Dataset | IterableDataset,
     evaluation: Dataset | None = None,
+    measure: Measure,
     head: Head = "causal",
-) -> tuple[Any, Any]:
+) -> dict[str, Estimate]:
     """Train a model into `model/` of the run folder, from its newest checkpoint where there is one.
 
     Args:
@@ -66,9 +70,10 @@ def fit(
         run: the open run folder.
         train: training examples in TRL's form, in memory or as a stream.
         evaluation: held-out examples, used while training only where `training.eval_strategy` asks for it.
+        measure: makes figures of (model as saved, tokenizer, held-out examples).
         head: "causal" or "reward".
     Returns:
-        (model, tokenizer) as saved, the model in evaluation mode.
+        The figures; none without held-out examples, and none of a process that is not the main one.
     Raises:
         ModelError: the start model cannot be loaded.
         TemplateError: the chat template would spoil training; no model is loaded then.
@@ -97,9 +102,11 @@ def fit(
     if run.is_main:
         # a kill between saving and tidying up leaves them as well
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+    if evaluation is None or not run.is_main:
+        return {}
     section = recipe.model
-    saved = str(run.path / MODEL)
-    return load_model(saved, head=head, dtype=section.dtype, attention=section.attention), tokenizer
+    model = load_model(str(run.path / MODEL), head=head, dtype=section.dtype, attention=section.attention)
+    return measure(model, tokenizer, evaluation)
 
 
 def _train(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from datasets import Dataset
+
 from handbook_utils.recipe_schema import KtoRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -26,9 +30,9 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
     # TRL reads KTO's rows in order, for its KL is measured on neighbours: unshuffled, a pair's two answers
     # would be each other's, and one source's marks would come all at once
     train = train.shuffle(seed=recipe.seed)
-    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None or not run.is_main:
-        return {}
-    reference = load_reference(recipe, run)
-    beta = float(setting(recipe, "beta"))
-    return feedback_figures((model, reference), tokenizer, held_out, beta=beta, seed=recipe.seed)
+
+    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
+        models, beta = (model, load_reference(recipe, run)), float(setting(recipe, "beta"))
+        return feedback_figures(models, tokenizer, rows, beta=beta, seed=recipe.seed)
+
+    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

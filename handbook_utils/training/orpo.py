@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from datasets import Dataset
+
 from handbook_utils.recipe_schema import OrpoRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -20,7 +24,8 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None or not run.is_main:
-        return {}
-    return odds_ratio_figures(model, tokenizer, held_out, seed=recipe.seed)
+
+    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
+        return odds_ratio_figures(model, tokenizer, rows, seed=recipe.seed)
+
+    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from datasets import Dataset
+
 from handbook_utils.recipe_schema import PretrainRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -19,7 +23,8 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     """
     train, held_out = load_rows(recipe, run, kind="text")
-    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out)
-    if held_out is None or not run.is_main:
-        return {}
-    return {"eval_loss": text_loss(model, tokenizer, held_out["text"], seed=recipe.seed)}
+
+    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
+        return {"eval_loss": text_loss(model, tokenizer, rows["text"], seed=recipe.seed)}
+
+    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from datasets import Dataset
+
 from handbook_utils.recipe_schema import RewardRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -22,7 +26,8 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-    model, tokenizer = fit(recipe, run, train=train, evaluation=held_out, head="reward")
-    if held_out is None or not run.is_main:
-        return {}
-    return reward_accuracy(model, tokenizer, held_out, seed=recipe.seed)
+
+    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
+        return reward_accuracy(model, tokenizer, rows, seed=recipe.seed)
+
+    return fit(recipe, run, train=train, evaluation=held_out, measure=measure, head="reward")

@@ -18,9 +18,9 @@ def test_rows_are_shuffled_by_the_seed_so_that_a_pairs_answers_are_not_neighbour
     seen: list[list[int]] = []
     monkeypatch.setattr(kto, "load_rows", lambda *_, **__: (rows, None))
 
-    def fit(recipe: Any, run: Any, *, train: Dataset, **_: Any) -> tuple[None, None]:
+    def fit(recipe: Any, run: Any, *, train: Dataset, **_: Any) -> dict[str, Any]:
         seen.append(list(train["number"]))
-        return None, None
+        return {}
 
     monkeypatch.setattr(kto, "fit", fit)
     for seed in (0, 0, 1):
