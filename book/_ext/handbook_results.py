@@ -361,7 +361,8 @@ def _row(cells: Sequence[str]) -> nodes.row:
 
 
 def _cell(text: str) -> nodes.entry:
-    shown = text.replace(", ", ",\N{NO-BREAK SPACE}") if text.endswith("]") else text  # an interval stays whole
+    # an interval stays whole
+    shown = text.replace(", ", ",\N{NO-BREAK SPACE}") if text.endswith("]") else text
     return nodes.entry("", nodes.paragraph(text, shown), classes=["prose"] if len(text) > PROSE else [])
 
 
