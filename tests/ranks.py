@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import signal
 import socket
 import sys
@@ -13,6 +14,10 @@ import warnings
 from collections.abc import Callable
 
 Task = Callable[[], object]
+
+# exit code of a process that found another gone, before it was ended itself
+LOST_PEER = 3
+_GONE = re.compile(r"gloo/transport/tcp/.*(Connection (reset|closed) by peer|Broken pipe)", re.DOTALL)
 
 
 def run_ranks(
@@ -28,7 +33,8 @@ def run_ranks(
         kill_after_s: SIGKILL the last one at that moment, if it still runs.
         timeout_s: a test that hangs is a failure.
     Returns:
-        Each process's exit code, by rank; negative: the signal that killed it.
+        Each process's exit code, by rank; negative: the signal that killed it; LOST_PEER: it failed because
+        its connection to another broke, and for no other reason; 1: any other error.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,9 +75,9 @@ def _forked(task: Task, place: tuple[int, int, int], timeout_s: float) -> int:
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
-    except BaseException:  # noqa: BLE001  # a forked test must end here, whatever happens
+    except BaseException as error:  # noqa: BLE001  # a forked test must end here, whatever happens
         traceback.print_exc()
-        code = 1
+        code = LOST_PEER if isinstance(error, RuntimeError) and _GONE.search(str(error)) else 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
