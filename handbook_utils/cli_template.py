@@ -68,7 +68,8 @@ def _sample(tokenizer: Any, data: str | None, row: int) -> Any:
         return render_conversation(tokenizer, TWO_TURNS)
     found = load_dataset(data, kind="conversation", split=f"train[{row - 1}:{row}]")[-1]
     messages = [*found["prompt"], *found["completion"]]
-    return render_conversation(tokenizer, messages, tools=found.get("tools"), last_only=True)
+    told = {name: found.get(name) for name in ("tools", "chat_template_kwargs")}
+    return render_conversation(tokenizer, messages, **told, last_only=True)
 
 
 def _table(report: TemplateReport) -> Table:

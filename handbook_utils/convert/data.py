@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handbook_utils.convert.notes import Work, expect
-from handbook_utils.convert.tables import HELD_OUT, NOT_READ
+from handbook_utils.convert.tables import HELD_OUT
 from handbook_utils.errors import RecipeError
 
 Sources = list[dict[str, Any]]
@@ -112,12 +112,9 @@ def _source(
 
 def _note_columns(work: Work, items: Sequence[Mapping[str, Any]]) -> None:
     named = sorted({column for item in items for column in item.get("columns") or ()})
-    if read := [column for column in named if column not in NOT_READ]:
-        why = f"{', '.join(read)}: a source's format knows the columns it reads."
+    if named:
+        why = f"{', '.join(named)}: a source's format knows the columns it reads."
         work.note("dataset_mixture.datasets.columns", "left out", why)
-    for column in sorted(NOT_READ & set(named)):
-        why = f"{column}: not read, so every row is rendered with the chat template's own defaults."
-        work.note("dataset_mixture.datasets.columns", "unknown", why)
 
 
 def _apart(work: Work, key: str, sources: Sources) -> tuple[Sources, Sources]:

@@ -10,9 +10,6 @@ DPO_KEYS = {"beta", "loss_type", "max_prompt_length", "ref_model_sync_steps", "p
 # how the names of official test splits start
 HELD_OUT = ("test", "val", "eval", "heldout")
 
-# columns of the mixtures that none of our formats reads
-NOT_READ = {"chat_template_kwargs"}
-
 SFT_LOSS = (
     "loss falls on the answers only; there, without assistant_only_loss, every token was learned, "
     "the user's and the system's too."

@@ -58,6 +58,7 @@ def render_conversation(
     messages: Sequence[Mapping[str, Any]],
     *,
     tools: Sequence[Any] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     last_only: bool = False,
 ) -> RenderedConversation:
     """Show what a conversation becomes in training: its tokens, their text, and which carry loss.
@@ -66,6 +67,7 @@ def render_conversation(
         tokenizer: with a chat template.
         messages: dictionaries with `role` and `content`; what follows the last answer is not trained on.
         tools: JSON schemas or functions that the template may describe to the model.
+        chat_template_kwargs: what else the template is told, such as `{"enable_thinking": False}`.
         last_only: learn the last answer alone, as of a row with `prompt` and `completion`.
     Raises:
         DataError: there is no answer, or nothing before it.
@@ -73,7 +75,7 @@ def render_conversation(
     Book: chapter "Chat templates and loss masks".
     """
     require_template(tokenizer)
-    turns = split_turns(messages, tools=tools)[-1 if last_only else 0 :]
+    turns = split_turns(messages, tools=tools, options=chat_template_kwargs)[-1 if last_only else 0 :]
     joined = join_turns(tokenize_turns(tokenizer, turns))
     by = "what follows the inference prompt"
     if has_marks(tokenizer, tools):

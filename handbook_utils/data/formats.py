@@ -8,16 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 
 from handbook_utils.data.recognise import FORMATS, KINDS, Kind, Recognised, Row, describe_format
-from handbook_utils.data.values import RowReader
+from handbook_utils.data.values import TEMPLATE_OPTIONS, RowReader
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
 
 LOGGER = logging.getLogger("handbook_utils")
 # the annotator's and the gold reward's view of a pair, where the pairs come from the pocket world
 GOLD_COLUMNS = ("gold_chosen", "gold_rejected")
+
+
+class IgnoredColumnWarning(UserWarning):
+    """A column says something that is not heeded here."""
 
 
 def normalise_rows(rows: Iterable[Row], *, kind: Kind, format: str = "auto", name: str = "data") -> list[Row]:
@@ -28,7 +33,8 @@ def normalise_rows(rows: Iterable[Row], *, kind: Kind, format: str = "auto", nam
         kind: "text" -> `{"text"}`; "conversation" -> `{"prompt", "completion"}`, one row an assistant turn;
             "preference" -> `{"prompt", "chosen", "rejected"}` and gold columns where given;
             "feedback" -> `{"prompt", "completion", "label"}`, label a bool; "prompt" -> `{"prompt_id",
-            "prompt"}`. All but "text" hold lists of messages, and `tools` where the rows have them.
+            "prompt"}`. All but "text" hold lists of messages, and all but "prompt" the rows' `tools` and
+            `chat_template_kwargs` where there are any.
         format: the rows' format, a key of `recognise.FORMATS`; "auto" goes by the first row.
         name: what the rows came from; opens every error message.
     Raises:
@@ -89,6 +95,12 @@ class Normaliser:
         if self.found is None:
             self.found, self._columns = found, frozenset(reader.row)
             LOGGER.info("%s: read as %s", self._name, found)
+            if self._kind == "prompt" and TEMPLATE_OPTIONS in reader.row:
+                message = (
+                    f"{self._name}: the column '{TEMPLATE_OPTIONS}' is not heeded: prompts are sampled, and "
+                    "their answers scored, with the chat template's own defaults."
+                )
+                warnings.warn(message, IgnoredColumnWarning, stacklevel=2)
         elif found.format != self.found.format:
             raise DataError(
                 f"{reader.place} is {found}, and the rows before it are {self.found}. One source holds one "
@@ -108,8 +120,9 @@ def convert(reader: RowReader, kind: Kind, format: str) -> list[Row]:
         rows = _feedback(reader, format)
     else:
         return [_prompt(reader, format)]
-    tools = reader.tools()
-    return [{**row, "tools": tools} for row in rows] if tools else rows
+    given = {"tools": reader.tools(), TEMPLATE_OPTIONS: reader.template_options()}
+    extra = {column: value for column, value in given.items() if value}
+    return [{**row, **extra} for row in rows] if extra else rows
 
 
 def prompt_hash(prompt: list[Message]) -> str:

@@ -18,9 +18,12 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.recognise import Kind, Row
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
+from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.recipe_sections import DataSource, Source
 
+# columns that some rows may lack, and what stands there then; TRL unpacks the latter as it is
+OPTIONAL: dict[str, Any] = {"tools": None, TEMPLATE_OPTIONS: {}}
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
 _COLUMNS: dict[str, Any] = {
     "text": Value("string"),
@@ -30,8 +33,8 @@ _COLUMNS: dict[str, Any] = {
     "chosen": _MESSAGES,
     "rejected": _MESSAGES,
     "label": Value("bool"),
-    # as text underneath: schemas of tools, and calls of them, differ from row to row
-    "tools": Json(),
+    # as text underneath: schemas of tools, calls of them, and options of templates differ from row to row
+    **dict.fromkeys(OPTIONAL, Json()),
     **dict.fromkeys(GOLD_COLUMNS, Value("float64")),
 }
 
@@ -141,13 +144,12 @@ def load_mixture(
 
 def to_dataset(rows: Sequence[Row]) -> Dataset:
     """Examples as a dataset; a column that not every one of them has is no column of the whole."""
-    columns = [name for name in _COLUMNS if name in rows[0] or name == "tools"]
-    kept = [name for name in columns if all(name in row for row in rows)]
-    if any("tools" in row for row in rows):
-        kept = [*dict.fromkeys((*kept, "tools"))]
+    columns = [name for name in _COLUMNS if name in rows[0] or name in OPTIONAL]
+    kept = [name for name in columns if (any if name in OPTIONAL else all)(name in row for row in rows)]
     features = Features({name: _feature(name, rows) for name in kept})
+    filled = [{name: row.get(name, OPTIONAL.get(name)) for name in kept} for row in rows]
     with quiet_libraries():
-        return Dataset.from_list([{name: row.get(name) for name in kept} for row in rows], features=features)
+        return Dataset.from_list(filled, features=features)
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import jinja2
@@ -36,6 +38,7 @@ class Turn:
     prompt: Sequence[Mapping[str, Any]]
     answer: Sequence[Mapping[str, Any]]
     tools: Sequence[Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,12 @@ class TokenRow:
     prompt_tokens: int
 
 
-def split_turns(messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] | None = None) -> list[Turn]:
+def split_turns(
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Turn]:
     """One turn an answer of the assistant, each with all that precedes it.
 
     >>> hello = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -67,7 +75,7 @@ def split_turns(messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] |
         raise DataError("the conversation has no message of the assistant, so there is nothing to learn.")
     if answers[0] == 0:
         raise DataError("the conversation starts with the assistant; something has to come first.")
-    return [Turn(messages[:index], [messages[index]], tools) for index in answers]
+    return [Turn(messages[:index], [messages[index]], tools, options or {}) for index in answers]
 
 
 def has_marks(tokenizer: Any, tools: Any = None) -> bool:
@@ -81,12 +89,12 @@ def tokenize_turns(tokenizer: Any, turns: Sequence[Turn]) -> list[TokenRow]:
     Raises:
         TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
-    tools = [turn.tools for turn in turns]
+    told = [{"tools": turn.tools or None, **turn.options} for turn in turns]
     prompts, _ = encode_conversations(
-        tokenizer, [turn.prompt for turn in turns], tools=tools, add_generation_prompt=True
+        tokenizer, [turn.prompt for turn in turns], told=told, add_generation_prompt=True
     )
     wholes, marks = encode_conversations(
-        tokenizer, [[*turn.prompt, *turn.answer] for turn in turns], tools=tools, with_marks=True
+        tokenizer, [[*turn.prompt, *turn.answer] for turn in turns], told=told, with_marks=True
     )
     rows = []
     for prompt, ids, marked in zip(prompts, wholes, marks, strict=True):
@@ -107,7 +115,7 @@ def encode_conversations(
     tokenizer: Any,
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     *,
-    tools: Sequence[Any] | None = None,
+    told: Sequence[Mapping[str, Any]] | None = None,
     with_marks: bool = False,
     add_generation_prompt: bool = False,
 ) -> tuple[list[list[int]], list[list[int]]]:
@@ -116,46 +124,42 @@ def encode_conversations(
     Args:
         tokenizer: with a chat template.
         conversations: lists of messages.
-        tools: one entry a conversation, None where it has none.
+        told: what the template is told of each conversation: its `tools`, and options such as
+            `enable_thinking`.
         with_marks: return what the template marks; where it has no marks, everything counts as marked.
         add_generation_prompt: open the assistant's turn at the end.
     Returns:
         (ids, marks), each a list a conversation; `marks` is empty unless asked for.
     """
-    if not conversations:
-        return [], []
     marked = with_marks and has_marks(tokenizer)
-
-    def encode(batch: Sequence[Any], offered: Any) -> tuple[list[list[int]], list[list[int]]]:
-        found = tokenizer.apply_chat_template(
-            list(batch),
-            tools=offered,
-            add_generation_prompt=add_generation_prompt,
-            return_assistant_tokens_mask=marked,
-            return_dict=True,
-            padding=False,
-        )
-        return found["input_ids"], found["assistant_masks"] if marked else []
-
-    given = list(tools or [None] * len(conversations))
+    ids: list[list[int]] = []
+    marks: list[list[int]] = []
+    given = list(told or [{}] * len(conversations))
     try:
-        if not any(given):
-            ids, marks = encode(conversations, None)
-        else:  # the template is told one list of tools a call
-            each = [encode([one], offered or None) for one, offered in zip(conversations, given, strict=True)]
-            ids, marks = [e[0][0] for e in each], [e[1][0] for e in each if e[1]]
+        # the template is told one thing a call, so neighbours that share it are rendered together
+        for common, group in groupby(zip(given, conversations, strict=True), key=itemgetter(0)):
+            found = tokenizer.apply_chat_template(
+                [conversation for _, conversation in group],
+                add_generation_prompt=add_generation_prompt,
+                return_assistant_tokens_mask=marked,
+                return_dict=True,
+                padding=False,
+                **common,
+            )
+            ids += found["input_ids"]
+            marks += found["assistant_masks"] if marked else []
     except REFUSALS as error:
         raise _refusal(tokenizer, conversations, given, error) from error
     return ids, marks if marked or not with_marks else [[1] * len(one) for one in ids]
 
 
 def _refusal(
-    tokenizer: Any, conversations: Sequence[Any], tools: Sequence[Any], error: Exception
+    tokenizer: Any, conversations: Sequence[Any], told: Sequence[Mapping[str, Any]], error: Exception
 ) -> TemplateError:
     """Name the first conversation that the template refuses, and why."""
-    for number, (messages, offered) in enumerate(zip(conversations, tools, strict=True), start=1):
+    for number, (messages, given) in enumerate(zip(conversations, told, strict=True), start=1):
         try:
-            tokenizer.apply_chat_template(list(messages), tools=offered or None, tokenize=False)
+            tokenizer.apply_chat_template(list(messages), tokenize=False, **given)
         except REFUSALS as found:
             roles = ", ".join(str(message.get("role")) for message in messages)
             return TemplateError(

@@ -30,6 +30,17 @@ SPEAKERS = {
 }
 # what a message may hold beside role and content, for templates that show tools
 TOOL_KEYS = ("tool_calls", "tool_call_id", "name")
+# what a row may tell its chat template, and what of rendering is not a row's to decide: a template of its own
+# would be code from the data
+TEMPLATE_OPTIONS = "chat_template_kwargs"
+NOT_FOR_ROWS = frozenset(
+    {
+        *("conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"),
+        *("continue_final_message", "sanitize_control_tokens", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+        *("messages", "bos_token", "eos_token", "pad_token", "unk_token"),
+    }
+)
 _TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
 
 
@@ -107,20 +118,37 @@ class RowReader:
 
     def tools(self) -> list[Any]:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""
-        value = self.row.get("tools")
-        if isinstance(value, str):
-            try:
-                value = json.loads(value) if value.strip() else None
-            except (ValueError, RecursionError):
-                raise self.error(
-                    "tools", f"expected a list of tools as JSON, found {shown(value)}."
-                ) from None
+        value = self._parsed("tools", "a list of tools")
         if value is None:
             return []
         if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
             raise self.error("tools", f"expected a list of tools, found {shown(value)}.")
         self._json("tools", value)
         return list(value)
+
+    def template_options(self) -> dict[str, Any]:
+        """What the row tells its chat template, such as `enable_thinking`; {} where it says nothing."""
+        column = TEMPLATE_OPTIONS
+        value = self._parsed(column, "names and values")
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise self.error(column, f"expected names and values, found {shown(value)}.")
+        if reserved := sorted(NOT_FOR_ROWS & value.keys()):
+            raise self.error(column, f"'{reserved[0]}' is not for a row to decide. Take it out.")
+        self._json(column, value)
+        # a table fills in null for what only other rows say
+        return {name: given for name, given in value.items() if given is not None}
+
+    def _parsed(self, column: str, what: str) -> Any:
+        """A column that may hold JSON as text; None where it is missing or empty."""
+        value = self.row.get(column)
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
+            raise self.error(column, f"expected {what} as JSON, found {shown(value)}.") from None
 
     def _message(self, column: str, index: int, message: Any) -> Message:
         role, content = self._role_and_content(column, index, message)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from handbook_utils.data.formats import GOLD_COLUMNS, prompt_hash
+from handbook_utils.data.formats import GOLD_COLUMNS, IgnoredColumnWarning, prompt_hash
+from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.models.logprobs import (
     Conversation,
@@ -19,6 +20,7 @@ from handbook_utils.models.logprobs import (
     sequence_logprob_sums,
 )
 from handbook_utils.records import Estimate
+from handbook_utils.training.rows import tell
 
 
 def answer_loss(model: Any, tokenizer: Any, rows: Dataset, *, seed: int) -> Estimate:
@@ -140,6 +142,13 @@ def _accuracy(higher: Floats, lower: Floats, pairs: Dataset, seed: int) -> Estim
 
 
 def _conversations(rows: Dataset, answer: str) -> list[Conversation]:
+    unheeded = {"tools", TEMPLATE_OPTIONS} & set(rows.column_names)
+    if unheeded:
+        tell(
+            f"held-out rows are measured without their {' and '.join(sorted(unheeded))}: compare these "
+            "figures with one another only.",
+            IgnoredColumnWarning,
+        )
     return [(row["prompt"], row[answer][0]["content"]) for row in rows]
 
 

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.template_checks import check_chat_template
 from handbook_utils.data.turns import Turn, join_turns, tokenize_turns
+from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import TemplateError
 from handbook_utils.recipe_schema import TrainingRecipe
 
@@ -55,10 +56,10 @@ def training_rows(
         return rows
 
     def tokenize(batch: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[list[int]]]:
-        offered = batch.get("tools", [None] * len(places))
-        turns = map(_turn, batch["prompt"], batch["completion"], offered)
+        rows = ({name: values[i] for name, values in batch.items()} for i in range(len(places)))
+        turns = [_turn(row, "completion") for row in rows]
         try:
-            joined = join_turns(tokenize_turns(tokenizer, list(turns)))
+            joined = join_turns(tokenize_turns(tokenizer, turns))
         except TemplateError as error:
             raise TemplateError(f"training rows {places[0] + 1} to {places[-1] + 1}: {error}") from error
         labels = [
@@ -81,10 +82,7 @@ def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
     if not report.ok:
         wrong = " ".join(f"[{c.name}] {c.message} {c.remedy}" for c in report.failed("error"))
         raise TemplateError(f"training with this chat template would go wrong. {wrong}")
-    turns = [
-        _turn(row["prompt"], row.get("completion") or row["chosen"], row.get("tools"))
-        for row in islice(rows, SAMPLE)
-    ]
+    turns = [_turn(row, "completion" if "completion" in row else "chosen") for row in islice(rows, SAMPLE)]
     roles = {message["role"] for turn in turns for message in turn.prompt}
     for check in report.failed("warning"):
         if NEEDS.get(check.name, "user") in {"user", *roles}:
@@ -93,8 +91,8 @@ def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
     _check_text(tokenizer, turns)
 
 
-def _turn(prompt: Any, answer: Any, tools: Any) -> Turn:
-    return Turn(prompt, answer, tools or None)
+def _turn(row: Mapping[str, Any], answer: str) -> Turn:
+    return Turn(row["prompt"], row[answer], row.get("tools"), row.get(TEMPLATE_OPTIONS, {}))
 
 
 def _check_prompts(tokenizer: Any, turns: Sequence[Turn]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
-from handbook_utils.data.load import load_dataset
+from handbook_utils.data.load import load_dataset, to_dataset
+from handbook_utils.data.values import NOT_FOR_ROWS
 
 # a template that shows tools, and would stumble over a call that is null
 TOOLS_TEMPLATE = (
@@ -28,6 +31,35 @@ CALL = {
 TURNS = [ASK, CALL, {"role": "tool", "name": "add", "content": "4"}, {"role": "assistant", "content": "4"}]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 PLAIN = [ASK, {"role": "assistant", "content": "four"}]
+
+
+@pytest.mark.parametrize(
+    ("stage", "column"),
+    [("sft", "input_ids"), ("dpo", "prompt_ids"), ("reward", "chosen_ids"), ("kto", "prompt_ids")],
+)
+def test_what_a_row_tells_its_template_reaches_it(
+    stage: str,
+    column: str,
+    trainer_on: Callable[..., Any],
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = "{% if think is defined %}{{ '<|system|>' ~ think }}{% endif %}" + tiny_tokenizer.chat_template
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", opened)
+    answers = {"sft": ["completion"], "kto": ["completion"]}.get(stage, ["chosen", "rejected"])
+    row = (
+        {"prompt": [ASK]}
+        | {answer: [PLAIN[1]] for answer in answers}
+        | ({"label": True} if stage == "kto" else {})
+    )
+    trainer = trainer_on(stage, to_dataset([{**row, "chat_template_kwargs": {"think": False}}, row] * 2))
+    rendered = [tiny_tokenizer.decode(ids) for ids in trainer.train_dataset[column]]
+    assert sum(text.startswith("<|system|>False") for text in rendered) == len(rendered) / 2 > 0
+
+
+def test_no_argument_of_rendering_is_for_a_row_to_decide() -> None:
+    arguments = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+    assert arguments - {"self", "kwargs"} <= NOT_FOR_ROWS
 
 
 def test_tools_and_their_calls_reach_the_template(

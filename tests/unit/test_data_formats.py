@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.data.formats import Normaliser, normalise_rows, prompt_hash
+from handbook_utils.data.formats import IgnoredColumnWarning, Normaliser, normalise_rows, prompt_hash
 from handbook_utils.errors import DataError
 
 
@@ -90,6 +90,17 @@ def test_a_system_column_opens_the_prompt_unless_a_system_message_does() -> None
 def test_a_user_may_speak_twice_before_being_answered() -> None:
     rows = normalise_rows([{"messages": [user("a"), user("b"), assistant("c")]}], kind="conversation")
     assert rows == [{"prompt": [user("a"), user("b")], "completion": [assistant("c")]}]
+
+
+@pytest.mark.parametrize("given", [{"think": False, "style": None}, '{"think": false}'])
+def test_what_a_row_tells_its_template_is_kept(given: Any) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "chat_template_kwargs": given}
+    (pair,) = normalise_rows([row], kind="preference")
+    assert pair["chat_template_kwargs"] == {"think": False}
+    (plain,) = normalise_rows([{**row, "chat_template_kwargs": None}], kind="preference")
+    assert "chat_template_kwargs" not in plain
+    with pytest.warns(IgnoredColumnWarning, match="not heeded: prompts are sampled"):
+        assert normalise_rows([row], kind="prompt")[0].keys() == {"prompt_id", "prompt"}
 
 
 def test_calls_of_tools_and_their_answers_are_kept_with_the_tools() -> None:
@@ -218,6 +229,14 @@ BAD: list[tuple[str, list[Any], str]] = [
         "conversation",
         [{"messages": [user("a"), {**assistant("b"), "tool_calls": [1]}]}],
         r"need a 'name' each",
+    ),
+    *(
+        ("conversation", [{"prompt": "a", "completion": "b", "chat_template_kwargs": given}], message)
+        for given, message in (
+            ([1], r"column 'chat_template_kwargs': expected names and values, found list"),
+            ("{", r"column 'chat_template_kwargs': expected names and values as JSON"),
+            ({"chat_template": "x"}, r"'chat_template' is not for a row to decide"),
+        )
     ),
     ("conversation", [{"prompt": "a", "completion": "b", "tools": "["}], r"column 'tools': expected a list"),
     ("conversation", [{"prompt": "a", "completion": "b", "tools": [1]}], r"column 'tools': expected a list"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from handbook_utils.data.load import to_dataset
 from handbook_utils.errors import TemplateError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe import check_recipe
@@ -51,6 +52,15 @@ def test_a_template_that_rewrites_turns_trains_a_row_a_turn() -> None:
         {"prompt": thinking[:3], "completion": thinking[3:]},
     ]
     assert len(training_rows(recipe_of(), tokenizer_of(FORGETFUL), Dataset.from_list(turns))) == 2
+
+
+def test_a_row_tells_its_template_and_no_other_rows() -> None:
+    template = "{% if not think | default(true) %}{{ '<|system|>no' }}{% endif %}" + UNMARKED
+    told = to_dataset([turn("Hi", "Yo") | {"chat_template_kwargs": {"think": False}}, turn("Hi", "Yo")])
+    tokenizer = tokenizer_of(template)
+    check_rows(tokenizer, told)
+    rendered = [tokenizer.decode(row["input_ids"]) for row in training_rows(recipe_of(), tokenizer, told)]
+    assert [text.startswith("<|system|>no") for text in rendered] == [True, False]
 
 
 @pytest.mark.parametrize(
