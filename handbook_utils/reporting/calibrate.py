@@ -99,8 +99,13 @@ def run_notebooks(seeds: Sequence[int], out: Path, notebooks: Path) -> None:
                 )
 
 
-def gather(seeds: Sequence[int], out: Path) -> Part:
+def gather(seeds: Sequence[int], out: Path, *, pipeline: bool = True) -> Part:
     """Every claim's record of each seed, with where they come from.
+
+    Args:
+        seeds: those that were run.
+        out: where.
+        pipeline: whether the pipeline was run; else the notebooks' claims are all there is.
 
     Raises:
         RunFolderError: a seed's pipeline is missing or unfinished.
@@ -108,9 +113,9 @@ def gather(seeds: Sequence[int], out: Path) -> Part:
     records: dict[str, dict[str, Any]] = {}
     made: Mapping[str, Any] = {}
     for seed in seeds:
-        views = read_pipeline(out / f"seed-{seed}")
-        made = next(iter(views.values())).manifest
-        for claim in PIPELINE_CLAIMS:
+        views = read_pipeline(out / f"seed-{seed}") if pipeline else {}
+        for claim in PIPELINE_CLAIMS if pipeline else ():
+            made = next(iter(views.values())).manifest
             records.setdefault(claim.id, {})[str(seed)] = claim.record(views).to_json()
         for path in sorted((out / f"seed-{seed}-notebooks").glob("*/claims/*.json")):
             records.setdefault(path.stem, {})[str(seed)] = json.loads(path.read_text(encoding="utf-8"))
@@ -170,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/calibrate"))
     parser.add_argument("--pipeline", default="pocket/pipeline")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--notebooks", action="store_true", help="the notebooks' claims on these seeds too")
+    notebooks = parser.add_mutually_exclusive_group()
+    notebooks.add_argument("--notebooks", action="store_true", help="the notebooks' claims on these seeds too")
+    notebooks.add_argument("--notebooks-only", action="store_true", help="theirs, and not the pipeline's")
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="files of earlier sittings")
     parser.add_argument(
         "--results", type=Path, help="what to write; book/results/calibration.json by default"
@@ -178,11 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     root = project_root()
     try:
-        run_seeds(asked.pipeline, asked.seeds, asked.out, jobs=asked.jobs)
-        if asked.notebooks:
+        if not asked.notebooks_only:
+            run_seeds(asked.pipeline, asked.seeds, asked.out, jobs=asked.jobs)
+        if asked.notebooks or asked.notebooks_only:
             run_notebooks(asked.seeds, asked.out, root / "notebooks")
         earlier = [json.loads(path.read_text(encoding="utf-8")) for path in asked.merge]
-        part = merge_parts([*earlier, gather(asked.seeds, asked.out)])
+        part = merge_parts([*earlier, gather(asked.seeds, asked.out, pipeline=not asked.notebooks_only)])
     except HandbookError as error:
         print(error, file=sys.stderr)
         return 2

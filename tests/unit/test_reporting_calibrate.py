@@ -94,12 +94,27 @@ def test_sittings_that_disagree_on_a_seed_are_refused(seeds):
         merge_parts([part, other])
 
 
-def test_claims_of_notebooks_are_calibrated_too(seeds):
-    folder = seeds / "seed-101-notebooks" / "sft" / "claims"
-    folder.mkdir(parents=True)
+def leave_claim(folder, *, seed=101, name="mask-matters"):
+    claims = folder / f"seed-{seed}-notebooks" / "sft" / "claims"
+    claims.mkdir(parents=True, exist_ok=True)
     record = {"says": "", "relation": ">", "bound": 0.0, "unit": "", "low": 0.1, "high": 0.2, "holds": True}
-    (folder / "mask-matters.json").write_text(json.dumps(record))
+    (claims / f"{name}.json").write_text(json.dumps(record))
+
+
+def test_claims_of_notebooks_are_calibrated_too(seeds):
+    leave_claim(seeds)
     assert gather([101], seeds)["claims"]["mask-matters"]["held"] == 1
+
+
+def test_notebooks_alone_need_no_pipeline_and_join_an_earlier_sitting(seeds, tmp_path_factory, monkeypatch):
+    earlier, alone = seeds / "earlier.json", tmp_path_factory.mktemp("alone")
+    assert main(["--seeds", "101", "--out", str(seeds), "--results", str(earlier)]) == 0
+    leave_claim(alone)
+    monkeypatch.setattr(calibrate, "run_notebooks", lambda *a: None)
+    asked = ["--notebooks-only", "--seeds", "101", "--out", str(alone), "--results", str(alone / "all.json")]
+    assert main([*asked, "--merge", str(earlier)]) == 0
+    claims = json.loads((alone / "all.json").read_text())["claims"]
+    assert set(claims) == {"mask-matters", *(claim.id for claim in PIPELINE_CLAIMS)}
 
 
 def test_a_missing_seed_is_an_error(seeds, capsys):
