@@ -175,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/calibrate"))
     parser.add_argument("--pipeline", default="pocket/pipeline")
     parser.add_argument("--jobs", type=int, default=1)
-    notebooks = parser.add_mutually_exclusive_group()
-    notebooks.add_argument("--notebooks", action="store_true", help="the notebooks' claims on these seeds too")
-    notebooks.add_argument("--notebooks-only", action="store_true", help="theirs, and not the pipeline's")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--notebooks", action="store_true", help="the notebooks' claims on these seeds too")
+    which.add_argument("--notebooks-only", action="store_true", help="theirs, and not the pipeline's")
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="files of earlier sittings")
     parser.add_argument(
         "--results", type=Path, help="what to write; book/results/calibration.json by default"
