@@ -56,6 +56,8 @@ def _explanation(error: OSError, path: Path) -> str | None:
         return _DISK_FULL.format(path)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path}: permission denied. Choose another folder with --out, or change its rights."
+    if error.errno == errno.EEXIST:
+        return f"{path}: a file of this name is in the way. Choose another folder with --out."
     if error.errno == errno.ENOTDIR:
         return f"{path}: a part of this path is a file, not a folder."
     return None

@@ -245,7 +245,8 @@ def slurm(
 
     wanted = cli_train.launch_changes(nodes * gpus_per_node, strategy, nodes)
     changes = [*(changes or []), *wanted]
-    view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
+    loaded: Any = view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
+    cli_train.check_batch(loaded)
     folder = out or view.default_out(recipe)
     program = cli_train.train_program(recipe, folder, changes, seed, {})
     job = Job(folder.name, nodes, gpus_per_node, time, partition, account, str(folder.parent))

@@ -51,6 +51,13 @@ def train(
             view.show_result(result, flags["json"])
 
 
+def check_batch(recipe: TrainingRecipe) -> None:
+    """Refuse a batch that the processes cannot share, before a job waits in a queue to be told."""
+    from handbook_utils.training.plan import batch_plan
+
+    batch_plan(recipe)
+
+
 def write_job(job: Job, program: Sequence[str], file: Path, json: bool) -> None:
     """Write an sbatch file and say how to submit it."""
     write_text(file, sbatch_script(job, program))

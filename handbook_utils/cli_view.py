@@ -6,15 +6,27 @@ import json as json_module
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import load_recipe, recipe_to_dict, recipe_to_yaml
-from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, SamplingRecipe, TrainingRecipe
+from handbook_utils.recipe import (
+    find_recipe,
+    load_recipe,
+    read_recipe_file,
+    recipe_to_dict,
+    recipe_to_yaml,
+)
+from handbook_utils.recipe_schema import (
+    AnyStage,
+    PipelineRecipe,
+    SamplingRecipe,
+    TrainingRecipe,
+    recipe_types,
+)
 from handbook_utils.records import Estimate, RunResult
 
 if TYPE_CHECKING:
@@ -40,14 +52,20 @@ def load_for(
     command: str, stages: Sequence[str], recipe: str, changes: Sequence[str], seed: int | None
 ) -> AnyStage:
     """A recipe whose stage fits the command."""
+    # before the changes, which another stage's recipe might not know
+    _check_stage(command, stages, recipe, read_recipe_file(find_recipe(recipe)).get("stage"))
     loaded = load_recipe(recipe, overrides=changes, seed=seed)
-    if isinstance(loaded, PipelineRecipe) or loaded.stage not in stages:
-        right = COMMAND_OF.get(loaded.stage, loaded.stage)
+    _check_stage(command, stages, recipe, loaded.stage)
+    return cast(AnyStage, loaded)
+
+
+def _check_stage(command: str, stages: Sequence[str], recipe: str, stage: Any) -> None:
+    if stage in recipe_types() and stage not in stages:
+        right = COMMAND_OF.get(stage, stage)
         raise RecipeError(
-            f"{recipe}: a recipe of stage '{loaded.stage}', which `handbook {command}` does not run. "
+            f"{recipe}: a recipe of stage '{stage}', which `handbook {command}` does not run. "
             f"Use `handbook {right} {recipe}`."
         )
-    return loaded
 
 
 def show_result(result: RunResult, json: bool) -> None:

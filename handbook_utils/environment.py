@@ -93,3 +93,8 @@ def peak_memory_gib() -> float:
                 return int(line.split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE keeps every library from asking the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")

@@ -121,14 +121,18 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            near = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-            hint = f" {suggest(name, near)}" if near else ""
-            raise RecipeError(f"{name}: no such file.{hint}")
+            raise _no_such_file(path)
         return path
     names = recipe_names()
     if name not in names:
         raise RecipeError(f"no packaged recipe is called '{name}'. {suggest(name, names)}")
     return Path(str(files("handbook_utils").joinpath("recipes", f"{name}.yaml")))
+
+
+def _no_such_file(path: Path) -> RecipeError:
+    near = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    hint = f" {suggest(str(path), near)}" if near else ""
+    return RecipeError(f"{path}: no such file.{hint}")
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
@@ -140,6 +144,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}).") from None
+    except FileNotFoundError:
+        raise _no_such_file(path) from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}).") from None
     return parse_yaml(text, str(path))

@@ -40,7 +40,10 @@ class Source(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.name is None) == (self.from_ is None):
-            raise ValueError("give exactly one of `name` and `from`")
+            raise ValueError(
+                "give exactly one of `name` and `from`; to change one into the other set the whole section, "
+                "such as --set 'model={name: my/model}'"
+            )
         return self
 
 
@@ -96,6 +99,13 @@ class DataSource(Source):
     def label(self) -> str:
         """What to call it."""
         return str(self.name or self.from_)
+
+
+ZERO3_QUANTIZED = (
+    "'launch.strategy' zero3 does not shard quantised weights: transformers leaves them out of ZeRO-3's "
+    "partitioned loading, so every process would hold the whole base. Use fsdp2, which shards 4-bit weights, "
+    "or zero2, which shards the optimiser."
+)
 
 
 class LaunchSection(Section):

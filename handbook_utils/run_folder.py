@@ -6,12 +6,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handbook_utils.atomic import (
+    TEMPORARY,
     atomic_file,
     atomic_folder,
     explained_os_errors,
@@ -28,7 +29,7 @@ from handbook_utils.recipe_schema import StageRecipe
 from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_log import LOGGER, log_file
-from handbook_utils.run_state import differences, is_finished, read_manifest
+from handbook_utils.run_state import differences, is_finished, read_manifest, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,7 +169,8 @@ def open_run(
         RunFolderError: in use, of another recipe, damaged, not a run folder, or not writable.
     """
     path = Path(path)
-    is_new = not path.exists()
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    _refuse_foreign(path)
     with explained_os_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with locked(path / LOCK, path), log_file(path / LOG):
@@ -178,8 +180,19 @@ def open_run(
                 yield RunFolder(path, recipe, inputs or {}, manifest, progress=progress)
         except HandbookError as error:
             LOGGER.error("%s", error)
-            _leave(path, error, is_new)
+            _leave(path, error, made)
             raise
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder that holds something else, before anything is written into it."""
+    if not path.is_dir() or (path / MANIFEST).exists():
+        return
+    left = (LOCK, LOG)  # by a sitting that was killed before it wrote more
+    if any(entry.name not in left and not entry.name.startswith(TEMPORARY) for entry in path.iterdir()):
+        raise RunFolderError(
+            f"{path}: not empty and not a run folder. Choose another --out; nothing was touched."
+        )
 
 
 def _prepared(
@@ -188,7 +201,7 @@ def _prepared(
     """Check what is in the folder, clear it where asked, and write the manifest of this sitting."""
     content = recipe_to_dict(recipe)
     earlier: dict[str, Any] = {}
-    if any(entry.name not in (LOCK, LOG) for entry in path.iterdir()):
+    if (path / MANIFEST).exists():
         earlier = _checked(path, content, fingerprints, overwrite)
     remove_leftovers(path)
     before_s, before_gib = _earlier_sittings(path, earlier)
@@ -205,18 +218,14 @@ def _prepared(
         "recipe": content,
         **environment(),
     }
+    write_json(path / MANIFEST, manifest)  # first: it is what tells this folder from anybody else's
     write_text(path / RECIPE, recipe_to_yaml(recipe))
-    write_json(path / MANIFEST, manifest)
     reset_peak_memory()
     return manifest
 
 
 def _checked(path: Path, content: Any, fingerprints: dict[str, str], overwrite: bool) -> dict[str, Any]:
     """The manifest of an earlier sitting of the same run; {} after clearing a folder that may be cleared."""
-    if not (path / MANIFEST).exists():
-        raise RunFolderError(
-            f"{path}: not empty and not a run folder. Choose another --out; nothing was touched."
-        )
     try:
         earlier = read_manifest(path)
     except RunFolderError:
@@ -249,11 +258,17 @@ def _earlier_sittings(path: Path, earlier: Mapping[str, Any]) -> tuple[float, fl
     return round(earlier["runtime_before_s"] + spent, 3), earlier["peak_memory_before_gib"]
 
 
-def _leave(path: Path, error: HandbookError, is_new: bool) -> None:
-    """After an error: a folder with nothing worth keeping goes, anything else is marked as failed."""
+def _leave(path: Path, error: HandbookError, made: Sequence[Path]) -> None:
+    """After an error: of the folders made for it those without anything worth keeping go, innermost first.
+
+    Anything else is marked as failed.
+    """
     kept = [entry for entry in path.iterdir() if entry.name not in (MANIFEST, RECIPE, LOG, LOCK)]
-    if is_new and not kept and not isinstance(error, TrainingError):
+    if made and not kept and not isinstance(error, TrainingError):
         shutil.rmtree(path)
+        with suppress(OSError):  # another run has begun beside this one
+            for folder in made[1:]:
+                folder.rmdir()
         return
     try:
         manifest = read_manifest(path)
@@ -273,16 +288,6 @@ def read_result(path: str | Path) -> RunResult:
     figures = {name: Estimate.from_json(figure) for name, figure in record.pop("figures").items()}
     cautions = tuple(record.pop("cautions"))
     return RunResult(**record, path=path, figures=figures, cautions=cautions)
-
-
-def read_table(path: Path) -> pa.Table:
-    """One parquet file, or all parts of a folder in order of their names."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.is_dir():
-        return pa.concat_tables([pq.read_table(part) for part in sorted(path.glob("*.parquet"))])
-    return pq.read_table(path)
 
 
 def now() -> str:

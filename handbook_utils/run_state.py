@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handbook_utils.errors import RunFolderError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # how many processes train changes neither the batch of a step nor what is computed from it
 NOT_PART_OF_A_RUN = {"description", "launch"}
@@ -55,6 +58,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             continue
         records[(record.get("step"), *sorted(record))] = record
     return sorted(records.values(), key=lambda record: record.get("step") or 0)
+
+
+def read_table(path: Path) -> pa.Table:
+    """One parquet file, or all parts of a folder in order of their names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.is_dir():
+        return pa.concat_tables([pq.read_table(part) for part in sorted(path.glob("*.parquet"))])
+    return pq.read_table(path)
 
 
 def run_fingerprint(path: str | Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from handbook_utils.data.files import PICKLES, SUFFIXES, data_suffix, find_parts
 from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
+from handbook_utils.environment import is_offline
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.run_state import read_manifest
 
@@ -184,7 +184,7 @@ def _run_table(path: Path) -> Iterator[Row]:
 
 def _open_hub(origin: Origin, name: str, *, stream: bool) -> Iterable[Row]:
     # a copy is not copied into the cache once more; what the cache holds is mapped into memory, not read
-    streams = origin.path.exists() or (stream and not _is_offline())
+    streams = origin.path.exists() or (stream and not is_offline())
     try:
         loaded: Any = datasets.load_dataset(
             name, origin.subset, revision=origin.revision, split=origin.split.base, streaming=streams
@@ -212,8 +212,9 @@ def _hub_message(origin: Origin, error: Exception) -> str:
         return f"{origin.name}: cannot be read as a copy of a hub dataset ({reason})."
     if isinstance(error, ValueError):  # it is there, but not that split or subset
         return f"{origin.name}: {reason}"
-    known = f"{origin.name}: no such file or folder here"
-    if _is_offline():
+    wanted = f", revision '{origin.revision}'" if origin.revision else ""
+    known = f"{origin.name}{wanted}: no such file or folder here"
+    if is_offline():
         return (
             f"{known}, and HF_HUB_OFFLINE is set, so the hub is not asked. Unset it, or give the path of a "
             f"file. ({reason})"
@@ -229,10 +230,6 @@ def _script_message(name: str) -> str:
     )
 
 
-def _is_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-
-
 def _check_commit(origin: Origin, loaded: Dataset) -> None:
     """Refuse another revision than the pinned one: offline, `datasets` takes whatever its cache holds."""
     files = loaded.cache_files
@@ -242,7 +239,7 @@ def _check_commit(origin: Origin, loaded: Dataset) -> None:
     if origin.revision is None:
         LOGGER.info("%s: read at commit %s; pin it by `revision`", origin.name, cached)
         return
-    if _is_offline() or _COMMIT.fullmatch(origin.revision):
+    if is_offline() or _COMMIT.fullmatch(origin.revision):
         raise DataError(
             f"{origin.name}: revision '{origin.revision}' is asked for, and what is stored here is commit "
             f"{cached}. Unset HF_HUB_OFFLINE to fetch the revision, or pin `revision: {cached}`."

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Literal
 
 from handbook_utils.errors import LaunchError, MissingDependencyError
+from handbook_utils.recipe_sections import ZERO3_QUANTIZED
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3", "none"]
 PROGRAM = "handbook_utils.cli"
@@ -148,11 +149,7 @@ def _check_strategy(layout: Layout, quantized: bool) -> None:
             "the whole model without a word. Use ddp."
         )
     if layout.strategy == "zero3" and quantized:
-        raise LaunchError(
-            "'launch.strategy' zero3 does not shard quantised weights: transformers leaves them out of "
-            "ZeRO-3's partitioned loading, so every process would hold the whole base. "
-            "Use fsdp2, which shards 4-bit weights, or zero2, which shards the optimiser."
-        )
+        raise LaunchError(ZERO3_QUANTIZED)
     if layout.strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
             f"'launch.strategy' {layout.strategy} needs DeepSpeed: pip install 'handbook-utils[deepspeed]'. "

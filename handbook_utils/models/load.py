@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,7 +15,7 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
 from handbook_utils.models.chat_templates import chat_template_text
-from handbook_utils.models.places import INIT, find_place, is_adapter
+from handbook_utils.models.places import INIT, find_place, is_adapter, not_found
 from handbook_utils.models.precision import (
     Head,
     Loading,
@@ -58,7 +57,7 @@ def load_tokenizer(
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise _not_loaded(name, "tokenizer", error) from error
+            raise _not_loaded(name, "tokenizer", error, revision) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no end-of-sequence token, so no answer could ever end.")
     if tokenizer.pad_token_id is None:
@@ -204,7 +203,7 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
         except HandbookError:
             raise
         except (OSError, ValueError, ImportError) as error:
-            raise _not_loaded(name, "model", error) from error
+            raise _not_loaded(name, "model", error, how.revision) from error
     LOGGER.info("%s: attention %s", name, model.config._attn_implementation)
     _check_weights(name, how.head, info)
     if how.head == "reward" and model.config.get_text_config().pad_token_id is None:
@@ -243,9 +242,8 @@ def _quiet_if_local(place: str) -> AbstractContextManager[None]:
     return quiet_libraries() if Path(place).is_dir() else nullcontext()
 
 
-def _not_loaded(name: str, what: str, error: Exception) -> ModelError:
+def _not_loaded(name: str, what: str, error: Exception, revision: str | None) -> ModelError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    local = Path(name).expanduser().exists() or name.startswith("pocket:")
-    hint = " No such folder here, and HF_HUB_OFFLINE is set, so the hub is not asked." if offline else ""
-    return ModelError(f"{name}: cannot load the {what}: {reason}{'' if local else hint}")
+    if Path(name).expanduser().exists() or name.startswith("pocket:"):
+        return ModelError(f"{name}: cannot load the {what}: {reason}")
+    return not_found(name, f"cannot load the {what}", revision=revision, reason=reason)

@@ -14,7 +14,7 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError
 from handbook_utils.models.adapters import adapter_head, read_base
 from handbook_utils.models.load import load_model, load_on_base, load_tokenizer
-from handbook_utils.models.places import find_place, is_adapter
+from handbook_utils.models.places import find_place, is_adapter, not_found
 from handbook_utils.models.precision import DTYPES, Loading
 
 # how far an output may move, as a share of the largest one: rounding of each format, summed up over layers
@@ -78,6 +78,8 @@ def merge_adapter(
     """
     out, place = Path(out), find_place(name)
     if not is_adapter(place):
+        if not Path(place).is_dir():
+            raise not_found(name, "no adapter that could be merged")
         raise ModelError(f"{name}: a whole model, so there is nothing to merge.")
     if out.exists() and any(out.iterdir()):
         raise ModelError(f"{out}: not empty. Choose another --out; nothing was touched.")

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from handbook_utils.environment import is_offline
 from handbook_utils.errors import ModelError, suggest
 from handbook_utils.pocket.base_model import base_path
 
@@ -43,6 +44,33 @@ def find_place(name: str, *, revision: str | None = None) -> str:
         hint = suggest(path.name, beside) if beside else f"The folder {path.parent} is missing or empty."
         raise ModelError(f"{name}: no such folder. {hint}")
     return _fetched_adapter(name, revision) or name
+
+
+def not_found(name: str, what: str, *, revision: str | None = None, reason: str = "") -> ModelError:
+    """The error about a name of the hub that gave nothing; offline it lists the revisions that are stored."""
+    wanted = name if revision is None else f"{name}, revision '{revision}'"
+    why = f" ({reason})" if reason else ""
+    if not is_offline():
+        return ModelError(
+            f"{wanted}: {what}: no such folder here, and the hub does not give it. For a private one run "
+            f"`hf auth login` first.{why}"
+        )
+    stored = stored_revisions(name)
+    hint = f" Stored here: {', '.join(stored)}." if stored else ""
+    return ModelError(
+        f"{wanted}: {what}: no such folder here, and HF_HUB_OFFLINE is set, so the hub is not asked. "
+        f"Unset it, or give the path of a folder.{hint}{why}"
+    )
+
+
+def stored_revisions(name: str) -> list[str]:
+    """Branches, tags and commits of a hub name that the local cache holds."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    named = {ref.name: ref.read_text(encoding="utf-8").strip() for ref in folder.glob("refs/*")}
+    commits = {entry.name for entry in folder.glob("snapshots/*")} - set(named.values())
+    return [*sorted(named), *sorted(commits)]
 
 
 def is_adapter(place: str) -> bool:

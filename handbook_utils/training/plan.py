@@ -213,10 +213,10 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
     processes = planned_processes(recipe)
     total = recipe.global_batch_size
     if total % processes:
-        near = f"{total // processes * processes or processes} or {(total // processes + 1) * processes}"
+        near = sorted({total // processes * processes or processes, (total // processes + 1) * processes})
         raise RecipeError(
             f"'global_batch_size' {total} cannot be split over {processes} processes. "
-            f"Sizes that work: {near}."
+            f"Sizes that work: {' or '.join(map(str, near))}."
         )
     share = total // processes
     divisors = [size for size in range(1, share + 1) if share % size == 0]

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handbook_utils.atomic import atomic_folder
-from handbook_utils.errors import ModelError, RecipeError
+from handbook_utils.errors import LaunchError, ModelError, RecipeError
 from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, read_lora
 from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
 from handbook_utils.models.places import INIT, find_place, is_adapter, weights_fingerprint
 from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
 from handbook_utils.recipe_schema import TrainingRecipe
-from handbook_utils.recipe_sections import ADAPTER_MODES
+from handbook_utils.recipe_sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.group import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
@@ -52,6 +52,7 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
     Raises:
         RecipeError: the start model is an adapter and `model.adapter` is missing, or the other way round, or
             `lora` differs from the adapter that is to be trained on.
+        LaunchError: the adapter's base is quantised, and would have to be split between processes.
     """
     mode = recipe.model.adapter
     if source == INIT and recipe.lora is not None:
@@ -76,6 +77,10 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
         )
     if mode == "continue":
         _check_continued(recipe, source, place)
+    held, wanted = read_base(place).quantization, recipe.model.quantization
+    # "auto" holds the base as it was in training, which only the adapter's folder tells
+    if recipe.launch.strategy == "zero3" and mode != "merge" and wanted == "auto" and held != "none":
+        raise LaunchError(f"{source} was trained on a base in {held}. {ZERO3_QUANTIZED}")
 
 
 def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from handbook_utils import cli
-
 COMMANDS = [
     "run",
     "train",
@@ -29,21 +27,6 @@ COMMANDS = [
     "chat",
     "template",
 ]
-
-
-@pytest.fixture
-def handbook(monkeypatch, capsys):
-    """Run the command in this process: (exit code, standard output, standard error)."""
-
-    def _run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handbook", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return _run
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,8 +17,8 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe_schema import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
-from handbook_utils.run_folder import RunFolder, read_result, read_table
-from handbook_utils.run_state import read_manifest
+from handbook_utils.run_folder import RunFolder, read_result
+from handbook_utils.run_state import read_manifest, read_table
 from handbook_utils.sampling import parts
 from handbook_utils.sampling.stages import count_prompts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe import check_recipe
+from handbook_utils.recipe import check_recipe, load_recipe
 from handbook_utils.run_state import read_manifest, read_metrics
 from tests.ranks import LOST_PEER, run_ranks
 
@@ -102,6 +103,62 @@ def test_a_step_is_the_same_in_one_process_accumulated_and_in_two(
     for way in ("accumulated", "two processes"):
         np.testing.assert_allclose(losses(tmp_path / way), losses(tmp_path / "whole"), **LOSS)
         np.testing.assert_allclose(weights(tmp_path / way), weights(tmp_path / "whole"), **WEIGHT)
+
+
+def record_rows(folder: Path) -> None:
+    """Have this process write the rows of each of its passes to a file of its own."""
+    from handbook_utils.training import trl_bridge
+
+    train = trl_bridge._HandbookTrainer.training_step
+
+    def training_step(self: Any, model: Any, inputs: Any, *rest: Any) -> torch.Tensor:
+        texts = self.processing_class.batch_decode(inputs["input_ids"], skip_special_tokens=True)
+        with (folder / f"{os.environ.get('RANK', '0')}.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps([self.state.global_step, texts]) + "\n")
+        return train(self, model, inputs, *rest)
+
+    trl_bridge._HandbookTrainer.training_step = training_step  # type: ignore[method-assign]
+
+
+def rows_by_step(folder: Path) -> dict[int, list[str]]:
+    """What all processes together trained on, by step."""
+    rows: dict[int, list[str]] = {}
+    for file in folder.glob("*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            step, texts = json.loads(line)
+            rows.setdefault(step, []).extend(texts)
+    return {step: sorted(texts) for step, texts in sorted(rows.items())}
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_a_stream_gives_two_processes_the_rows_and_steps_of_one(
+    stage: str, make_recipe: Make, tmp_path: Path
+) -> None:
+    # every third row is too long for a reward model, whose trainer leaves it out; SFT's trainer cuts it
+    answers = [f"word{number}" + " more" * (200 if number % 3 == 2 else 0) for number in range(24)]
+    columns = ("completion",) if stage == "sft" else ("chosen", "rejected")
+    lines = [json.dumps({"prompt": "Say it.", **dict.fromkeys(columns, answer)}) for answer in answers]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    kept = 24 if stage == "sft" else 16
+    made = make_recipe(stage, max_steps=kept // 4, max_length=120, num_train_epochs=3)
+    recipe = load_recipe(made, overrides={"data.0.name": str(tmp_path / "rows.jsonl"), "streaming": True})
+    recipe = load_recipe(recipe, overrides={"data.0.split": "train"})
+    for count in (1, 2):
+        folder = tmp_path / f"rows of {count}"
+        folder.mkdir()
+
+        def seen(folder: Path = folder, count: int = count) -> None:
+            record_rows(folder)
+            run_stage(recipe, tmp_path / f"run of {count}", progress=False)
+
+        assert run_ranks(seen, count=count) == [0] * count
+    one, two = rows_by_step(tmp_path / "rows of 1"), rows_by_step(tmp_path / "rows of 2")
+    assert list(one) == list(range(kept // 4))
+    assert one == two
+    once = [text for texts in one.values() for text in texts]
+    assert len(set(once)) == kept, "one pass gives each row once"
+    assert len(once) == kept * len(columns)
+    np.testing.assert_allclose(losses(tmp_path / "run of 2"), losses(tmp_path / "run of 1"), **LOSS)
 
 
 def kill_here(*_: Any, **__: Any) -> None:
