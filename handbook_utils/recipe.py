@@ -199,20 +199,15 @@ def _explained(error: ValidationError, kind: type[BaseModel], where: str) -> str
     """The first problems of a validation, one a line, with the nearest valid names."""
     lines = []
     for problem in error.errors()[:5]:
-        place = [str(part) for part in problem["loc"]]
+        place, _ = _followed(kind, [str(part) for part in problem["loc"]])
         if problem["type"] == "extra_forbidden":
             under = f" under '{'.'.join(place[:-1])}'" if place[1:] else ""
-            lines.append(
-                f"{where}: unknown key '{place[-1]}'{under}. {suggest(place[-1], _keys(kind, place[:-1]))}"
-            )
+            _, known = _followed(kind, [str(part) for part in problem["loc"]][:-1])
+            lines.append(f"{where}: unknown key '{place[-1]}'{under}. {suggest(place[-1], known)}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: the key '{'.'.join(place)}' is missing.")
-        elif problem["type"] == "literal_error":
-            choices = [
-                choice.strip(" '") for choice in problem["ctx"]["expected"].replace(" or ", ",").split(",")
-            ]
-            hint = suggest(str(problem["input"]), choices)
-            lines.append(f"{where}: unknown value '{problem['input']}' for '{'.'.join(place)}'. {hint}")
+        elif problem["type"] in ("literal_error", "union_tag_invalid"):
+            lines.append(f"{where}: {_unknown_value(problem, place)}")
         elif problem["type"] == "value_error" and place in ([], ["training"]):  # it names its keys itself
             lines.append(f"{where}: {problem['ctx']['error']}")
         else:
@@ -223,21 +218,44 @@ def _explained(error: ValidationError, kind: type[BaseModel], where: str) -> str
     return "\n".join(lines)
 
 
-def _keys(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
-    """Valid keys of the section at `place`, following lists and dictionaries."""
-    model: Any = kind
+def _unknown_value(problem: Any, place: Sequence[str]) -> str:
+    """What is wrong with a value that is none of those listed."""
+    context = problem["ctx"]
+    is_kind = problem["type"] == "union_tag_invalid"
+    listed, value = (
+        (context["expected_tags"], context["tag"]) if is_kind else (context["expected"], problem["input"])
+    )
+    choices = [choice.strip(" '") for choice in listed.replace(" or ", ",").split(",")]
+    key = ".".join([*place, "kind"] if is_kind else place)
+    return f"unknown value '{value}' for '{key}'. {suggest(str(value), choices)}"
+
+
+def _followed(kind: type[BaseModel], place: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A place as its reader would write it, and the valid keys of the section there.
+
+    A validation's place also has the kind of a section that comes in several kinds.
+    """
+    sections: list[type[BaseModel]] = [kind]
+    shown = []
     for part in place:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            break
-        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        if field is None:
-            continue  # a position in a list or a name in a dictionary
-        model = _section_in(field.annotation) or model
-    return [field.alias or name for name, field in model.model_fields.items()]
+        fields = [f for s in sections for n, f in s.model_fields.items() if part in (n, f.alias)]
+        of_kind = [section for section in sections if len(sections) > 1 and _kind_of(section) == part]
+        if fields:
+            sections = _sections_in(fields[0].annotation) or sections
+        elif of_kind:
+            sections = of_kind
+            continue
+        shown.append(part)  # a field, a position in a list, or a name in a dictionary
+    keys = {field.alias or name for section in sections for name, field in section.model_fields.items()}
+    return shown, sorted(keys)
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def _kind_of(section: type[BaseModel]) -> str | None:
+    field = section.model_fields.get("kind")
+    return None if field is None else str(field.annotation.__args__[0])  # type: ignore[union-attr]
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = (_section_in(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((section for section in inner if section is not None), None)
+        return [annotation]
+    return [section for argument in getattr(annotation, "__args__", ()) for section in _sections_in(argument)]

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from handbook_utils.recipe_fields import checked_field, trainer_fields
+from handbook_utils.recipe_sampling import Distinct, ScorerSection, Strategy, check_selection
 from handbook_utils.recipe_sections import (
     DataSource,
     LaunchSection,
@@ -170,18 +171,35 @@ class ScoreRecipe(StageRecipe):
 
     stage: Literal["score"]
     data: list[DataSource] = Field(min_length=1)
-    scorers: dict[str, ModelSection] = Field(min_length=1)
+    scorers: dict[str, ScorerSection] = Field(min_length=1)
     rows_per_batch: PositiveInt = 256
 
 
 class SelectRecipe(StageRecipe):
-    """Choose among scored samples; `random` is the control of the same size."""
+    """Choose among scored samples; a random control of the same size is drawn beside every selection."""
 
     stage: Literal["select"]
     data: list[DataSource] = Field(min_length=1)
     by: str = Field("proxy", description="the score column that selects")
-    strategy: Literal["best", "random", "top_k", "pairs"] = "best"
-    k: PositiveInt = 1
+    strategy: Strategy = Field(
+        "best",
+        description="best, top_k, threshold, rso (statistical rejection sampling), pairs (best and worst), "
+        "or random",
+    )
+    k: PositiveInt | None = Field(None, description="samples a prompt: 1 unless told, for threshold no limit")
+    threshold: float | None = Field(None, description="for threshold: the lowest score that is kept")
+    beta: float | None = Field(None, description="for rso: its temperature, in units of the score")
+    distinct: Distinct = Field(
+        "none", description="text: no text of a prompt twice; near: none that is nearly the same either"
+    )
+    max_similarity: float = Field(
+        0.8, ge=0, lt=1, description="for near: highest share of common runs of three words (Jaccard)"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        check_selection(self.strategy, k=self.k, threshold=self.threshold, beta=self.beta)
+        return self
 
 
 class BestOfNRecipe(StageRecipe):
@@ -200,7 +218,7 @@ class EvaluateRecipe(SamplingRecipe):
 
     stage: Literal["evaluate"]
     reference: ModelSection | None = Field(None, description="KL is measured to this model")
-    scorers: dict[str, ModelSection] = Field(min_length=1)
+    scorers: dict[str, ScorerSection] = Field(min_length=1)
     baselines: list[Source] = Field(default_factory=list, description="evaluate runs on the same prompts")
 
 

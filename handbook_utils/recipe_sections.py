@@ -72,7 +72,9 @@ class DataSource(Source):
     """Rows to read; `split` takes slices such as `train[:200]`."""
 
     split: str = "train"
-    subset: str | None = Field(None, description="configuration of a hub dataset that has several")
+    subset: str | None = Field(
+        None, description="configuration of a hub dataset that has several; of a `select` run: control"
+    )
     format: Literal[
         "auto",
         "text",

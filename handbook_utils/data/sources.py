@@ -30,6 +30,8 @@ MAIN_TABLES = {
     "select": "selected",
     "evaluate": "samples",
 }
+# further tables of a run, read by `subset`
+OTHER_TABLES = {"select": ("control",)}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -42,7 +44,7 @@ class Origin:
         split: the split and slice.
         seed: of the order and answers of `pocket:` data.
         revision: branch, tag or commit of a hub name.
-        subset: the hub's configuration name, where a dataset has several.
+        subset: the hub's configuration name, where a dataset has several; of a run, one of its tables.
     """
 
     name: str
@@ -148,7 +150,7 @@ def _open_folder(origin: Origin, path: Path, *, stream: bool) -> Iterable[Row]:
         return saved
     if (path / "manifest.json").exists():
         _only_train(origin)
-        return _run_table(path)
+        return _run_table(path, origin.subset)
     if find_parts(path):
         _only_train(origin)
         _no_subset(origin)
@@ -172,12 +174,17 @@ def _saved(origin: Origin, path: Path) -> Dataset:
     return saved[origin.split.base]
 
 
-def _run_table(path: Path) -> Iterator[Row]:
+def _run_table(path: Path, subset: str | None) -> Iterator[Row]:
     stage = read_manifest(path)["stage"]
     if stage not in MAIN_TABLES:
         kinds = ", ".join(sorted(MAIN_TABLES))
         raise DataError(f"{path}: a run of stage '{stage}' holds no rows to read. Stages that do: {kinds}.")
-    table = path / MAIN_TABLES[stage]
+    tables = {MAIN_TABLES[stage], *OTHER_TABLES.get(stage, ())}
+    if subset is not None and subset not in tables:
+        raise DataError(
+            f"{path}: a run of stage '{stage}' has no table '{subset}'. {suggest(subset, tables)}"
+        )
+    table = path / (subset or MAIN_TABLES[stage])
     file = table.with_suffix(".parquet")
     return iterate_file(file) if file.exists() or not table.is_dir() else iterate_parts(table)
 

@@ -18,9 +18,11 @@ from handbook_utils.recipe_schema import EvaluateRecipe
 from handbook_utils.recipe_sections import DataSource, ModelSection
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.sampling.parts import write_samples, write_scores
+from handbook_utils.sampling.figures import mean_figures
+from handbook_utils.sampling.parts import write_samples
+from handbook_utils.sampling.score_stage import write_scores
 from handbook_utils.sampling.stages import sample_figures
-from handbook_utils.sampling.tables import completions_of, sample_parts
+from handbook_utils.sampling.tables import completions_of, sample_tables
 
 KL_ROWS_PER_BATCH = 64
 
@@ -36,7 +38,7 @@ def run_evaluate(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Estimate]:
         DataError: a baseline was measured on other prompts.
     """
     write_samples(recipe, run)
-    own_samples = sample_parts([DataSource(name=str(run.path / "samples"))], run)
+    own_samples = sample_tables([DataSource(name=str(run.path / "samples"))], run)
     write_scores(own_samples, run, scorers=recipe.scorers, rows_per_batch=recipe.rows_per_batch)
     table = run.read_table("scores")
     figures = score_means(table) | sample_figures(table)
@@ -51,6 +53,9 @@ def score_means(table: pa.Table) -> dict[str, Estimate]:
     columns = {name: table[name].to_numpy() for name in score_columns(table)}
     figures: dict[str, Estimate] = {}
     for name, values in columns.items():
+        if not np.isfinite(values).all():  # a verifier or judge had no number for a row
+            figures |= mean_figures({name: values}, ids)
+            continue
         scorer, _, part = name.partition(".")
         if part == "refused":
             benign, advice = (columns[f"{scorer}.{flag}"] > 0 for flag in ("benign", "advice"))

@@ -36,8 +36,8 @@ STAGES = {
     "kto": "training.kto:run_kto",
     "generate": "sampling.stages:run_generate",
     "annotate": "sampling.stages:run_annotate",
-    "score": "sampling.stages:run_score",
-    "select": "sampling.stages:run_select",
+    "score": "sampling.score_stage:run_score",
+    "select": "sampling.select_stage:run_select",
     "best_of_n": "pipeline.best_of_n:run_best_of_n",
     "evaluate": "pipeline.evaluate:run_evaluate",
 }
@@ -165,6 +165,9 @@ def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
     def walk(value: Any, key: str) -> Iterator[tuple[str, Source]]:
         if isinstance(value, Source):
             yield key, value
+        elif isinstance(value, BaseModel):
+            for name in type(value).model_fields:
+                yield from walk(getattr(value, name), f"{key}.{name}")
         elif isinstance(value, Mapping):
             for name, item in value.items():
                 yield from walk(item, f"{key}.{name}")

@@ -28,3 +28,28 @@ def keyed_generator(purpose: str, seed: int, *, prompt_id: str, stream: int = 0)
     name = f"{purpose}\0{seed}\0{prompt_id}".encode()
     key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, stream, 0]))
+
+
+class KeyedDraws:
+    """The numbers of `keyed_generator` for many prompts in a row, several times as fast.
+
+    One generator is set to each prompt's key in turn instead of made anew.
+
+    >>> draws = KeyedDraws("sample", 0)
+    >>> same = draws.at("p1").random(2) == keyed_generator("sample", 0, prompt_id="p1").random(2)
+    >>> bool(same.all())
+    True
+    """
+
+    def __init__(self, purpose: str, seed: int, *, stream: int = 0) -> None:
+        self._prefix = f"{purpose}\0{seed}\0"
+        self._bits = np.random.Philox(key=0, counter=[0, 0, stream, 0])
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, prompt_id: str) -> np.random.Generator:
+        """The prompt's generator at its start; valid until the next call."""
+        digest = hashlib.blake2b((self._prefix + prompt_id).encode(), digest_size=16).digest()
+        self._state["state"]["key"][:] = np.frombuffer(digest, "<u8")
+        self._bits.state = self._state
+        return self._generator

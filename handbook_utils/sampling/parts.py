@@ -6,21 +6,18 @@ with the first missing part, and ends with the same files as a run that was not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from handbook_utils.data.load import Locator, load_sources
-from handbook_utils.errors import RecipeError
 from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.recipe_schema import SamplingRecipe
-from handbook_utils.recipe_sections import ModelSection
-from handbook_utils.records import Completion, ScoredCompletion
+from handbook_utils.records import Completion
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.generate import Prompt, generate
 from handbook_utils.sampling.progress import answer_bar
-from handbook_utils.sampling.score import load_scorer, score
-from handbook_utils.sampling.tables import SAMPLES, completions_of, samples_table, scores_table
+from handbook_utils.sampling.tables import samples_table
 
 
 def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
@@ -55,43 +52,6 @@ def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
             )
             write_part(run, "samples", number, samples_table(completions))
             _account(run, number, completions)
-
-
-def write_scores(
-    parts: Iterable[Sequence[ScoredCompletion]],
-    run: RunFolder,
-    *,
-    scorers: Mapping[str, ModelSection],
-    rows_per_batch: int,
-) -> None:
-    """Write the parts of scores/ that are missing, one for each part of samples.
-
-    Raises:
-        RecipeError: an unknown scorer, or one named like a column of samples.
-        DataError: a score is not a number.
-    """
-    for name in scorers:
-        if name in (*SAMPLES.names, "words"):
-            raise RecipeError(f"scorers.{name}: samples have a column '{name}' already. Use another name.")
-    listed = list(parts)
-    loaded = [
-        load_scorer(name, section, location=run.locate(section), rows_per_batch=rows_per_batch)
-        for name, section in scorers.items()
-    ]
-    with answer_bar("scoring", sum(len(part) for part in listed), show=run.progress) as advance:
-        for number, part in enumerate(listed):
-            if not run.has(part_name("scores", number)):
-                scored = part
-                for scorer in loaded:
-                    scored = score(scored, scorer)
-                write_part(run, "scores", number, scores_table(scored))
-            advance(0, len(part))
-
-
-def own_parts(run: RunFolder, table: str = "samples") -> list[list[ScoredCompletion]]:
-    """Parts this run wrote itself, such as the samples that `evaluate` goes on to score."""
-    names = sorted(file.name for file in (run.path / table).glob("*.parquet"))
-    return [completions_of(run.read_table(f"{table}/{name}"), where=f"{table}/{name}") for name in names]
 
 
 def load_prompts(recipe: SamplingRecipe, locator: Locator) -> list[Prompt]:

@@ -12,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def answer_bar(
-    label: str, total: int, *, done: int = 0, show: bool = True
+    label: str, total: int | None, *, done: int = 0, show: bool = True
 ) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr while the block runs; give the function that moves it.
 
     Args:
         label: what is being done.
-        total: answers in all.
+        total: answers in all; None where they are not counted before.
         done: answers of an earlier, interrupted sitting.
         show: False for no bar at all.
     Returns:

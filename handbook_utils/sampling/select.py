@@ -1,21 +1,39 @@
-"""Choosing among scored samples, and the random control of the same size; pure functions.
+"""Choosing among scored samples, and the random control of the same size; pure functions of records.
 
 Ties are broken by a permutation of each prompt's samples drawn from (seed, prompt id), so a choice depends
-neither on the order of the rows nor on which other prompts there are.
+neither on the order of the rows nor on which other prompts there are. Tables of millions of rows are selected
+from by `choose.choose`, which all of these go through.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, TypeVar, get_args
+from typing import TypedDict, TypeVar, Unpack
 
-from handbook_utils.errors import DataError, RecipeError, suggest
+import numpy as np
+import pyarrow as pa
+
+from handbook_utils.errors import DataError, suggest
+from handbook_utils.recipe_sampling import Distinct, Strategy
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
-from handbook_utils.sampling.noise import keyed_generator
+from handbook_utils.sampling.choose import Choice, Rule, choose
+from handbook_utils.sampling.groups import group_rows
+from handbook_utils.sampling.strategies import random_control
 
 Row = TypeVar("Row", bound=Completion)
-Strategy = Literal["best", "random", "top_k"]
+
+
+class SelectOptions(TypedDict, total=False):
+    """Options of the strategies that need them, as in `choose.Rule`."""
+
+    k: int | None
+    threshold: float | None
+    beta: float | None
+    distinct: Distinct
+    max_similarity: float
 
 
 def select(
@@ -23,28 +41,34 @@ def select(
     *,
     by: str,
     strategy: Strategy = "best",
-    k: int = 1,
     seed: int = 0,
+    **options: Unpack[SelectOptions],
 ) -> list[ScoredCompletion]:
-    """Choose answers by one of the strategies below.
+    """Choose answers by a strategy. Its control: `select_control(completions, chosen)`.
 
     Args:
         completions: scored samples, in any order.
         by: the score column that selects; "random" does not look at it.
-        strategy: "best", "random" or "top_k".
-        k: answers a prompt for "random" and "top_k"; "best" takes one.
-        seed: of ties and of the random choice.
+        strategy: "best", "top_k", "threshold", "rso" or "random"; for "pairs" see `select_pairs`.
+        seed: of ties and of every random choice.
+        options:
+            - `k`: answers a prompt; 1 unless told, for "threshold" no limit.
+            - `threshold`: for "threshold": the lowest score that is kept.
+            - `beta`: for "rso" (Liu et al. 2023): its temperature, in units of the score.
+            - `distinct`: "text" leaves out repeated texts of a prompt, "near" also texts that share more than
+              `max_similarity` of their runs of three words; the better one stays.
     Raises:
-        RecipeError: unknown strategy.
+        RecipeError: unknown strategy, or an option that does not go with it.
         DataError: unknown score, a score that is NaN, or fewer than k samples of a prompt.
+
+    >>> rows = [ScoredCompletion("p", i, [], "", 1, "stop", 0.0, {"proxy": i}) for i in range(4)]
+    >>> [row.sample_index for row in select(rows, by="proxy", strategy="threshold", threshold=2)]
+    [3, 2]
     """
-    if strategy == "best":
-        return select_best(completions, by, seed=seed)
-    if strategy == "top_k":
-        return select_top_k(completions, by, k=k, seed=seed)
-    if strategy == "random":
-        return select_random(completions, k=k, seed=seed)
-    raise RecipeError(f"unknown strategy '{strategy}'. {suggest(strategy, get_args(Strategy))}")
+    rule = Rule(strategy, seed=seed, **options)
+    if strategy == "pairs":
+        raise DataError("pairs are no answers. Call select_pairs.")
+    return [completions[row] for row in _choice(completions, by, rule).chosen.tolist()]
 
 
 def select_best(completions: Sequence[ScoredCompletion], by: str, *, seed: int = 0) -> list[ScoredCompletion]:
@@ -55,7 +79,7 @@ def select_best(completions: Sequence[ScoredCompletion], by: str, *, seed: int =
     >>> [row.sample_index for row in select_best(rows, "proxy")]
     [1]
     """
-    return select_top_k(completions, by, k=1, seed=seed)
+    return select(completions, by=by, strategy="best", seed=seed)
 
 
 def select_top_k(
@@ -66,7 +90,7 @@ def select_top_k(
     Raises:
         DataError: unknown score, a NaN score, or a prompt with fewer than k samples.
     """
-    return [row for rows in _ranked(completions, by, seed) for row in _first(rows, k)]
+    return select(completions, by=by, strategy="top_k", k=k, seed=seed)
 
 
 def select_random(
@@ -77,7 +101,24 @@ def select_random(
     Raises:
         DataError: a prompt has fewer than k samples.
     """
-    return [row for rows in by_prompt(completions) for row in _first(_shuffled(rows, "random", seed), k)]
+    return select(completions, by="", strategy="random", k=k, seed=seed)
+
+
+def select_control(
+    completions: Sequence[ScoredCompletion], chosen: Sequence[Completion], *, seed: int = 0
+) -> list[ScoredCompletion]:
+    """As many samples of each prompt as were chosen of it, drawn uniformly from all of its samples.
+
+    Args:
+        completions: what was chosen from.
+        chosen: what any strategy chose.
+        seed: of the draw.
+    """
+    groups = group_rows([row.prompt_id for row in completions], [row.sample_index for row in completions])
+    taken = Counter(row.prompt_id for row in chosen)
+    counts = np.array([taken[name] for name in groups.prompt_ids], dtype=np.int64)
+    rows = groups.rows[random_control(groups, counts, seed=seed)]
+    return [completions[row] for row in rows.tolist()]
 
 
 def select_pairs(completions: Sequence[ScoredCompletion], by: str, *, seed: int = 0) -> list[PreferencePair]:
@@ -88,25 +129,14 @@ def select_pairs(completions: Sequence[ScoredCompletion], by: str, *, seed: int 
     Raises:
         DataError: unknown score or a NaN score.
     """
-    pairs = []
-    for rows in _ranked(completions, by, seed):
-        best, worst = rows[0], rows[-1]
-        if best.scores[by] > worst.scores[by] and best.completion != worst.completion:
-            pairs.append(_pair(best, worst))
-    return pairs
+    return _pairs(completions, _choice(completions, by, Rule("pairs", seed=seed)).chosen)
 
 
 def select_random_pairs(
     completions: Sequence[ScoredCompletion], by: str, *, seed: int = 0
 ) -> list[PreferencePair]:
     """For the prompts that `select_pairs` keeps, two samples with different texts in random order."""
-    kept = {pair.prompt_id for pair in select_pairs(completions, by, seed=seed)}
-    pairs = []
-    for rows in by_prompt(completions):
-        if rows[0].prompt_id in kept:
-            first, *rest = _shuffled(rows, "random", seed)
-            pairs.append(_pair(first, next(row for row in rest if row.completion != first.completion)))
-    return pairs
+    return _pairs(completions, _choice(completions, by, Rule("pairs", seed=seed)).control)
 
 
 def by_prompt(completions: Sequence[Row]) -> list[list[Row]]:
@@ -115,62 +145,42 @@ def by_prompt(completions: Sequence[Row]) -> list[list[Row]]:
     Raises:
         DataError: a prompt has the same sample index twice.
     """
-    groups: dict[str, list[Row]] = {}
+    groups = group_rows([row.prompt_id for row in completions], [row.sample_index for row in completions])
+    rows = [completions[row] for row in groups.rows.tolist()]
+    return [rows[first:end] for first, end in pairwise(groups.starts.tolist())]
+
+
+def _choice(completions: Sequence[ScoredCompletion], by: str, rule: Rule) -> Choice:
+    """A choice among records; unlike a table's, their scores must all be there."""
+    if rule.strategy != "random":
+        _check_scores(completions, by)
+    table = pa.table(
+        {
+            "prompt_id": pa.array([row.prompt_id for row in completions], pa.string()),
+            "sample_index": pa.array([row.sample_index for row in completions], pa.int64()),
+            "completion": pa.array([row.completion for row in completions], pa.string()),
+            by: pa.array([row.scores.get(by) for row in completions], pa.float64()),
+        }
+    )
+    return choose(table, by, rule)
+
+
+def _check_scores(completions: Sequence[ScoredCompletion], by: str) -> None:
     for row in completions:
-        groups.setdefault(row.prompt_id, []).append(row)
-    ordered = [sorted(rows, key=lambda row: row.sample_index) for rows in groups.values()]
-    for rows in ordered:
-        for one, other in pairwise(rows):
-            if one.sample_index == other.sample_index:
-                raise DataError(
-                    f"prompt '{one.prompt_id}' has sample {one.sample_index} twice. The same samples were "
-                    "probably given twice, or two prompts share an id."
-                )
-    return ordered
+        where = f"prompt '{row.prompt_id}', sample {row.sample_index}"
+        if by not in row.scores:
+            hint = suggest(by, row.scores) if row.scores else "The samples have not been scored."
+            raise DataError(f"{where}: there is no score '{by}'. {hint}")
+        if not math.isfinite(row.scores[by]):
+            raise DataError(
+                f"{where}: the score '{by}' is {row.scores[by]}, so it has no rank. Score these samples "
+                "again, or leave the row out."
+            )
 
 
-def score_of(row: ScoredCompletion, by: str) -> float:
-    """A row's score, checked.
-
-    Raises:
-        DataError: there is no such score, or it is NaN.
-    """
-    if by not in row.scores:
-        raise DataError(
-            f"prompt '{row.prompt_id}', sample {row.sample_index}: there is no score '{by}'. "
-            f"{suggest(by, row.scores) if row.scores else 'The samples have not been scored.'}"
-        )
-    value = row.scores[by]
-    if value != value:
-        raise DataError(
-            f"prompt '{row.prompt_id}', sample {row.sample_index}: the score '{by}' is NaN, so it has no "
-            "rank. Score these samples again, or leave the row out."
-        )
-    return value
-
-
-def _ranked(completions: Sequence[ScoredCompletion], by: str, seed: int) -> list[list[ScoredCompletion]]:
-    """Each prompt's samples from best to worst."""
-    return [
-        # a stable sort of shuffled rows: among equal scores the permutation decides
-        sorted(_shuffled(rows, "ties", seed), key=lambda row: -score_of(row, by))
-        for rows in by_prompt(completions)
-    ]
-
-
-def _shuffled(rows: list[ScoredCompletion], purpose: str, seed: int) -> list[ScoredCompletion]:
-    generator = keyed_generator(purpose, seed, prompt_id=rows[0].prompt_id)
-    return [rows[place] for place in generator.permutation(len(rows))]
-
-
-def _first(rows: list[ScoredCompletion], k: int) -> list[ScoredCompletion]:
-    if not 1 <= k <= len(rows):
-        raise DataError(
-            f"prompt '{rows[0].prompt_id}' has {len(rows)} samples, so {k} cannot be selected. "
-            "Lower k or sample more answers a prompt."
-        )
-    return rows[:k]
-
-
-def _pair(chosen: ScoredCompletion, rejected: ScoredCompletion) -> PreferencePair:
-    return PreferencePair(chosen.prompt_id, chosen.prompt, chosen.completion, rejected.completion)
+def _pairs(completions: Sequence[ScoredCompletion], rows: np.ndarray) -> list[PreferencePair]:
+    pairs = []
+    for chosen, rejected in rows.tolist():
+        best, worst = completions[chosen], completions[rejected]
+        pairs.append(PreferencePair(best.prompt_id, best.prompt, best.completion, worst.completion))
+    return pairs

@@ -1,4 +1,4 @@
-"""The stages that sample, score, annotate and select, each a function of a recipe and its open run folder."""
+"""The stages that sample and annotate, each a function of a recipe and its open run folder."""
 
 from __future__ import annotations
 
@@ -9,33 +9,23 @@ import pyarrow as pa
 
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
-from handbook_utils.evaluation.statistics import mean_estimate, paired_difference
+from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.recipe_schema import (
     AnnotateRecipe,
     GenerateRecipe,
     SamplingRecipe,
-    ScoreRecipe,
-    SelectRecipe,
 )
-from handbook_utils.records import Estimate, PreferencePair, ScoredCompletion
+from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.annotate import Annotation, annotate, load_annotator
-from handbook_utils.sampling.parts import load_prompts, write_part, write_samples, write_scores
-from handbook_utils.sampling.select import select, select_pairs
-from handbook_utils.sampling.tables import SAMPLES, pairs_table, sample_parts, selected_table
+from handbook_utils.sampling.parts import load_prompts, write_part, write_samples
+from handbook_utils.sampling.tables import pairs_table, sample_parts
 
 
 def run_generate(recipe: GenerateRecipe, run: RunFolder) -> dict[str, Estimate]:
     """Sample answers into samples/; figures: tokens, words and truncated_rate of an answer."""
     write_samples(recipe, run)
     return sample_figures(run.read_table("samples"))
-
-
-def run_score(recipe: ScoreRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Score samples into scores/; one figure a score, its mean."""
-    parts = sample_parts(recipe.data, run)
-    write_scores(parts, run, scorers=recipe.scorers, rows_per_batch=recipe.rows_per_batch)
-    return score_figures(run.read_table("scores"))
 
 
 def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -69,22 +59,6 @@ def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
     }
 
 
-def run_select(recipe: SelectRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Chosen samples, or pairs, into selected/.
-
-    Figures: the mean of each score over what was chosen; for pairs `margin.SCORE`, chosen minus rejected.
-    """
-    if recipe.strategy == "pairs":
-        return _run_select_pairs(recipe, run)
-    chosen: list[ScoredCompletion] = []
-    for number, rows in enumerate(sample_parts(recipe.data, run)):
-        kept = select(rows, by=recipe.by, strategy=recipe.strategy, k=recipe.k, seed=recipe.seed)
-        write_part(run, "selected", number, selected_table(kept))
-        chosen += kept
-    run.note(selected=len(chosen))
-    return score_figures(run.read_table("selected"))
-
-
 def count_prompts(recipe: SamplingRecipe, inputs: Mapping[str, Path]) -> int:
     """How many prompts a recipe reads, before there is a run folder."""
     return len(load_prompts(recipe, ResolvedInputs(inputs)))
@@ -102,52 +76,7 @@ def sample_figures(table: pa.Table) -> dict[str, Estimate]:
     }
 
 
-def score_figures(table: pa.Table) -> dict[str, Estimate]:
-    """Mean of each score over prompts; a score that is missing in some rows has no figure."""
-    ids = table["prompt_id"].to_pylist()
-    return {
-        field.name: mean_estimate(table[field.name].to_numpy(), clusters=ids, unit=_unit(field.name))
-        for field in table.schema
-        if field.name not in SAMPLES.names and pa.types.is_floating(field.type)
-    }
-
-
-def _run_select_pairs(recipe: SelectRecipe, run: RunFolder) -> dict[str, Estimate]:
-    pairs: list[PreferencePair] = []
-    scores: dict[tuple[str, str], Mapping[str, float]] = {}
-    for number, rows in enumerate(sample_parts(recipe.data, run)):
-        found = select_pairs(rows, recipe.by, seed=recipe.seed)
-        scores |= {(row.prompt_id, row.completion): row.scores for row in rows}
-        golds = _both(found, scores, "gold") if all("gold" in row.scores for row in rows) else None
-        write_part(run, "selected", number, pairs_table(found, golds))
-        pairs += found
-    if not pairs:
-        raise DataError(
-            f"no prompt has two samples that '{recipe.by}' tells apart, so there is no pair to select."
-        )
-    run.note(pairs=len(pairs))
-    figures = {}
-    for name in scores[pairs[0].prompt_id, pairs[0].chosen]:
-        chosen, rejected = zip(*_both(pairs, scores, name), strict=True)
-        figures[f"margin.{name}"] = paired_difference(rejected, chosen, unit=_unit(name))
-    return figures
-
-
-def _both(
-    pairs: Sequence[PreferencePair], scores: Mapping[tuple[str, str], Mapping[str, float]], name: str
-) -> list[tuple[float, float]]:
-    """A score of the chosen and of the rejected answer of each pair."""
-    return [
-        (scores[pair.prompt_id, pair.chosen][name], scores[pair.prompt_id, pair.rejected][name])
-        for pair in pairs
-    ]
-
-
 def _higher_rate(name: str, values: Sequence[tuple[float, float]]) -> dict[str, Estimate]:
     """How often the chosen answer's value is the higher one, where they differ; {} where none do."""
     higher = [float(chosen > rejected) for chosen, rejected in values if chosen != rejected]
     return {name: mean_estimate(higher, unit="rate")} if higher else {}
-
-
-def _unit(score: str) -> str:
-    return "words" if score == "words" else f"{score} score"

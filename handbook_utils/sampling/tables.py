@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
@@ -45,19 +50,6 @@ def scores_table(completions: Sequence[ScoredCompletion]) -> pa.Table:
     return table
 
 
-def selected_table(completions: Sequence[ScoredCompletion]) -> pa.Table:
-    """Prompt and completion as messages, to be trained on, and the scores."""
-    answers = [[{"role": "assistant", "content": row.completion}] for row in completions]
-    columns = {
-        "prompt_id": pa.array([row.prompt_id for row in completions], pa.string()),
-        "prompt": pa.array([row.prompt for row in completions], MESSAGES),
-        "completion": pa.array(answers, MESSAGES),
-    }
-    for name in completions[0].scores:
-        columns[name] = pa.array([row.scores[name] for row in completions], pa.float64())
-    return pa.table(columns)
-
-
 def pairs_table(pairs: Sequence[PreferencePair], golds: Sequence[tuple[float, float]] | None) -> pa.Table:
     """Prompt, chosen and rejected as messages; the gold reward of both where it is known."""
 
@@ -82,13 +74,7 @@ def completions_of(table: pa.Table, *, where: str) -> list[ScoredCompletion]:
     Raises:
         DataError: a column that samples need is missing.
     """
-    for name in SAMPLES.names:
-        if name not in table.column_names:
-            raise DataError(
-                f"{where}: no column '{name}', so these are not samples. {suggest(name, table.column_names)}"
-            )
-    kinds = {field.name: field.type for field in table.schema if field.name not in SAMPLES.names}
-    scores = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+    scores = score_names(table, where=where)
     return [
         ScoredCompletion(
             **{name: row[name] for name in SAMPLES.names}, scores={name: row[name] for name in scores}
@@ -98,47 +84,104 @@ def completions_of(table: pa.Table, *, where: str) -> list[ScoredCompletion]:
 
 
 def sample_parts(sources: Sequence[DataSource], run: RunFolder) -> Iterator[list[ScoredCompletion]]:
-    """Samples of the sources, a list a file: a prompt's samples are in one file, as `generate` writes them.
+    """Records of `sample_tables`, a list a file."""
+    for file, table in sample_tables(sources, run):
+        yield completions_of(table, where=str(file))
 
-    A slice in `split`, such as train[:200], counts prompts.
+
+@dataclass(frozen=True)
+class WantedPart:
+    """A file of samples, and which of its distinct prompts are wanted: those from `first` up to `end`."""
+
+    file: Path
+    first: int
+    end: int
+    marks: NDArray[np.uint64]
+
+
+def sample_tables(sources: Sequence[DataSource], run: RunFolder) -> Iterator[tuple[Path, pa.Table]]:
+    """Samples of the sources, a file at a time: a prompt's samples are in one, as `generate` writes them.
+
+    A slice in `split`, such as train[:200], counts prompts. No more than a file is held in memory.
 
     Raises:
         DataError: no samples there, a prompt id in two files, or a slice beyond the prompts.
     """
-    seen: set[str] = set()
+    wanted = [part for source in sources for part in _wanted_prompts(source, run.locate(source))]
+    _check_unique(wanted)
     scores: set[str] | None = None
-    for source in sources:
-        for file, wanted in _files(source, run.locate(source)):
-            rows = completions_of(pq.read_table(file), where=str(file))
-            kept = [row for row in rows if row.prompt_id in wanted]
-            ids = {row.prompt_id for row in kept}
-            if repeated := sorted(ids & seen):
-                raise DataError(
-                    f"{file}: prompt '{repeated[0]}' has samples in an earlier file too. Samples of one "
-                    "prompt belong in one file; the same run may have been given twice."
-                )
-            seen |= ids
-            if kept:
-                found = set(kept[0].scores)
-                if scores is not None and found != scores:
-                    raise DataError(
-                        f"{file}: has the scores {sorted(found)}, an earlier file {sorted(scores)}. "
-                        "Score all samples by the same scorers first."
-                    )
-                scores = found
-                yield kept
+    for part in wanted:
+        if part.first >= part.end:
+            continue
+        file, table = part.file, pq.read_table(part.file)
+        found = set(score_names(table, where=str(file)))
+        numbers = table["prompt_id"].combine_chunks().dictionary_encode().indices
+        kept = table.filter(pc.and_(pc.greater_equal(numbers, part.first), pc.less(numbers, part.end)))
+        if scores is not None and found != scores:
+            raise DataError(
+                f"{file}: has the scores {sorted(found)}, an earlier file {sorted(scores)}. "
+                "Score all samples by the same scorers first."
+            )
+        scores = found
+        yield file, kept
 
 
-def _files(source: DataSource, location: str) -> list[tuple[Path, frozenset[str]]]:
+def score_names(table: pa.Table, *, where: str) -> list[str]:
+    """Columns of numbers beyond those of samples.
+
+    Raises:
+        DataError: a column that samples need is missing.
+    """
+    for name in SAMPLES.names:
+        if name not in table.column_names:
+            raise DataError(
+                f"{where}: no column '{name}', so these are not samples. {suggest(name, table.column_names)}"
+            )
+    kinds = {field.name: field.type for field in table.schema if field.name not in SAMPLES.names}
+    return [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+
+
+def _wanted_prompts(source: DataSource, location: str) -> list[WantedPart]:
     """Files of a source and which of their prompts the slice wants."""
-    ids = {file: _prompt_ids(file) for file in _sample_files(Path(location))}
     split = parse_split(source.split)
     if split.base != "train":
         raise DataError(f"{location}: samples have the one split 'train', not '{split.base}'.")
-    every = [name for names in ids.values() for name in names]
-    first, end = split.bounds(len(every), name=location)
-    wanted = frozenset(every[first:end])
-    return [(file, wanted.intersection(names)) for file, names in ids.items()]
+    files = _sample_files(Path(location))
+    marks = [_prompt_marks(file) for file in files]
+    first, end = split.bounds(sum(map(len, marks)), name=location)
+    parts, before = [], 0
+    for file, found in zip(files, marks, strict=True):
+        start, stop = max(0, first - before), min(len(found), max(0, end - before))
+        parts.append(WantedPart(file, start, stop, found[start:stop]))
+        before += len(found)
+    return parts
+
+
+def _check_unique(parts: Sequence[WantedPart]) -> None:
+    """Refuse a prompt that is wanted from two files."""
+    marks = np.concatenate([part.marks for part in parts])
+    if len(np.unique(marks)) == len(marks):
+        return
+    seen: set[int] = set()
+    for part in parts:
+        repeated = seen.intersection(part.marks.tolist())
+        if repeated:
+            names = _prompt_ids(part.file)[part.first : part.end]
+            name = next(name for name in names if _mark(name) in repeated)
+            raise DataError(
+                f"{part.file}: prompt '{name}' has samples in an earlier file too. Samples of one "
+                "prompt belong in one file; the same run may have been given twice."
+            )
+        seen.update(part.marks.tolist())
+
+
+def _prompt_marks(file: Path) -> NDArray[np.uint64]:
+    """Eight bytes for each distinct prompt id of a file, in order: small enough for millions of them."""
+    return np.array([_mark(name) for name in _prompt_ids(file)], dtype=np.uint64)
+
+
+def _mark(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _sample_files(path: Path) -> list[Path]:

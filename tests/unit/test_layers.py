@@ -23,6 +23,7 @@ LAYERS = [
         "recipe",
         "recipe_cards",
         "recipe_fields",
+        "recipe_sampling",
         "recipe_schema",
         "recipe_sections",
         "recipe_yaml",

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pocket.annotator import Annotator
 from handbook_utils.pocket.world import PocketPrompt, demonstrate, gold_reward, prompts
-from handbook_utils.recipe_sections import ModelSection
+from handbook_utils.recipe_sampling import ScoringModelSection
 from handbook_utils.records import Completion, ScoredCompletion
 from handbook_utils.sampling.annotate import annotate, load_annotator
-from handbook_utils.sampling.score import GoldScorer, RewardModelScorer, load_scorer, prompt_text, score
+from handbook_utils.sampling.score import prompt_text, score
+from handbook_utils.sampling.scorers.gold import GoldScorer
+from handbook_utils.sampling.scorers.load import load_scorers
+from handbook_utils.sampling.scorers.reward_model import RewardModelScorer
 
 PROMPT = "Say river two times, then say moon once."
 
@@ -90,9 +94,11 @@ def test_a_prompt_of_another_world_cannot_have_a_gold_reward():
         score([sample("Paris.", prompt="What is the capital of France?")], GoldScorer())
 
 
-def test_a_reward_model_scores_the_rendered_conversation(tiny_model_folder):
-    location = str(tiny_model_folder)
-    scorer = load_scorer("proxy", ModelSection(name=location), location=location, rows_per_batch=2)
+def test_a_reward_model_scores_the_rendered_conversation(tiny_model_folder, tmp_path):
+    load_model(str(tiny_model_folder), head="reward").save_pretrained(tmp_path)
+    load_tokenizer(str(tiny_model_folder)).save_pretrained(tmp_path)
+    section = ScoringModelSection(name=str(tmp_path))
+    (scorer,) = load_scorers({"proxy": section}, ResolvedInputs(), rows_per_batch=2)
     assert isinstance(scorer, RewardModelScorer)
     rows = [sample("River river moon."), sample("River.", index=1), sample("Moon moon moon.", index=2)]
     expected = [
@@ -112,7 +118,7 @@ def test_a_reward_model_whose_weights_are_not_numbers_is_stopped(tiny_model_fold
 
 def test_unknown_pocket_scorers_and_annotators_are_errors_with_the_nearest_name():
     with pytest.raises(RecipeError, match=r"scorers.gold: unknown scorer .* Did you mean 'pocket:gold'"):
-        load_scorer("gold", ModelSection(name="pocket:golden"), location="pocket:golden")
+        load_scorers({"gold": ScoringModelSection(name="pocket:golden")}, ResolvedInputs())
     with pytest.raises(RecipeError, match=r"unknown annotator .* Did you mean 'pocket:annotator'"):
         load_annotator("pocket:anotator")
 

@@ -19,7 +19,7 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe_schema import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 from handbook_utils.run_folder import RunFolder, read_result
 from handbook_utils.run_state import read_manifest, read_table
-from handbook_utils.sampling import parts
+from handbook_utils.sampling import parts, score_stage
 from handbook_utils.sampling.stages import count_prompts
 
 # a dozen prompts are too few for an interval to rely on, and the figures say so
@@ -230,15 +230,15 @@ def test_parts_that_are_there_are_not_sampled_or_scored_again(
         reopen(tmp_path / stage)
         (tmp_path / stage / stage / "part-00001.parquet").unlink()
     asked: list[int] = []
-    for name in ("generate", "score"):
-        done = getattr(parts, name)
+    for module, name in ((parts, "generate"), (score_stage, "score")):
+        done = getattr(module, name)
         place = 2 if name == "generate" else 0  # of the prompts, or of the completions
 
         def counted(*given: Any, done: Any = done, place: int = place, **named: Any) -> Any:
             asked.append(len(given[place]))
             return done(*given, **named)
 
-        monkeypatch.setattr(parts, name, counted)
+        monkeypatch.setattr(module, name, counted)
     run_stage(generate_recipe(tiny_model_folder), tmp_path / "samples", progress=False)
     run_stage(scores, tmp_path / "scores", progress=False)
     # 4 prompts of one part; then its 12 answers by two scorers

@@ -1,0 +1,132 @@
+"""What recipes say about scoring and selecting samples: shared by the stages, and checked before they run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
+
+from handbook_utils.recipe_sections import DataSource, ModelSection, Section
+
+Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "random"]
+Distinct = Literal["none", "text", "near"]
+# what a strategy needs, and what only it takes
+NEEDS = {"threshold": "threshold", "rso": "beta"}
+
+
+def check_selection(strategy: str, *, k: int | None, threshold: float | None, beta: float | None) -> None:
+    """Raise ValueError for a selection that cannot be made as written."""
+    given = {"threshold": threshold, "beta": beta}
+    for owner, option in NEEDS.items():
+        if (strategy == owner) and given[option] is None:
+            raise ValueError(f"`strategy: {owner}` needs `{option}`, in units of the score that selects.")
+        if (strategy != owner) and given[option] is not None:
+            raise ValueError(f"`{option}` belongs to `strategy: {owner}`, and the strategy is '{strategy}'.")
+    if beta is not None and beta <= 0:
+        raise ValueError(
+            f"`beta` must be above 0, got {beta}. Towards 0 only the highest scores are accepted."
+        )
+    if k is not None and k < 1:
+        raise ValueError(f"`k` must be at least 1, got {k}.")
+    if k not in (None, 1) and strategy in ("best", "pairs"):
+        raise ValueError(f"`strategy: {strategy}` has no `k`: for several samples a prompt write `top_k`.")
+
+
+def checked_pattern(pattern: str | None) -> str | None:
+    """The pattern, if it is a regular expression."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"'{pattern}' is no regular expression: {error}.") from None
+    return pattern
+
+
+class ScoringModelSection(ModelSection):
+    """A reward model: a run of stage `reward`, or any sequence classifier with one label."""
+
+    kind: Literal["model"] = "model"
+
+
+class EnsembleSection(Section):
+    """Several reward models as one; what they disagree on counts less than what they agree on."""
+
+    kind: Literal["ensemble"]
+    models: list[ModelSection] = Field(min_length=2)
+    combine: Literal["mean", "minimum", "mean_minus_std"] = "mean_minus_std"
+    k: float = Field(1.0, ge=0, description="for mean_minus_std: so many standard deviations below the mean")
+
+
+class RegexSection(Section):
+    """1 where the pattern is found in the answer, else 0."""
+
+    kind: Literal["regex"]
+    pattern: str
+    whole: bool = Field(False, description="the whole answer has to match")
+
+    _is_pattern = field_validator("pattern")(checked_pattern)
+
+
+class AnswerSection(Section):
+    """1 where the answer is the one on record, else 0."""
+
+    kind: Literal["answer"]
+    answers: DataSource = Field(description="rows with the prompt (or its prompt_id) and the right answer")
+    column: str = Field("answer", description="of the rows in `answers`")
+    pattern: str | None = Field(
+        None, description="what of a completion is its answer: the last match, its group where it has one"
+    )
+
+    _is_pattern = field_validator("pattern")(checked_pattern)
+
+
+class JsonSection(Section):
+    """1 where the answer is JSON that fits a JSON schema, else 0."""
+
+    kind: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema", description="absent keys allow anything: {} is any JSON")
+
+
+class LengthSection(Section):
+    """1 where the answer's length is within the bounds, else 0."""
+
+    kind: Literal["length"]
+    unit: Literal["words", "characters", "tokens"] = "words"
+    at_least: int = Field(0, ge=0)
+    at_most: PositiveInt | None = None
+
+
+class FunctionSection(Section):
+    """A Python function of (prompt messages, completion text) that gives a number, or true or false."""
+
+    kind: Literal["function"]
+    function: str = Field(description="package.module:name, importable where the run runs")
+    allow_code: bool = Field(False, description="has to be true: the function is code, and it is run")
+
+    @model_validator(mode="after")
+    def _may_run(self) -> Self:
+        if not self.allow_code:
+            raise ValueError(
+                f"'{self.function}' is code that would be run. Where you trust it, say `allow_code: true`."
+            )
+        if not re.fullmatch(r"[\w.]+:\w+", self.function):
+            raise ValueError(f"'{self.function}': write package.module:name.")
+        return self
+
+
+def _kind_of(scorer: Any) -> str:
+    # recipes that name a model say no kind
+    kind = scorer.get("kind", "model") if isinstance(scorer, dict) else getattr(scorer, "kind", "model")
+    return str(kind)
+
+
+ScorerSection = Annotated[
+    Annotated[ScoringModelSection, Tag("model")]
+    | Annotated[EnsembleSection, Tag("ensemble")]
+    | Annotated[RegexSection, Tag("regex")]
+    | Annotated[AnswerSection, Tag("answer")]
+    | Annotated[JsonSection, Tag("json_schema")]
+    | Annotated[LengthSection, Tag("length")]
+    | Annotated[FunctionSection, Tag("function")],
+    Discriminator(_kind_of),
+]

@@ -1,0 +1,120 @@
+"""The stage `score`: each sample's scores beside it into scores/, rows without one into failures/."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from handbook_utils.errors import DataError, RecipeError
+from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.recipe_sampling import ScorerSection
+from handbook_utils.recipe_schema import ScoreRecipe
+from handbook_utils.records import Estimate
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.sampling.figures import mean_figures
+from handbook_utils.sampling.parts import part_name, write_part
+from handbook_utils.sampling.progress import answer_bar
+from handbook_utils.sampling.score import ScoreFailure, score
+from handbook_utils.sampling.scorers.load import load_scorers
+from handbook_utils.sampling.tables import SAMPLES, completions_of, sample_tables, score_names, scores_table
+
+LOGGER = logging.getLogger("handbook_utils")
+
+
+def run_score(recipe: ScoreRecipe, run: RunFolder) -> dict[str, Estimate]:
+    """Score samples into scores/; one figure a score, its mean over prompts.
+
+    A row that a verifier or judge has no number for is recorded in failures/ with the reason, counts in
+    `SCORE_failed_rate`, and has the score NaN.
+    """
+    tables = sample_tables(recipe.data, run)
+    write_scores(tables, run, scorers=recipe.scorers, rows_per_batch=recipe.rows_per_batch)
+    return score_figures(run.path / "scores")
+
+
+def write_scores(
+    tables: Iterable[tuple[Path, pa.Table]],
+    run: RunFolder,
+    *,
+    scorers: Mapping[str, ScorerSection],
+    rows_per_batch: int,
+) -> None:
+    """Write the parts of scores/ that are missing, one for each table of samples.
+
+    Raises:
+        RecipeError: an unknown scorer, or one named like a column of samples.
+        DataError: a score is not a finite number, or a scorer has none for any row.
+    """
+    for name in scorers:
+        if name in (*SAMPLES.names, "words"):
+            raise RecipeError(f"scorers.{name}: samples have a column '{name}' already. Use another name.")
+    loaded = load_scorers(scorers, run, rows_per_batch=rows_per_batch)
+    rows = 0
+    with answer_bar("scoring", None, show=run.progress) as advance:
+        for number, (file, table) in enumerate(tables):
+            if not run.has(part_name("scores", number)):
+                failures: list[ScoreFailure] = []
+                scored = completions_of(table, where=str(file))
+                for scorer in loaded:
+                    scored = score(scored, scorer, failed=failures.append)
+                if failures:
+                    run.write_json(failures_file(number), [failure.to_json() for failure in failures])
+                write_part(run, "scores", number, scores_table(scored))
+            rows += len(table)
+            advance(0, len(table))
+    _note_failures(run, rows)
+
+
+def failures_file(number: int) -> str:
+    """Where the rows without a score of a part are listed.
+
+    >>> failures_file(3)
+    'failures/part-00003.json'
+    """
+    return f"failures/part-{number:05d}.json"
+
+
+def score_figures(folder: Path) -> dict[str, Estimate]:
+    """Mean of each score over prompts, and how often a score is missing where one is; texts are not read."""
+    pieces: dict[str, list[Any]] = {}
+    prompts, before = [], 0
+    for file in sorted(folder.glob("*.parquet")):
+        names = score_names(pq.read_schema(file).empty_table(), where=str(file))
+        table = pq.read_table(file, columns=["prompt_id", *names])
+        codes = table["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        prompts.append(codes.astype(np.int64) + before)
+        before += len(table)
+        for name in names:
+            pieces.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy())
+    columns = {name: np.concatenate(values) for name, values in pieces.items()}
+    clusters = np.concatenate(prompts)
+    figures = mean_figures(columns, clusters)
+    for name, values in columns.items():
+        missing = ~np.isfinite(values)
+        if missing.any() and not missing.all():
+            rate = mean_estimate(missing.astype(np.float64), clusters=clusters, unit="rate")
+            figures[f"{name}_failed_rate"] = rate
+    return figures
+
+
+def _note_failures(run: RunFolder, rows: int) -> None:
+    """Count the rows without a score in the manifest, warn of them, and refuse a scorer that scored none."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted((run.path / "failures").glob("part-*.json")):
+        for failure in json.loads(file.read_text(encoding="utf-8")):
+            found.setdefault(failure["scorer"], []).append(failure)
+    for name, failures in found.items():
+        first = failures[0]
+        where = f"prompt '{first['prompt_id']}', sample {first['sample_index']}: {first['reason']}"
+        if len(failures) == rows:
+            raise DataError(f"scorers.{name}: none of {rows} samples got a score. The first, {where}")
+        LOGGER.warning("%s: %d of %d samples got no score; the first, %s", name, len(failures), rows, where)
+    if found:
+        run.note(failed={name: len(failures) for name, failures in found.items()})

@@ -1,0 +1,1 @@
+"""Scorers: the gold reward, reward models and ensembles of them, verifiers, judges."""

@@ -1,0 +1,125 @@
+"""The scorers that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from handbook_utils.data.load import Locator, normaliser_of, origin_of
+from handbook_utils.data.sources import read_rows
+from handbook_utils.errors import DataError, RecipeError, suggest
+from handbook_utils.recipe_sampling import (
+    AnswerSection,
+    EnsembleSection,
+    FunctionSection,
+    JsonSection,
+    LengthSection,
+    RegexSection,
+    ScorerSection,
+    ScoringModelSection,
+)
+from handbook_utils.recipe_sections import ModelSection
+from handbook_utils.sampling.score import Scorer
+from handbook_utils.sampling.scorers import reward_model
+from handbook_utils.sampling.scorers.gold import GoldScorer
+from handbook_utils.sampling.scorers.verifiers import (
+    Check,
+    VerifierScorer,
+    answer_check,
+    function_check,
+    json_check,
+    length_check,
+    regex_check,
+)
+
+POCKET_SCORERS = ("pocket:gold",)
+
+
+def load_scorers(
+    sections: Mapping[str, ScorerSection], run: Locator, *, rows_per_batch: int = 256
+) -> list[Scorer]:
+    """All scorers of a recipe, in its order; what can be wrong is found before a model is loaded.
+
+    Args:
+        sections: by the name of their column.
+        run: finds what a section reads.
+        rows_per_batch: answers a forward pass of a reward model.
+    Raises:
+        RecipeError: an unknown `pocket:` scorer, or a verifier that cannot be made.
+        ModelError: no such model, or one that gives no score.
+    """
+    for name, section in sections.items():
+        for model in _models_of(section):
+            location = run.locate(model)
+            if location.startswith("pocket:") and location not in POCKET_SCORERS:
+                hint = suggest(location, POCKET_SCORERS)
+                raise RecipeError(f"scorers.{name}: unknown scorer '{location}'. {hint}")
+            if location not in POCKET_SCORERS:
+                reward_model.check_reward_model(location, revision=model.revision)
+    cheap = {
+        name: verifier(name, section, run) for name, section in sections.items() if not _models_of(section)
+    }
+    return [
+        cheap[name] if name in cheap else _of_models(name, section, run, rows_per_batch)
+        for name, section in sections.items()
+    ]
+
+
+def verifier(name: str, section: ScorerSection, run: Locator) -> Scorer:
+    """A verifier by its section.
+
+    Raises:
+        RecipeError: the schema or function is wrong.
+        DataError: answers that cannot be read.
+    """
+    return VerifierScorer(name, _check_of(name, section, run))
+
+
+def _check_of(name: str, section: ScorerSection, run: Locator) -> Check:
+    if isinstance(section, RegexSection):
+        return regex_check(section.pattern, whole=section.whole)
+    if isinstance(section, LengthSection):
+        return length_check(section)
+    if isinstance(section, JsonSection):
+        return json_check(section, name=name)
+    if isinstance(section, FunctionSection):
+        return function_check(section.function, name=name)
+    assert isinstance(section, AnswerSection)  # what is left
+    return answer_check(read_answers(section, run), pattern=section.pattern)
+
+
+def read_answers(section: AnswerSection, run: Locator) -> dict[str, str]:
+    """The right answer of each prompt, by prompt id.
+
+    Raises:
+        DataError: a row without an answer, or two answers to one prompt.
+    """
+    first, rows = read_rows(origin_of(section.answers, run, seed=0))
+    normalise = normaliser_of(section.answers, run, kind="prompt")
+    answers: dict[str, str] = {}
+    for number, row in enumerate(rows, start=first):
+        place = f"{section.answers.label}: row {number}"
+        if row.get(section.column) is None:
+            raise DataError(f"{place} has no '{section.column}'. {suggest(section.column, map(str, row))}")
+        answer = str(row[section.column])
+        prompt_id = normalise(number, row)[0]["prompt_id"]
+        if answers.setdefault(prompt_id, answer) != answer:
+            raise DataError(f"{place} has another answer to a prompt than an earlier row. Keep one.")
+    return answers
+
+
+def _models_of(section: ScorerSection) -> list[ModelSection]:
+    if isinstance(section, EnsembleSection):
+        return list(section.models)
+    return [section] if isinstance(section, ModelSection) else []
+
+
+def _of_models(name: str, section: ScorerSection, run: Locator, rows_per_batch: int) -> Scorer:
+    if isinstance(section, ScoringModelSection) and run.locate(section) in POCKET_SCORERS:
+        return GoldScorer(name)
+    models = [
+        reward_model.load_reward_model(model, run.locate(model), name=name, rows_per_batch=rows_per_batch)
+        for model in _models_of(section)
+    ]
+    if isinstance(section, EnsembleSection):
+        return reward_model.EnsembleScorer(models, section.combine, section.k, name)
+    return models[0]
