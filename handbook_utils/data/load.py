@@ -147,16 +147,18 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
     columns = [name for name in _COLUMNS if name in rows[0] or name in OPTIONAL]
     kept = [name for name in columns if (any if name in OPTIONAL else all)(name in row for row in rows)]
     features = Features({name: _feature(name, rows) for name in kept})
-    filled = [{name: row.get(name, OPTIONAL.get(name)) for name in kept} for row in rows]
+    filled = {name: [row.get(name, OPTIONAL.get(name)) for row in rows] for name in kept}
     with quiet_libraries():
-        return Dataset.from_list(filled, features=features)
+        return Dataset.from_dict(filled, features=features)
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
     """Checksum of a dataset's columns and rows, the same in every process."""
     digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
-    for row in dataset:
-        digest.update(json.dumps(row, ensure_ascii=False).encode())
+    for batch in dataset.iter(1000):  # one row at a time takes four times as long
+        for values in zip(*batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()
 
 

@@ -19,7 +19,7 @@ class TemplateProbe:
 
     def ids(self, messages: Sequence[Any], *, prompt: bool = False) -> list[int]:
         """Token ids; with `prompt` the assistant's turn is opened at the end."""
-        return encode_conversations(self.tokenizer, [messages], add_generation_prompt=prompt)[0][0]
+        return encode_conversations(self.tokenizer, [messages], add_generation_prompt=prompt)[0]
 
     def text(self, messages: Sequence[Any], *, tools: Any = None, prompt: bool = False) -> str:
         """The rendered text."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from itertools import repeat
 from typing import Any
 
 import jinja2
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from handbook_utils.data.pieces import Span, encode_texts
 from handbook_utils.errors import DataError, TemplateError
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -90,18 +91,27 @@ def tokenize_turns(tokenizer: Any, turns: Sequence[Turn]) -> list[TokenRow]:
         TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
     told = [{"tools": turn.tools or None, **turn.options} for turn in turns]
-    prompts, _ = encode_conversations(
-        tokenizer, [turn.prompt for turn in turns], told=told, add_generation_prompt=True
-    )
-    wholes, marks = encode_conversations(
-        tokenizer, [[*turn.prompt, *turn.answer] for turn in turns], told=told, with_marks=True
-    )
+    marked = has_marks(tokenizer)
+    wholes = [[*turn.prompt, *turn.answer] for turn in turns]
+    prompts, _ = _render(tokenizer, [turn.prompt for turn in turns], told=told, add_generation_prompt=True)
+    texts, spans = _render(tokenizer, wholes, told=told, marked=marked)
+    # together: a prompt has most of its pieces in common with its whole conversation
+    ids, found = _encode(tokenizer, texts + prompts, spans)
     rows = []
-    for prompt, ids, marked in zip(prompts, wholes, marks, strict=True):
-        start = _common_start(prompt, ids)
-        loss = [place >= start and bool(inside) for place, inside in enumerate(marked)]
-        rows.append(TokenRow(ids, loss, start, len(prompt)))
+    for number, (row, prompt) in enumerate(zip(ids, ids[len(turns) :], strict=False)):
+        start = _common_start(prompt, row)
+        loss = _loss(found[number] if marked else [(0, len(row))], start, len(row))
+        rows.append(TokenRow(row, loss, start, len(prompt)))
     return rows
+
+
+def _loss(spans: Sequence[Span], start: int, tokens: int) -> list[bool]:
+    """Which of a row's tokens are in a span and not before `start`."""
+    loss = [False] * tokens
+    for first, end in spans:
+        first = max(first, start)
+        loss[first:end] = [True] * (end - first)
+    return loss
 
 
 def _common_start(one: Sequence[int], other: Sequence[int]) -> int:
@@ -116,56 +126,67 @@ def encode_conversations(
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     *,
     told: Sequence[Mapping[str, Any]] | None = None,
-    with_marks: bool = False,
     add_generation_prompt: bool = False,
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of conversations under the template, and its marks.
+) -> list[list[int]]:
+    """Token ids of conversations under the template.
 
     Args:
         tokenizer: with a chat template.
         conversations: lists of messages.
         told: what the template is told of each conversation: its `tools`, and options such as
             `enable_thinking`.
-        with_marks: return what the template marks; where it has no marks, everything counts as marked.
         add_generation_prompt: open the assistant's turn at the end.
-    Returns:
-        (ids, marks), each a list a conversation; `marks` is empty unless asked for.
+    Raises:
+        TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
-    marked = with_marks and has_marks(tokenizer)
-    ids: list[list[int]] = []
-    marks: list[list[int]] = []
-    given = list(told or [{}] * len(conversations))
-    try:
-        # the template is told one thing a call, so neighbours that share it are rendered together
-        for common, group in groupby(zip(given, conversations, strict=True), key=itemgetter(0)):
-            found = tokenizer.apply_chat_template(
-                [conversation for _, conversation in group],
-                add_generation_prompt=add_generation_prompt,
-                return_assistant_tokens_mask=marked,
-                return_dict=True,
-                padding=False,
-                **common,
-            )
-            ids += found["input_ids"]
-            marks += found["assistant_masks"] if marked else []
-    except REFUSALS as error:
-        raise _refusal(tokenizer, conversations, given, error) from error
-    return ids, marks if marked or not with_marks else [[1] * len(one) for one in ids]
+    texts, _ = _render(tokenizer, conversations, told=told, add_generation_prompt=add_generation_prompt)
+    return _encode(tokenizer, texts)[0]
 
 
-def _refusal(
-    tokenizer: Any, conversations: Sequence[Any], told: Sequence[Mapping[str, Any]], error: Exception
-) -> TemplateError:
-    """Name the first conversation that the template refuses, and why."""
-    for number, (messages, given) in enumerate(zip(conversations, told, strict=True), start=1):
+def _render(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    told: Sequence[Mapping[str, Any]] | None = None,
+    marked: bool = False,
+    add_generation_prompt: bool = False,
+) -> tuple[list[str], list[list[Span]]]:
+    """Each conversation's text and, with `marked`, the characters that the template marks.
+
+    As `apply_chat_template` does it, which keeps the marks to itself.
+    """
+    texts: list[str] = []
+    spans: list[list[Span]] = []
+    special = tokenizer.special_tokens_map
+    for messages, given in zip(conversations, told or repeat({}), strict=told is not None):
         try:
-            tokenizer.apply_chat_template(list(messages), tokenize=False, **given)
-        except REFUSALS as found:
-            roles = ", ".join(str(message.get("role")) for message in messages)
-            return TemplateError(
-                f"the chat template refuses conversation {number} ({roles}): {type(found).__name__}: {found}"
+            text, inside = render_jinja_template(
+                [[{key: value for key, value in m.items() if value is not None} for m in messages]],
+                chat_template=tokenizer.get_chat_template(None, given.get("tools")),
+                return_assistant_tokens_mask=marked,
+                add_generation_prompt=add_generation_prompt,
+                **{**special, **given},
             )
-    return TemplateError(f"the chat template cannot be used: {type(error).__name__}: {error}")
+        except REFUSALS as error:
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise TemplateError(
+                f"the chat template refuses conversation {len(texts) + 1} ({roles}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        texts += text
+        spans += inside
+    return texts, spans
+
+
+def _encode(
+    tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()
+) -> tuple[list[list[int]], list[list[Span]]]:
+    try:
+        return encode_texts(tokenizer, texts, spans)
+    except REFUSALS as error:
+        raise TemplateError(
+            f"the rendered text cannot be tokenized: {type(error).__name__}: {error}"
+        ) from error
 
 
 def join_turns(rows: Iterable[TokenRow]) -> list[TokenRow]:

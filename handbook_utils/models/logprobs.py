@@ -32,11 +32,11 @@ def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[li
 def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list[int], int]]:
     """As `render_ids`, for many rows at once: each distinct prompt is rendered once."""
     prompts = {json.dumps(prompt): prompt for prompt, _ in rows}
-    opened, _ = encode_conversations(tokenizer, list(prompts.values()), add_generation_prompt=True)
+    opened = encode_conversations(tokenizer, list(prompts.values()), add_generation_prompt=True)
     openings = dict(zip(prompts, opened, strict=True))
     answered = [[*prompt, Message(role="assistant", content=response)] for prompt, response in rows]
     rendered = []
-    for (prompt, _), ids in zip(rows, encode_conversations(tokenizer, answered)[0], strict=True):
+    for (prompt, _), ids in zip(rows, encode_conversations(tokenizer, answered), strict=True):
         opening = openings[json.dumps(prompt)]
         if ids[: len(opening)] != opening:
             raise TemplateError(

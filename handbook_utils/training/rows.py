@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.template_checks import check_chat_template
@@ -55,18 +56,16 @@ def training_rows(
     if recipe.stage != "sft" or not isinstance(rows, Dataset) or not ours:  # type: ignore[attr-defined]
         return rows
 
-    def tokenize(batch: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[list[int]]]:
+    def tokenize(batch: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
         rows = ({name: values[i] for name, values in batch.items()} for i in range(len(places)))
         turns = [_turn(row, "completion") for row in rows]
         try:
             joined = join_turns(tokenize_turns(tokenizer, turns))
         except TemplateError as error:
             raise TemplateError(f"training rows {places[0] + 1} to {places[-1] + 1}: {error}") from error
-        labels = [
-            [token if counts else -100 for token, counts in zip(row.ids, row.loss, strict=True)]
-            for row in joined
-        ]
-        return {"input_ids": [row.ids for row in joined], "labels": labels}
+        ids = [np.array(row.ids, dtype=np.int64) for row in joined]
+        labels = [np.where(row.loss, row_ids, -100) for row, row_ids in zip(joined, ids, strict=True)]
+        return {"input_ids": ids, "labels": labels}
 
     made: Dataset = rows.map(tokenize, batched=True, with_indices=True, remove_columns=rows.column_names)
     return made

@@ -1,20 +1,22 @@
-"""Time from a file of 100,000 conversations to tokens with their loss mask, on two cores; memory of a stream.
+"""Time from a file of 100,000 conversations to the rows SFT trains on, on two cores; memory of a stream.
 
 A conversation is two exchanges of random words, about 200 tokens of a byte-pair tokenizer that is trained
-here. Loading and recognising run in one process, rendering and masking in two. The stream goes once through a
-JSONL file of 2 GB (texts of about 4 kB), in a process of its own, so that its peak memory is its own.
+here. What is timed is what an SFT stage does before it loads a model: read and recognise the file, note its
+counts and checksum, check the template, render, tokenize and mask. It is one process, as in training, whose
+tokenizer uses both cores. The stream goes once through a JSONL file of 2 GB (texts of about 4 kB), in a
+process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,13 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from handbook_utils.data.load import ResolvedInputs, load_dataset
+from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.stream import stream_sources
+from handbook_utils.data.training_data import load_training_data
+from handbook_utils.recipe import check_recipe
 from handbook_utils.recipe_sections import DataSource
+from handbook_utils.training.rows import check_rows, training_rows
 
 CONVERSATIONS, CORES, STREAM_BYTES = 100_000, 2, 2 * 10**9
 SYLLABLES = [first + second for first in "bdfgklmnprst" for second in ("a", "e", "i", "o", "ur", "en")]
@@ -73,7 +78,10 @@ def train_tokenizer() -> Any:
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     plain.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=3000, special_tokens=["<|im_start|>", "<|im_end|>"], show_progress=False
+        vocab_size=3000,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     plain.train_from_iterator([" ".join(words(random.Random(0)))] * 3, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>", pad_token="<|im_end|>")
@@ -81,11 +89,28 @@ def train_tokenizer() -> Any:
     return fast
 
 
-def render(tokenizer: Any, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Tokens of whole conversations, and which of them the assistant says."""
-    talks = [[*prompt, *answer] for prompt, answer in zip(batch["prompt"], batch["completion"], strict=True)]
-    made = tokenizer.apply_chat_template(talks, return_assistant_tokens_mask=True, return_dict=True)
-    return {"input_ids": made["input_ids"], "mask": made["assistant_masks"]}
+def prepare(path: Path, tokenizer: Any) -> Dataset:
+    """The rows that an SFT stage hands to its trainer."""
+    content = {
+        "stage": "sft",
+        "model": {"name": "none"},
+        "data": [{"name": str(path)}],
+        "global_batch_size": 8,
+    }
+    recipe: Any = check_recipe(content, "benchmark")
+    data = load_training_data(recipe, ResolvedInputs(), kind="conversation")
+    notes = data.notes()
+    with quiet_libraries():
+        check_rows(tokenizer, data.train)
+        rows = training_rows(recipe, tokenizer, data.train)
+    assert notes["train_rows"] == 2 * len(rows)  # both answers of a conversation, in one row
+    return rows  # type: ignore[return-value]
+
+
+def cpu_seconds() -> float:
+    """Of this process and the children that have ended, on all cores."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def measure_preparation(folder: Path) -> None:
@@ -93,25 +118,23 @@ def measure_preparation(folder: Path) -> None:
     path = folder / "conversations.jsonl"
     write_conversations(path)
     tokenizer = train_tokenizer()
-    began = time.perf_counter()
-    examples: Dataset = load_dataset(str(path), kind="conversation")
-    loaded = time.perf_counter()
-    whole = examples.select(range(1, len(examples), 2))  # the second answer's row holds the first one too
-    with quiet_libraries():
-        rows = whole.map(
-            partial(render, tokenizer),
-            batched=True,
-            num_proc=CORES,
-            remove_columns=whole.column_names,
-        )
-    seconds = time.perf_counter() - began
+    use_two_cores()
+    began, used = time.perf_counter(), cpu_seconds()
+    rows = prepare(path, tokenizer)
+    seconds, used = time.perf_counter() - began, cpu_seconds() - used
     tokens = sum(map(len, rows[:1000]["input_ids"])) / 1000
-    counted = sum(map(sum, rows[:1000]["mask"])) / 1000
+    learned = sum(label != -100 for labels in rows[:1000]["labels"] for label in labels) / 1000
     record(name="data_preparation_seconds", value=seconds, unit="s", goal=60.0)
     print(
-        f"{len(rows)} conversations of {tokens:.0f} tokens, {counted:.0f} with loss: "
-        f"loaded in {loaded - began:.1f} s, {seconds:.1f} s in all"
+        f"{len(rows)} conversations of {tokens:.0f} tokens, {learned:.0f} with loss: "
+        f"{seconds:.1f} s, {used:.1f} s of CPU time"
     )
+
+
+def use_two_cores() -> None:
+    """Keep this process to two cores where it has more; macOS cannot."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
 def measure_stream(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.data import bounded_render
+from handbook_utils.data import bounded_render, turns
 from handbook_utils.data.bounded_render import require_bounded
 from handbook_utils.data.template_checks import CHECKS, check_chat_template
 from handbook_utils.errors import TemplateError
@@ -182,6 +182,7 @@ def test_a_harmful_template_is_refused_and_never_rendered_here(
     tokenizer = build_tokenizer(GOOD + harm, trusted=False)
     rendered: list[Any] = []
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: rendered.append(a))
+    monkeypatch.setattr(turns, "render_jinja_template", lambda *a, **k: rendered.append(a))
     report = check_chat_template(tokenizer)
     assert [(check.name, check.status) for check in report.checks] == [("renders", "fail")]
     assert what in report.checks[0].message
@@ -234,15 +235,8 @@ def test_a_tokenizer_that_adds_a_second_beginning_to_rendered_text_is_noted() ->
 
 
 def test_special_tokens_that_stay_text_pass() -> None:
-    tokenizer = build_tokenizer("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
-    apply = tokenizer.apply_chat_template
-
-    def sanitized(*given: Any, **options: Any) -> Any:
-        return apply(
-            *given, **options, **({"sanitize_control_tokens": True} if options.get("tokenize", True) else {})
-        )
-
-    tokenizer.apply_chat_template = sanitized
+    broken_up = "{{ m.content | replace('<|', '<') }}"
+    tokenizer = build_tokenizer(f"{{% for m in messages %}}{broken_up}{{{{ eos_token }}}}{{% endfor %}}")
     assert check_chat_template(tokenizer)["text-stays-text"].status == "pass"
 
 
