@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from handbook_utils.recipe_engines import EndpointSection, EngineSection, TransformersSection
 from handbook_utils.recipe_fields import checked_field, trainer_fields
 from handbook_utils.recipe_sampling import Distinct, ScorerSection, Strategy, check_selection
 from handbook_utils.recipe_sections import (
@@ -147,9 +148,25 @@ class SamplingRecipe(StageRecipe):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     prompts_per_part: PositiveInt = Field(
-        64, description="prompts a file; a killed run redoes one file at most"
+        64, description="prompts a file (shard); a killed run redoes one a worker at most"
     )
     rows_per_batch: PositiveInt = 256
+    engine: EngineSection = Field(default_factory=TransformersSection)
+    bad_prompts: Literal["error", "skip"] = Field(
+        "error", description="rows without a user's turn, with an empty one, or otherwise no prompt"
+    )
+    long_prompts: Literal["error", "skip", "cut"] = Field(
+        "error", description="prompts beyond the model's window; cut: their oldest part is left out"
+    )
+    workers: PositiveInt = Field(1, description="local processes that sample at once; changes no answer")
+
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> Self:
+        if self.long_prompts == "cut" and isinstance(self.engine, EndpointSection):
+            raise ValueError(
+                "`long_prompts: cut` needs the tokenizer, and an endpoint shows none. Take skip or error."
+            )
+        return self
 
 
 class GenerateRecipe(SamplingRecipe):

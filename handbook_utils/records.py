@@ -50,7 +50,8 @@ class Completion:
         completion: the answer's text without special tokens.
         tokens: sampled tokens, the end-of-turn token included.
         finish_reason: "stop" (the model ended its turn) or "length" (cut at the limit).
-        logprob: natural log-probability of the sampled tokens at temperature 1, summed.
+        logprob: natural log-probability of the sampled tokens at temperature 1, summed; None where the
+            engine does not tell it.
     """
 
     prompt_id: str
@@ -59,7 +60,7 @@ class Completion:
     completion: str
     tokens: int
     finish_reason: str
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True)

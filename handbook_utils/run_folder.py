@@ -29,7 +29,7 @@ from handbook_utils.recipe_schema import StageRecipe
 from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_log import LOGGER, log_file
-from handbook_utils.run_state import differences, is_finished, read_manifest, read_table
+from handbook_utils.run_state import damaged_outputs, differences, is_finished, read_manifest, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -203,6 +203,9 @@ def _prepared(
     earlier: dict[str, Any] = {}
     if (path / MANIFEST).exists():
         earlier = _checked(path, content, fingerprints, overwrite)
+    if earlier.get("status") == "finished":  # opened again as something in it is damaged: that is made anew
+        for name in damaged_outputs(path):
+            (path / name).unlink(missing_ok=True)
     remove_leftovers(path)
     before_s, before_gib = _earlier_sittings(path, earlier)
     manifest = {

@@ -12,8 +12,8 @@ from handbook_utils.errors import RunFolderError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# how many processes train changes neither the batch of a step nor what is computed from it
-NOT_PART_OF_A_RUN = {"description", "launch"}
+# how many processes train or sample changes nothing of what is computed
+NOT_PART_OF_A_RUN = {"description", "launch", "workers"}
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -76,6 +76,19 @@ def run_fingerprint(path: str | Path) -> str:
 
     outputs = read_manifest(path).get("outputs", {})
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def damaged_outputs(path: str | Path) -> list[str]:
+    """Files of a finished run that are gone, or not as they were written."""
+    from handbook_utils.atomic import sha256_of
+
+    folder = Path(path)
+    written = read_manifest(folder).get("outputs", {})
+    return [
+        name
+        for name, checksum in written.items()
+        if not (folder / name).is_file() or sha256_of(folder / name) != checksum
+    ]
 
 
 def differences(

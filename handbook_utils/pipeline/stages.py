@@ -22,7 +22,7 @@ from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_folder import RunFolder, open_run, read_result
 from handbook_utils.run_follower import FollowedRun
-from handbook_utils.run_state import differences, is_finished, read_manifest, run_fingerprint
+from handbook_utils.run_state import damaged_outputs, differences, is_finished, read_manifest, run_fingerprint
 
 StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
 
@@ -152,11 +152,17 @@ def finished(recipe: AnyStage, run_dir: str | Path) -> RunResult | None:
 
 
 def is_done(run_dir: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:
-    """Whether the folder holds this very run, finished."""
+    """Whether the folder holds this very run, finished.
+
+    Tables of the stages that sample, score and select are compared with their checksums: where one is
+    damaged the run is not done, and goes on to make it again. A trained model is not read for that.
+    """
     path = Path(run_dir)
     if not (path / "manifest.json").exists() or not is_finished(path):
         return False
-    return not differences(read_manifest(path), recipe_to_dict(recipe), fingerprints)
+    if differences(read_manifest(path), recipe_to_dict(recipe), fingerprints):
+        return False
+    return isinstance(recipe, TrainingRecipe) or not damaged_outputs(path)
 
 
 def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:

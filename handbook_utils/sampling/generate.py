@@ -1,24 +1,17 @@
-"""Answers to conversations: the chat template once, the engine, and text again."""
+"""Answers to conversations by a transformers model: the chat template once, the decode loop, text again."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from handbook_utils.errors import DataError, ModelError, TemplateError
-from handbook_utils.records import Completion, Message
-from handbook_utils.sampling.engines.transformers import (
-    Progress,
-    SampledTokens,
-    SamplingSettings,
-    TokenPrompt,
-    sample_tokens,
-)
-
-Prompt = tuple[str, list[Message]]
+from handbook_utils.errors import ModelError, TemplateError
+from handbook_utils.records import Completion
+from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.engines.transformers import SampledTokens, sample_tokens
+from handbook_utils.sampling.rendering import FittedPrompts, LongPrompts, fit_prompts
 
 
 def generate(
@@ -55,21 +48,65 @@ def generate(
     Returns:
         In order of prompts, then sample index.
     Raises:
-        DataError: no prompts, a repeated id, or a prompt too long for the model.
+        DataError: no prompts, a repeated id, a prompt too long for the model, or n below 1.
         TemplateError: the tokenizer has no chat template, or no end-of-turn token is known.
         ModelError: the model cannot be decoded from.
     """
     settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed, rows_per_batch)
-    token_prompts = tokenize_prompts(tokenizer, prompts)
-    _check_lengths(model, token_prompts, max_new_tokens)
-    stop_ids = stop_token_ids(model, tokenizer)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    sampled = sample_tokens(
-        model, token_prompts, settings=settings, stop_ids=stop_ids, pad_id=pad_id, progress=progress
+    return TransformersEngine(model, tokenizer).answer(prompts, settings, progress=progress).completions
+
+
+@dataclass(frozen=True)
+class TransformersEngine:
+    """The engine that needs nothing else installed: a transformers model in this process.
+
+    Attributes:
+        model: a causal language model.
+        tokenizer: with a chat template.
+        long_prompts: what becomes of prompts beyond the model's window.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    long_prompts: LongPrompts = "error"
+
+    def answer(
+        self, prompts: Sequence[Prompt], settings: SamplingSettings, *, progress: Progress | None = None
+    ) -> Answers:
+        """Sample answers to each prompt; see `generate`."""
+        if settings.max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens must be at least 1, got {settings.max_new_tokens}.")
+        fitted = fit_prompts(
+            self.tokenizer,
+            prompts,
+            positions=getattr(self.model.config, "max_position_embeddings", None),
+            max_new_tokens=settings.max_new_tokens,
+            long_prompts=self.long_prompts,
+        )
+        pad_id = self.tokenizer.pad_token_id
+        sampled = sample_tokens(
+            self.model,
+            fitted.tokens,
+            settings=settings,
+            stop_ids=stop_token_ids(self.model, self.tokenizer),
+            pad_id=0 if pad_id is None else pad_id,
+            progress=progress,
+        )
+        return answers_of(self.tokenizer, fitted, sampled)
+
+
+def answers_of(
+    tokenizer: PreTrainedTokenizerBase, fitted: FittedPrompts, sampled: Sequence[SampledTokens]
+) -> Answers:
+    """Sampled tokens as completions; a stop token at the end is counted, and left out of the text."""
+    if not sampled:  # every prompt was skipped, and decoding no rows gives one empty text
+        return Answers([], fitted.skipped, fitted.shortened)
+    tokens = [row.token_ids[:-1] if row.finish_reason == "stop" else row.token_ids for row in sampled]
+    texts: list[str] = tokenizer.batch_decode(
+        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    texts = _texts(tokenizer, sampled)
-    messages = dict(prompts)
-    return [
+    messages = dict(fitted.prompts)
+    completions = [
         Completion(
             row.prompt_id,
             row.sample_index,
@@ -81,37 +118,20 @@ def generate(
         )
         for row, text in zip(sampled, texts, strict=True)
     ]
-
-
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenPrompt]:
-    """Render each conversation with the chat template, generation prompt included, and tokenise it.
-
-    The template writes the special tokens itself, so none are added a second time.
-    """
-    if not prompts:
-        raise DataError("there are no prompts to answer. Check the data's `split`.")
-    repeated = [prompt_id for prompt_id, times in Counter(name for name, _ in prompts).items() if times > 1]
-    if repeated:
-        raise DataError(
-            f"{len(repeated)} prompt ids occur more than once, such as '{repeated[0]}'; their samples could "
-            "not be told apart. Drop the repeated prompts or give them ids of their own."
-        )
-    if not tokenizer.chat_template:
-        raise TemplateError(
-            "the tokenizer has no chat template, so prompts cannot be rendered. Use a tokenizer that has "
-            "one, such as that of an SFT run, or set `tokenizer.chat_template`."
-        )
-    encoded: Any = tokenizer.apply_chat_template(
-        [messages for _, messages in prompts], add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    return [
-        TokenPrompt(name, list(ids)) for (name, _), ids in zip(prompts, encoded["input_ids"], strict=True)
-    ]
+    return Answers(completions, fitted.skipped, fitted.shortened)
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The token ids that end a turn: the tokenizer's, and those of the model's generation config."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    return stop_ids_of(getattr(model.generation_config, "eos_token_id", None), tokenizer)
+
+
+def stop_ids_of(configured: int | Sequence[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The token ids that end a turn: those configured for the model, and the tokenizer's.
+
+    Raises:
+        TemplateError: there are none.
+    """
     ids = set(configured) if isinstance(configured, list | tuple) else {configured}
     stops = frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
     if not stops:
@@ -120,24 +140,3 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             "answer could end. Set `tokenizer.eos_token` to the token that closes an answer in the template."
         )
     return stops
-
-
-def _check_lengths(model: PreTrainedModel, prompts: Sequence[TokenPrompt], max_new_tokens: int) -> None:
-    longest = max(prompts, key=lambda prompt: len(prompt.token_ids))
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if max_new_tokens < 1:
-        raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-    if positions is not None and len(longest.token_ids) + max_new_tokens > positions:
-        raise DataError(
-            f"prompt '{longest.prompt_id}' has {len(longest.token_ids)} tokens; with max_new_tokens="
-            f"{max_new_tokens} that is beyond the model's {positions} positions. Lower max_new_tokens or "
-            "leave out prompts this long."
-        )
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, sampled: Sequence[SampledTokens]) -> list[str]:
-    answers = [row.token_ids[:-1] if row.finish_reason == "stop" else row.token_ids for row in sampled]
-    texts: list[str] = tokenizer.batch_decode(
-        answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return texts

@@ -6,67 +6,155 @@ with the first missing part, and ends with the same files as a run that was not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
-from handbook_utils.data.load import Locator, load_sources
-from handbook_utils.models.load import load_pair, options_of
+from handbook_utils.atomic import remove_leftovers
+from handbook_utils.data.load import Locator
+from handbook_utils.data.prompts import iterate_prompts
+from handbook_utils.errors import HandbookError
 from handbook_utils.recipe_schema import SamplingRecipe
-from handbook_utils.records import Completion
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.sampling.generate import Prompt, generate
+from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.engines.load import load_engine
 from handbook_utils.sampling.progress import answer_bar
-from handbook_utils.sampling.tables import samples_table
+from handbook_utils.sampling.shards import (
+    Claims,
+    Shard,
+    ShardRecord,
+    cut_shards,
+    drop_plan,
+    keep_whole,
+    part_name,
+    prompts_of,
+    read_plan,
+    read_records,
+    write_proof,
+    write_shard,
+)
+from handbook_utils.sampling.workers import run_workers
+
+LOGGER = logging.getLogger("handbook_utils")
+# of a recipe: what decides its answers, besides the prompts
+DECIDES = (
+    *("model", "samples", "max_new_tokens", "temperature", "top_p", "seed"),
+    *("rows_per_batch", "engine", "long_prompts"),
+)
 
 
 def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
-    """Write the parts of samples/ that are missing; also the first half of an `evaluate` run.
+    """Write the shards of samples/ that are missing; also the first half of an `evaluate` run.
 
     Raises:
-        DataError: no prompts, or a prompt too long for the model.
+        DataError: no prompts, or one that cannot be answered where the recipe does not skip it.
         ModelError: the model cannot be loaded or decoded from.
+        RunFolderError: the disk is full, or a worker was killed.
     """
-    prompts = load_prompts(recipe, run)
-    size = recipe.prompts_per_part
-    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    missing = [number for number in range(len(parts)) if not run.has(part_name("samples", number))]
-    if not missing:
+    shards = read_plan(run.path) or _cut(recipe, run)
+    whole = keep_whole(run.path, shards)
+    total, done = (recipe.samples * sum(each.prompts for each in some) for some in (shards, whole.values()))
+    try:
+        with answer_bar("sampling", total, done=done, show=run.progress) as advance:
+            if len(whole) < len(shards):
+                _make(recipe, run, shards, advance)
+        remove_leftovers(run.path)  # of workers that were killed
+        proof = write_proof(run.path, shards)
+    except HandbookError:
+        if not read_records(run.path):
+            drop_plan(run.path)
+        raise
+    counts = {name: len(proof[name]) for name in ("skipped", "shortened", "left_out")}
+    run.note(prompts=proof["prompts"], **{f"{name}_prompts": count for name, count in counts.items()})
+    if any(counts.values()):
+        LOGGER.warning(
+            "of the prompts %d were skipped, %d were cut to fit, and %d rows were no prompts; see %s",
+            *counts.values(),
+            run.path / "shards.json",
+        )
+
+
+def make_shards(
+    folder: Path,
+    shards: Sequence[Shard],
+    engine: Engine,
+    settings: SamplingSettings,
+    *,
+    progress: Progress | None = None,
+    made: Callable[[ShardRecord], None] | None = None,
+) -> None:
+    """Make each shard that is missing and that nobody else is making; then those that others gave up.
+
+    Args:
+        folder: the run folder, with a plan.
+        shards: those of the plan.
+        engine: answers the prompts; a shard is one call of it.
+        settings: how to draw.
+        progress: told of tokens and answers as they come.
+        made: told of each shard that this call wrote.
+    """
+    claims = Claims(folder)
+    try:
+        for wait in (False, True):
+            missing = [shard for shard in shards if not (folder / shard.file).exists()]
+            for shard, prompts in zip(missing, prompts_of(folder, missing), strict=True):
+                with claims.claimed(shard.number, wait=wait) as is_mine:
+                    if is_mine and not (folder / shard.file).exists():
+                        answers = engine.answer(prompts, settings, progress=progress)
+                        record = write_shard(folder, shard, prompts, answers, samples=settings.samples)
+                        if made is not None:
+                            made(record)
+    finally:
+        claims.close()
+
+
+def settings_of(recipe: SamplingRecipe) -> SamplingSettings:
+    """How a recipe draws answers."""
+    return SamplingSettings(
+        samples=recipe.samples,
+        max_new_tokens=recipe.max_new_tokens,
+        temperature=recipe.temperature,
+        top_p=recipe.top_p,
+        seed=recipe.seed,
+        rows_per_batch=recipe.rows_per_batch,
+    )
+
+
+def _cut(recipe: SamplingRecipe, run: RunFolder) -> list[Shard]:
+    left_out: list[str] = []
+    prompts = iterate_prompts(
+        recipe.data,
+        run,
+        seed=recipe.seed,
+        on_bad=(lambda error: left_out.append(str(error))) if recipe.bad_prompts == "skip" else None,
+    )
+    decides = recipe.model_dump(mode="json", include=set(DECIDES))
+    return cut_shards(run.path, prompts, size=recipe.prompts_per_part, decides=decides, left_out=left_out)
+
+
+def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advance: Progress) -> None:
+    """Make the missing shards here, or by several processes."""
+    location = run.locate(recipe.model)
+    if recipe.workers > 1:
+        for record in run_workers(recipe.workers, run.path, location):
+            advance(record.tokens, record.answers)
+            _account(run, record)
         return
-    model, tokenizer = load_pair(run.locate(recipe.model), **options_of(recipe.model))
-    todo = recipe.samples * sum(len(parts[number]) for number in missing)
-    total = recipe.samples * len(prompts)
-    with answer_bar("sampling", total, done=total - todo, show=run.progress) as advance:
-        for number in missing:
-            completions = generate(
-                model,
-                tokenizer,
-                parts[number],
-                n=recipe.samples,
-                max_new_tokens=recipe.max_new_tokens,
-                temperature=recipe.temperature,
-                top_p=recipe.top_p,
-                seed=recipe.seed,
-                rows_per_batch=recipe.rows_per_batch,
-                progress=advance,
-            )
-            write_part(run, "samples", number, samples_table(completions))
-            _account(run, number, completions)
+    make_shards(
+        run.path,
+        shards,
+        load_engine(recipe, location),
+        settings_of(recipe),
+        progress=advance,
+        made=lambda record: _account(run, record),
+    )
 
 
-def load_prompts(recipe: SamplingRecipe, locator: Locator) -> list[Prompt]:
-    """The prompts of a recipe's data as (prompt id, messages)."""
-    rows = load_sources(recipe.data, locator, kind="prompt", seed=recipe.seed)
-    return list(zip(rows["prompt_id"], rows["prompt"], strict=True))
-
-
-def part_name(table: str, number: int) -> str:
-    """The file of a part.
-
-    >>> part_name("samples", 3)
-    'samples/part-00003.parquet'
-    """
-    return f"{table}/part-{number:05d}.parquet"
+def load_prompts(recipe: SamplingRecipe, locator: Locator) -> Iterator[Prompt]:
+    """The prompts of a recipe's data as (prompt id, messages); rows that are none are left out."""
+    return iterate_prompts(recipe.data, locator, seed=recipe.seed, on_bad=lambda error: None)
 
 
 def write_part(run: RunFolder, table: str, number: int, content: pa.Table) -> None:
@@ -75,15 +163,15 @@ def write_part(run: RunFolder, table: str, number: int, content: pa.Table) -> No
         run.write_table(part_name(table, number), content)
 
 
-def _account(run: RunFolder, number: int, completions: Sequence[Completion]) -> None:
-    tokens = sum(row.tokens for row in completions)
-    cut = sum(row.finish_reason == "length" for row in completions)
-    run.count_tokens(tokens)
+def _account(run: RunFolder, record: ShardRecord) -> None:
+    run.count_tokens(record.tokens)
+    answers = max(record.answers, 1)
     run.log_metrics(
         {
-            "step": number + 1,
-            "answers": len(completions),
-            "tokens_per_answer": tokens / len(completions),
-            "truncated_rate": cut / len(completions),
+            "step": record.number + 1,
+            "answers": record.answers,
+            "tokens_per_answer": record.tokens / answers,
+            "truncated_rate": record.truncated / answers,
+            "skipped_prompts": len(record.skipped),
         }
     )

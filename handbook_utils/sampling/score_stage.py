@@ -19,10 +19,11 @@ from handbook_utils.recipe_schema import ScoreRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
-from handbook_utils.sampling.parts import part_name, write_part
+from handbook_utils.sampling.parts import write_part
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.score import ScoreFailure, score
 from handbook_utils.sampling.scorers.load import load_scorers
+from handbook_utils.sampling.shards import part_name
 from handbook_utils.sampling.tables import SAMPLES, completions_of, sample_tables, score_names, scores_table
 
 LOGGER = logging.getLogger("handbook_utils")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
@@ -18,6 +22,7 @@ from handbook_utils.recipe_schema import (
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.annotate import Annotation, annotate, load_annotator
+from handbook_utils.sampling.figures import MANY_PROMPTS
 from handbook_utils.sampling.parts import load_prompts, write_part, write_samples
 from handbook_utils.sampling.tables import pairs_table, sample_parts
 
@@ -25,7 +30,7 @@ from handbook_utils.sampling.tables import pairs_table, sample_parts
 def run_generate(recipe: GenerateRecipe, run: RunFolder) -> dict[str, Estimate]:
     """Sample answers into samples/; figures: tokens, words and truncated_rate of an answer."""
     write_samples(recipe, run)
-    return sample_figures(run.read_table("samples"))
+    return sample_figures(_lengths(run))
 
 
 def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -61,19 +66,43 @@ def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
 
 def count_prompts(recipe: SamplingRecipe, inputs: Mapping[str, Path]) -> int:
     """How many prompts a recipe reads, before there is a run folder."""
-    return len(load_prompts(recipe, ResolvedInputs(inputs)))
+    return sum(1 for _ in load_prompts(recipe, ResolvedInputs(inputs)))
 
 
 def sample_figures(table: pa.Table) -> dict[str, Estimate]:
-    """Means of tokens and words of an answer, and how often one was cut at the limit."""
-    ids = table["prompt_id"].to_pylist()
-    cut = [float(reason == "length") for reason in table["finish_reason"].to_pylist()]
-    words = [float(len(text.split())) for text in table["completion"].to_pylist()]
+    """Means of tokens and words of an answer, and how often one was cut at the limit.
+
+    Args:
+        table: prompt_id, tokens, words and finish_reason of each answer.
+    """
+    ids = _prompt_numbers(table["prompt_id"])
+    lengths = {name: table[name].to_numpy().astype(np.float64) for name in ("tokens", "words")}
+    method = "student-t" if len(np.unique(ids)) >= MANY_PROMPTS else "auto"
+    cut = pc.equal(table["finish_reason"], "length").to_numpy().astype(np.float64)
     return {
-        "tokens": mean_estimate(table["tokens"].to_numpy(), clusters=ids, unit="tokens"),
-        "words": mean_estimate(words, clusters=ids, unit="words"),
+        **{
+            name: mean_estimate(values, clusters=ids, unit=name, method=method)
+            for name, values in lengths.items()
+        },
         "truncated_rate": mean_estimate(cut, clusters=ids, unit="rate"),
     }
+
+
+def _lengths(run: RunFolder) -> pa.Table:
+    """What `sample_figures` needs of samples/, read a part at a time and without the texts."""
+    parts = []
+    for file in sorted((run.path / "samples").glob("*.parquet")):
+        part = pq.read_table(file, columns=["prompt_id", "tokens", "finish_reason", "completion"])
+        words = pa.array([len(text.split()) for text in part["completion"].to_pylist()], pa.float64())
+        parts.append(part.drop_columns("completion").append_column("words", words))
+    return pa.concat_tables(parts)
+
+
+def _prompt_numbers(ids: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A number for each prompt id, (rows,), in the order of the sorted ids: smaller than the ids by far."""
+    encoded = ids.combine_chunks().dictionary_encode()
+    rank = np.argsort(np.argsort(np.asarray(encoded.dictionary.to_pylist())))
+    return np.asarray(rank[encoded.indices.to_numpy()], dtype=np.int64)
 
 
 def _higher_rate(name: str, values: Sequence[tuple[float, float]]) -> dict[str, Estimate]:

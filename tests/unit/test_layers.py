@@ -22,6 +22,7 @@ LAYERS = [
         "processes",
         "recipe",
         "recipe_cards",
+        "recipe_engines",
         "recipe_fields",
         "recipe_sampling",
         "recipe_schema",

@@ -10,8 +10,10 @@ from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import response_logprobs
 from handbook_utils.pocket.world import prompts
 from handbook_utils.sampling import generate as module
+from handbook_utils.sampling.engines.interface import SamplingSettings
 from handbook_utils.sampling.engines.transformers import sample_tokens
-from handbook_utils.sampling.generate import generate, stop_token_ids, tokenize_prompts
+from handbook_utils.sampling.generate import TransformersEngine, generate, stop_token_ids
+from handbook_utils.sampling.rendering import tokenize_prompts
 
 PROMPTS = [
     ("short", [{"role": "user", "content": "Say moon once."}]),
@@ -130,3 +132,54 @@ def test_a_tokenizer_without_a_template_is_an_error(parts, monkeypatch):
     monkeypatch.setattr(parts[1], "chat_template", None)
     with pytest.raises(TemplateError, match="the tokenizer has no chat template"):
         generate(*parts, PROMPTS)
+
+
+def test_fewer_than_one_answer_is_an_error(parts):
+    with pytest.raises(DataError, match="must be at least 1, got 0"):
+        generate(*parts, PROMPTS, n=0)
+
+
+LONG = ("very-long", [{"role": "user", "content": "moon " * 110}])
+FEW = SamplingSettings(samples=2, max_new_tokens=6)
+
+
+def test_a_prompt_too_long_for_the_model_is_skipped_and_named_where_the_engine_may(parts):
+    answers = TransformersEngine(*parts, long_prompts="skip").answer([PROMPTS[0], LONG, PROMPTS[2]], FEW)
+    assert [row.prompt_id for row in answers.completions] == ["short", "short", "turns", "turns"]
+    assert list(answers.skipped) == ["very-long"]
+    assert "beyond the model's 512 positions" in answers.skipped["very-long"]
+    assert answers.completions == generate(*parts, [PROMPTS[0], PROMPTS[2]], n=2, max_new_tokens=6)
+
+
+def test_a_prompt_too_long_for_the_model_is_cut_to_its_end_and_says_what_was_asked(parts):
+    _, tokenizer = parts
+    system = {"role": "system", "content": "Be brief."}
+    answers = TransformersEngine(*parts, long_prompts="cut").answer(
+        [("long", [system, {"role": "user", "content": "x" * 600 + " the end"}]), PROMPTS[0]], FEW
+    )
+    assert answers.shortened == ["long"]
+    assert not answers.skipped
+    asked = answers.completions[0].prompt
+    assert asked[0] == system
+    assert asked[1]["content"].endswith("x the end")
+    # each byte is a token: all room but that of the answer is used
+    assert len(tokenize_prompts(tokenizer, [("long", asked)])[0].token_ids) == 512 - 6
+
+
+def test_cutting_leaves_out_the_oldest_turns_first(parts):
+    turns = [
+        {"role": "user", "content": "a" * 300},
+        {"role": "assistant", "content": "b" * 100},
+        {"role": "user", "content": "c" * 200},
+        {"role": "assistant", "content": "d"},
+        {"role": "user", "content": "e" * 100},
+    ]
+    answers = TransformersEngine(*parts, long_prompts="cut").answer([("turns", turns)], FEW)
+    assert answers.completions[0].prompt == turns[2:]
+
+
+def test_a_prompt_of_which_nothing_would_be_left_is_skipped(parts):
+    messages = [{"role": "system", "content": "s" * 600}, {"role": "user", "content": "Hi"}]
+    answers = TransformersEngine(*parts, long_prompts="cut").answer([("all-system", messages)], FEW)
+    assert list(answers.skipped) == ["all-system"]
+    assert answers.completions == []

@@ -17,9 +17,10 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe_schema import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
-from handbook_utils.run_folder import RunFolder, read_result
+from handbook_utils.run_folder import read_result
 from handbook_utils.run_state import read_manifest, read_table
-from handbook_utils.sampling import parts, score_stage
+from handbook_utils.sampling import score_stage
+from handbook_utils.sampling.generate import TransformersEngine
 from handbook_utils.sampling.stages import count_prompts
 
 # a dozen prompts are too few for an interval to rely on, and the figures say so
@@ -200,17 +201,16 @@ def killed_after(writes: int, start: Any) -> None:
     """Run `start` in a child process that kills itself inside its next write after so many tables."""
     child = os.fork()
     if child == 0:
-        original, done = RunFolder.write_table, []
+        original, done = pq.write_table, []
 
-        def write(self: RunFolder, name: str, table: Any) -> None:
+        def write(table: Any, where: Path) -> None:
             if len(done) == writes:
-                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.path / name).with_name(".tmp-1-half.parquet").write_bytes(b"half a table")
+                where.write_bytes(b"half a table")
                 os.kill(os.getpid(), signal.SIGKILL)
-            original(self, name, table)
-            done.append(name)
+            original(table, where)
+            done.append(where)
 
-        RunFolder.write_table = write  # type: ignore[method-assign]
+        pq.write_table = write
         try:
             start()
         finally:
@@ -230,15 +230,15 @@ def test_parts_that_are_there_are_not_sampled_or_scored_again(
         reopen(tmp_path / stage)
         (tmp_path / stage / stage / "part-00001.parquet").unlink()
     asked: list[int] = []
-    for module, name in ((parts, "generate"), (score_stage, "score")):
-        done = getattr(module, name)
-        place = 2 if name == "generate" else 0  # of the prompts, or of the completions
+    # of an engine's method the second argument are the prompts, of `score` the first are completions
+    for owner, name, place in ((TransformersEngine, "answer", 1), (score_stage, "score", 0)):
+        done = getattr(owner, name)
 
         def counted(*given: Any, done: Any = done, place: int = place, **named: Any) -> Any:
             asked.append(len(given[place]))
             return done(*given, **named)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(owner, name, counted)
     run_stage(generate_recipe(tiny_model_folder), tmp_path / "samples", progress=False)
     run_stage(scores, tmp_path / "scores", progress=False)
     # 4 prompts of one part; then its 12 answers by two scorers

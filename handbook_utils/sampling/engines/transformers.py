@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,42 +24,13 @@ from transformers import Cache, PreTrainedModel
 from handbook_utils.errors import ModelError
 from handbook_utils.sampling.engines.cache import with_room
 from handbook_utils.sampling.engines.drawing import draw_tokens
+from handbook_utils.sampling.engines.interface import Progress, SamplingSettings
 from handbook_utils.sampling.noise import keyed_generator
+from handbook_utils.sampling.rendering import TokenPrompt
 
 # A row's cache is copied when the batch is compacted; waiting for an eighth of the rows keeps the copies
 # below the cost of computing dead rows (measured: an eighth to a quarter are alike, half is slower).
 COMPACT_AT = 1 / 8
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How answers are drawn.
-
-    Attributes:
-        samples: answers a prompt.
-        max_new_tokens: an answer that has not ended by then is cut.
-        temperature: divides the logits; 0 is greedy.
-        top_p: nucleus; 1 lets every token take part.
-        seed: names the noise, together with prompt id, sample index and step.
-        rows_per_batch: answers decoded at once; memory grows with it, samples do not depend on it.
-    """
-
-    samples: int = 1
-    max_new_tokens: int = 96
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    rows_per_batch: int = 512
-
-
-@dataclass(frozen=True)
-class TokenPrompt:
-    """A prompt as token ids, generation prompt included."""
-
-    prompt_id: str
-    token_ids: list[int]
 
 
 @dataclass(frozen=True)

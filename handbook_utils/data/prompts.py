@@ -1,0 +1,93 @@
+"""Prompts of a recipe's data, one at a time: of a million of them only the names are held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+
+from datasets import Dataset
+
+from handbook_utils.data.files import data_suffix
+from handbook_utils.data.formats import prompt_hash
+from handbook_utils.data.load import Locator, normaliser_of, origin_of
+from handbook_utils.data.mixture import draw_rows
+from handbook_utils.data.recognise import Row
+from handbook_utils.data.sources import Origin, iterate_rows, read_rows
+from handbook_utils.errors import DataError
+from handbook_utils.recipe_sections import DataSource
+from handbook_utils.records import Message
+
+Prompt = tuple[str, list[Message]]
+
+
+def iterate_prompts(
+    sources: Sequence[DataSource],
+    run: Locator,
+    *,
+    seed: int,
+    on_bad: Callable[[DataError], None] | None = None,
+) -> Iterator[Prompt]:
+    """Yield (prompt id, messages) of every source in order; a further row of one prompt is left out.
+
+    Args:
+        sources: `data` of a recipe.
+        run: finds what an earlier run left.
+        seed: of samples (`weight`, `max_rows`) and of the order of `pocket:` data.
+        on_bad: told of each row that is no prompt, which is then left out; None raises there.
+    Raises:
+        DataError: a source or row that cannot be read, one prompt id for two prompts, or no prompt at all.
+    """
+    seen: dict[bytes, bytes] = {}
+    for source in sources:
+        normalise = normaliser_of(source, run, kind="prompt")
+        for number, row in _rows(source, run, seed=seed):
+            try:
+                [example] = normalise(number, row)
+            except DataError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
+                continue
+            if _is_new(example, seen, place=f"{run.locate(source)}: row {number}"):
+                yield example["prompt_id"], example["prompt"]
+    if not seen:
+        raise DataError("there are no prompts to answer. Check the data's `split`.")
+
+
+def _rows(source: DataSource, run: Locator, *, seed: int) -> Iterable[tuple[int, Row]]:
+    """Numbered rows of a source, from 1 over its split."""
+    if source.weight > 1:
+        raise DataError(
+            f"{source.label}: a prompt is asked once, so its weight is at most 1. Raise `samples`."
+        )
+    origin = origin_of(source, run, seed=seed)
+    if _can_stream(source, origin):
+        return iterate_rows(origin)
+    first, rows = read_rows(origin)
+    drawn = draw_rows(
+        len(rows),
+        weight=source.weight,
+        max_rows=source.max_rows,
+        seed=f"{seed} {source.label} {source.split}",
+    )
+    # a Dataset gives rows one by one slowly, and in a row quickly
+    picked = rows.select(drawn) if isinstance(rows, Dataset) else (rows[place] for place in drawn)
+    return ((first + place, row) for place, row in zip(drawn, picked, strict=True))
+
+
+def _can_stream(source: DataSource, origin: Origin) -> bool:
+    """Whether rows can be read as they come; what the hub gives is mapped into memory in any case."""
+    is_counted = source.weight != 1 or source.max_rows is not None or "%" in source.split
+    return not (is_counted or origin.is_hub or data_suffix(origin.path) == ".json")
+
+
+def _is_new(example: Row, seen: dict[bytes, bytes], *, place: str) -> bool:
+    """Whether this prompt comes for the first time; samples and their noise are named by its id."""
+    name = blake2b(example["prompt_id"].encode(), digest_size=16).digest()
+    content = bytes.fromhex(prompt_hash(example["prompt"]))
+    if name not in seen:
+        seen[name] = content
+        return True
+    if seen[name] != content:
+        raise DataError(f"{place} has the prompt_id '{example['prompt_id']}' of another prompt.")
+    return False

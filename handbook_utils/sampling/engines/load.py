@@ -1,0 +1,34 @@
+"""From a recipe to the engine it names."""
+
+from __future__ import annotations
+
+from handbook_utils.models.load import load_pair, options_of
+from handbook_utils.recipe_engines import EndpointSection, VllmSection
+from handbook_utils.recipe_schema import SamplingRecipe
+from handbook_utils.sampling.engines.interface import Engine
+from handbook_utils.sampling.generate import TransformersEngine
+
+
+def load_engine(recipe: SamplingRecipe, location: str) -> Engine:
+    """The engine of a recipe, its model loaded.
+
+    Args:
+        recipe: says which engine, and how it is to load the model.
+        location: the model: run folder, path, hub or `pocket:` name; for an endpoint its name there.
+    Raises:
+        RecipeError: an endpoint's key is not in the environment.
+        ModelError: no such model, or one that the engine cannot load.
+        MissingDependencyError: vLLM is not installed.
+    """
+    section = recipe.engine
+    if isinstance(section, EndpointSection):
+        from handbook_utils.sampling.engines.endpoint import EndpointEngine
+
+        skip = recipe.long_prompts == "skip" or recipe.bad_prompts == "skip"
+        return EndpointEngine(section, location, skip_refused=skip)
+    if isinstance(section, VllmSection):
+        from handbook_utils.sampling.engines.vllm import load_vllm
+
+        return load_vllm(section, recipe.model, location, long_prompts=recipe.long_prompts)
+    model, tokenizer = load_pair(location, **options_of(recipe.model))
+    return TransformersEngine(model, tokenizer, recipe.long_prompts)

@@ -1,0 +1,296 @@
+"""The endpoint engine against a real HTTP server that hangs, refuses, drops connections and talks rubbish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from handbook_utils.errors import DataError, ModelError, RecipeError
+from handbook_utils.recipe_engines import EndpointSection
+from handbook_utils.recipe_schema import GenerateRecipe
+from handbook_utils.sampling import endpoint_client
+from handbook_utils.sampling.endpoint_client import EndpointClient, wait_before
+from handbook_utils.sampling.engines.endpoint import EndpointEngine
+from handbook_utils.sampling.engines.interface import SamplingSettings
+
+PROMPTS = [(f"p{row}", [{"role": "user", "content": f"question {row}"}]) for row in range(3)]
+Reply = Callable[["Handler"], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Notes each request, then replies by the script's next entry, or well where that is over."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.body = body
+        with self.server.lock:
+            self.server.seen.append((time.monotonic(), self.path, dict(self.headers), body))
+            reply = self.server.script.pop(0) if self.server.script else well
+        reply(self)
+
+    def send(self, status: int, text: str, **headers: str) -> None:
+        content = text.encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on the terminal."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.seen: list[tuple[float, str, dict[str, str], dict[str, Any]]] = []
+        self.script: list[Reply] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that hung up is part of the tests."""
+
+
+def chat(**changes: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "an answer"}, "finish_reason": "stop"}
+    return {"choices": [{**choice, **changes}], "usage": {"completion_tokens": 3}}
+
+
+def well(handler: Handler) -> None:
+    handler.send(200, json.dumps(chat(message={"content": f"to {handler.body['messages'][-1]['content']}"})))
+
+
+def replies(status: int, text: str = "", **headers: str) -> Reply:
+    return lambda handler: handler.send(status, text, **headers)
+
+
+def drops(handler: Handler) -> None:
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def breaks_off(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.close_connection = True
+
+
+def hangs(handler: Handler) -> None:
+    time.sleep(1.0)
+    drops(handler)
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.01)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def engine(server: Server, *, skip: bool = False, **changes: Any) -> EndpointEngine:
+    options = {"kind": "endpoint", "url": server.url, "attempts": 3, "parallel": 1, "timeout_s": 0.4}
+    return EndpointEngine(EndpointSection(**{**options, **changes}), "served", skip_refused=skip)
+
+
+def test_each_answer_is_asked_for_by_itself_and_comes_in_order(server):
+    answers = engine(server, parallel=4).answer(
+        PROMPTS, SamplingSettings(samples=2, max_new_tokens=7, top_p=0.9)
+    )
+    rows = answers.completions
+    assert [(row.prompt_id, row.sample_index) for row in rows] == [
+        (f"p{p}", s) for p in range(3) for s in (0, 1)
+    ]
+    assert [row.completion for row in rows] == [f"to question {p}" for p in range(3) for _ in range(2)]
+    assert {(row.tokens, row.finish_reason, row.logprob) for row in rows} == {(3, "stop", None)}
+    bodies = [body for _, _, _, body in server.seen]
+    assert {path for _, path, _, _ in server.seen} == {"/v1/chat/completions"}
+    assert all(body["messages"] in [messages for _, messages in PROMPTS] for body in bodies)
+    kept = {(body["model"], body["max_tokens"], body["temperature"], body["top_p"]) for body in bodies}
+    assert kept == {("served", 7, 1.0, 0.9)}
+    assert len({body["seed"] for body in bodies}) == 6
+
+
+def test_seeds_follow_from_seed_prompt_and_sample_alone(server):
+    for asked, parallel in ((PROMPTS, 1), (PROMPTS[::-1][:2], 2)):
+        engine(server, parallel=parallel).answer(asked, SamplingSettings(samples=2, seed=5))
+    seeds: dict[str, set[int]] = {}
+    for _, _, _, body in server.seen:
+        seeds.setdefault(body["messages"][0]["content"], set()).add(body["seed"])
+    assert all(len(found) == 2 for found in seeds.values())
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        drops,
+        breaks_off,
+        hangs,
+        replies(500),
+        replies(503, "busy"),
+        replies(429),
+        replies(200, "<html>"),
+        replies(200, "[]"),
+    ],
+    ids=["dropped", "half an answer", "timeout", "500", "503", "429", "no JSON", "no object"],
+)
+def test_a_passing_trouble_is_tried_again(trouble, server):
+    server.script = [trouble, trouble]
+    [row] = engine(server).answer(PROMPTS[:1], SamplingSettings()).completions
+    assert row.completion == "to question 0"
+    assert len(server.seen) == 3
+    assert len({body["seed"] for _, _, _, body in server.seen}) == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        (drops, "Error"),
+        (hangs, "Timeout"),
+        (replies(503, "busy\nnow"), "HTTP 503, busy now"),
+        (replies(429), "HTTP 429"),
+    ],
+    ids=["dropped", "timeout", "503", "429"],
+)
+def test_a_trouble_that_does_not_pass_ends_the_run_and_is_named(trouble, told, server):
+    server.script = [trouble] * 3
+    with pytest.raises(ModelError, match=rf"no answer in 3 attempts; the last: .*{told}"):
+        engine(server, skip=True).answer(PROMPTS[:1], SamplingSettings())
+    assert len(server.seen) == 3
+
+
+def test_a_server_that_is_not_there_is_named():
+    section = EndpointSection(kind="endpoint", url="http://127.0.0.1:9/v1", attempts=1)
+    with pytest.raises(
+        ModelError, match=r"http://127\.0\.0\.1:9/v1: no answer in 1 attempts; .*ConnectError"
+    ):
+        EndpointEngine(section, "served").answer(PROMPTS[:1], SamplingSettings())
+
+
+def test_a_server_that_says_how_long_to_wait_is_waited_for(server):
+    server.script = [replies(429, "slow down", Retry_After="0.6")]
+    engine(server).answer(PROMPTS[:1], SamplingSettings())
+    first, second = (moment for moment, *_ in server.seen)
+    assert 0.6 <= second - first < 5
+
+
+def test_waits_grow_and_a_date_or_junk_is_no_number_of_seconds():
+    assert wait_before(3, "Wed, 21 Oct 2026 07:28:00 GMT") <= 2.0
+    assert 1.0 <= wait_before(3, None) <= 2.0
+    assert wait_before(1, "3600") == endpoint_client.LONGEST_WAIT_S
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 307])
+def test_a_wrong_key_name_or_address_ends_the_run_at_once(status, server):
+    server.script = [replies(status, "no", Location="http://example.org/")]
+    with pytest.raises(ModelError, match=rf"HTTP {status}, no\. Check the url, `model\.name`"):
+        engine(server, skip=True).answer(PROMPTS, SamplingSettings())
+    assert len(server.seen) <= 2  # the next one may be on its way
+
+
+REFUSALS = {
+    "too long": (replies(400, '{"error": "prompt is too long"}'), "HTTP 400, .*prompt is too long"),
+    "filtered": (replies(200, json.dumps(chat(finish_reason="content_filter"))), "'content_filter'"),
+    "no choice": (replies(200, '{"choices": [], "usage": {}}'), "no chat completion"),
+    "no text": (replies(200, json.dumps(chat(message={"content": None}))), "the reason 'stop'"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refused_prompt_is_an_error_or_recorded_and_the_others_are_answered(refusal, server):
+    reply, told = REFUSALS[refusal]
+    server.script = [well, well, reply]
+    with pytest.raises(DataError, match=rf"prompt 'p1' got no answer: .*{told}"):
+        engine(server).answer(PROMPTS, SamplingSettings(samples=2))
+    server.script = [well, well, reply]
+    answers = engine(server, skip=True).answer(PROMPTS, SamplingSettings(samples=2))
+    assert list(answers.skipped) == ["p1"]
+    assert [row.prompt_id for row in answers.completions] == ["p0", "p0", "p2", "p2"]
+
+
+def test_answers_that_are_rubbish_to_the_last_try_are_recorded(server):
+    server.script = [replies(200, "<html>")] * 3
+    answers = engine(server, skip=True).answer(PROMPTS[:2], SamplingSettings())
+    assert "3 times the answer was no JSON object" in answers.skipped["p0"]
+    assert [row.prompt_id for row in answers.completions] == ["p1"]
+
+
+def test_logprobs_are_summed_where_the_recipe_asks_for_them(server):
+    told = {"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -0.25}]}
+    server.script = [replies(200, json.dumps(chat(logprobs=told)))]
+    [row] = engine(server, logprobs=True).answer(PROMPTS[:1], SamplingSettings()).completions
+    assert row.logprob == -0.75
+    assert server.seen[0][3]["logprobs"] is True
+
+
+def test_an_answer_cut_at_the_limit_says_so(server):
+    server.script = [replies(200, json.dumps(chat(finish_reason="length")))]
+    [row] = engine(server).answer(PROMPTS[:1], SamplingSettings()).completions
+    assert row.finish_reason == "length"
+
+
+def test_further_fields_go_along_and_cannot_contradict_the_recipe(server):
+    engine(server, extra_body={"top_k": -1}).answer(PROMPTS[:1], SamplingSettings())
+    assert server.seen[0][3]["top_k"] == -1
+    with pytest.raises(ValueError, match="'seed' follows from the recipe"):
+        engine(server, extra_body={"seed": 1})
+
+
+def test_the_key_comes_from_the_environment_and_is_told_to_nobody_else(server, monkeypatch, caplog):
+    monkeypatch.setenv("SOME_KEY", "sk-secret")
+    caplog.set_level(logging.DEBUG)
+    server.script = [replies(400, "bad request")]
+    with pytest.raises(DataError) as caught:
+        engine(server, key_env="SOME_KEY").answer(PROMPTS[:1], SamplingSettings())
+    assert server.seen[0][2]["Authorization"] == "Bearer sk-secret"
+    assert "sk-secret" not in str(caught.value) + caplog.text
+    assert "sk-secret" not in repr(EndpointClient(server.url, "sk-secret"))
+
+
+def test_no_key_is_sent_unless_the_recipe_names_one(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    engine(server).answer(PROMPTS[:1], SamplingSettings())
+    assert "Authorization" not in server.seen[0][2]
+
+
+def test_a_key_that_is_not_there_is_an_error_before_anything_is_sent(server, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(RecipeError, match="environment variable 'SOME_KEY' holds no key"):
+        engine(server, key_env="SOME_KEY")
+    assert server.seen == []
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert engine(server).answer(PROMPTS[:1], SamplingSettings()).completions
+
+
+def test_a_recipe_that_cannot_work_with_an_endpoint_is_refused():
+    content = {"stage": "generate", "model": {"name": "served"}, "data": [{"name": "pocket:prompts"}]}
+    with pytest.raises(ValueError, match="is no address"):
+        GenerateRecipe(**content, engine={"kind": "endpoint", "url": "localhost:8000"})
+    with pytest.raises(ValueError, match="`long_prompts: cut` needs the tokenizer"):
+        GenerateRecipe(
+            **content, engine={"kind": "endpoint", "url": "http://localhost/v1"}, long_prompts="cut"
+        )
