@@ -35,7 +35,7 @@ def explained_os_errors(path: Path) -> Iterator[None]:
     except HandbookError:
         raise
     except OSError as error:
-        message = _explanation(error, Path(error.filename or path))
+        message = _explanation(error, path)
         if message is None:
             raise
         raise RunFolderError(message) from error
@@ -55,9 +55,12 @@ def _explanation(error: OSError, path: Path) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _DISK_FULL.format(path)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path}: permission denied. Choose another folder with --out, or change its rights."
+        where = error.filename or path
+        return f"{where}: permission denied. Choose another folder with --out, or change its rights."
     if error.errno == errno.EEXIST:
-        return f"{path}: a file of this name is in the way. Choose another folder with --out."
+        return f"{error.filename or path}: a file of this name is in the way. Choose another --out."
+    if error.errno == errno.EISDIR:
+        return f"{path}: a folder, where a file is to be written. Give the file's name too."
     if error.errno == errno.ENOTDIR:
         return f"{path}: a part of this path is a file, not a folder."
     return None

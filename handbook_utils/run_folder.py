@@ -266,7 +266,8 @@ def _leave(path: Path, error: HandbookError, made: Sequence[Path]) -> None:
 
     Anything else is marked as failed.
     """
-    kept = [entry for entry in path.iterdir() if entry.name not in (MANIFEST, RECIPE, LOG, LOCK)]
+    others = [entry for entry in path.iterdir() if entry.name not in (MANIFEST, RECIPE, LOG, LOCK)]
+    kept = [entry for entry in others if entry.is_file() or any(entry.iterdir())]
     if made and not kept and not isinstance(error, TrainingError):
         shutil.rmtree(path)
         with suppress(OSError):  # another run has begun beside this one

@@ -81,8 +81,9 @@ def merge_adapter(
         if not Path(place).is_dir():
             raise not_found(name, "no adapter that could be merged")
         raise ModelError(f"{name}: a whole model, so there is nothing to merge.")
-    if out.exists() and any(out.iterdir()):
-        raise ModelError(f"{out}: not empty. Choose another --out; nothing was touched.")
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        what = "a file" if out.is_file() else "not empty"
+        raise ModelError(f"{out}: {what}. Choose another --out; nothing was touched.")
     how = Loading(
         adapter_head(place), stored_dtype(place) if dtype == "auto" else dtype, "none", device=device
     )

@@ -101,6 +101,8 @@ MISTAKES = [
     ("merge model --out merged", "model: a whole model, so there is nothing to merge"),
     ("merge nothing --out merged", "nothing: no adapter that could be merged: no such folder here"),
     ("merge notes --out merged", "notes: no config.json"),
+    ("train mine.yaml --set training.max_length=2", "all 4 rows are longer than training.max_length = 2"),
+    ("slurm mine.yaml --gpus-per-node 4 --file notes", "notes: a folder, where a file is to be written"),
     # the rest
     ("convert nope.yaml", "nope.yaml: no such file."),
     ("convert mime.yaml", "Did you mean 'mine.yaml'?"),

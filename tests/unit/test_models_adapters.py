@@ -194,6 +194,9 @@ def test_handbook_merge_writes_a_model_that_says_what_the_adapter_said(
     code, _, err = handbook("merge", run, "--out", tmp_path / "merged")
     assert code == 2
     assert "merged: not empty. Choose another --out" in err
+    code, _, err = handbook("merge", run, "--out", run / "manifest.json")
+    assert code == 2
+    assert "manifest.json: a file. Choose another --out" in err
 
 
 def test_the_scores_of_a_merged_reward_model_are_the_adapters(llama: Path, tmp_path: Path) -> None:
