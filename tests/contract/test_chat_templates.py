@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import pytest
 from datasets import Dataset
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from handbook_utils.data.load import load_dataset
 from handbook_utils.data.turns import has_marks
@@ -25,6 +26,18 @@ def test_the_mask_of_a_template_is_what_stands_in_its_marks() -> None:
     found = tokenizer.apply_chat_template(TWO, return_dict=True, return_assistant_tokens_mask=True)
     marked = [i for i, m in zip(found["input_ids"], found["assistant_masks"], strict=True) if m]
     assert tokenizer.decode(marked) == "Yo<|end|>So<|end|>"
+
+
+def test_what_renders_a_template_tells_where_its_marks_stand() -> None:
+    tokenizer = tokenizer_of(CHAT_TEMPLATE)
+    (text,), (spans,) = render_jinja_template(
+        [TWO],
+        chat_template=tokenizer.get_chat_template(),
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    assert text == tokenizer.apply_chat_template(TWO, tokenize=False)
+    assert [text[begin:end] for begin, end in spans] == ["Yo<|end|>", "So<|end|>"]
 
 
 def test_without_marks_the_mask_is_empty_so_it_must_not_be_asked_for() -> None:
