@@ -13,6 +13,7 @@ from handbook_utils import __version__
 from handbook_utils.cli_catalogue import convert, recipes
 from handbook_utils.cli_merge import merge
 from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
+from handbook_utils.cli_samples import score, select
 from handbook_utils.cli_template import template
 from handbook_utils.errors import HandbookError
 
@@ -261,12 +262,8 @@ _stage_command(
     ("annotate",),
     "Turn samples into preference pairs. Example: handbook annotate pocket/preferences",
 )
-_stage_command(
-    "score",
-    ("score",),
-    "Score samples by reward models or the gold reward. Example: handbook score pocket/scores",
-)
-_stage_command("select", ("select",), "Choose among scored samples. Example: handbook select pocket/rft-best")
+app.command()(score)
+app.command()(select)
 _stage_command(
     "evaluate",
     ("evaluate", "best_of_n"),

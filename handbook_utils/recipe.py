@@ -11,7 +11,15 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from handbook_utils.errors import RecipeError, suggest
-from handbook_utils.recipe_schema import AnyRecipe, PipelineRecipe, PipelineStage, Recipe, recipe_types
+from handbook_utils.recipe_sampling import ScorerSection
+from handbook_utils.recipe_schema import (
+    AnyRecipe,
+    PipelineRecipe,
+    PipelineStage,
+    Recipe,
+    ScoreRecipe,
+    recipe_types,
+)
 from handbook_utils.recipe_yaml import parse_yaml
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -68,6 +76,27 @@ def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
         return kinds[stage].model_validate(content)  # type: ignore[return-value]
     except ValidationError as error:
         raise RecipeError(_explained(error, kinds[stage], where)) from None
+
+
+def scorer_sections(scorers: Sequence[str]) -> dict[str, ScorerSection]:
+    """Scorers of a command line: `NAME=MODEL`, or `NAME={kind: ...}` in YAML.
+
+    Raises:
+        RecipeError: names the scorer, the key and the nearest valid name.
+
+    >>> scorer_sections(["brief={kind: length, at_most: 80}"])["brief"].at_most
+    80
+    """
+    content = {}
+    for item in scorers:
+        name, equals, value = item.partition("=")
+        if not equals or not name or not value:
+            raise RecipeError(f"--scorer {item}: write NAME=MODEL, or NAME={{kind: ...}}.")
+        parsed = parse_yaml(f"value: {value}", f"--scorer {item}")["value"]
+        content[name] = parsed if isinstance(parsed, dict) else {"name": str(parsed)}
+    recipe = check_recipe({"stage": "score", "data": [{"name": "rows"}], "scorers": content}, "--scorer")
+    assert isinstance(recipe, ScoreRecipe)  # by its stage
+    return dict(recipe.scorers)
 
 
 def stage_recipe(pipeline: PipelineRecipe, name: str, *, where: str = "pipeline") -> Recipe:

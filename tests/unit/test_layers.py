@@ -42,7 +42,7 @@ LAYERS = [
     {"reporting"},
     {
         *("cli", "cli_catalogue", "cli_chat", "cli_merge", "cli_options"),
-        *("cli_recipes", "cli_template", "cli_train", "cli_view"),
+        *("cli_recipes", "cli_samples", "cli_template", "cli_train", "cli_view"),
     },
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

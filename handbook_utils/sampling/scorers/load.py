@@ -19,7 +19,6 @@ from handbook_utils.recipe_sampling import (
 )
 from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.sampling.score import Scorer
-from handbook_utils.sampling.scorers import reward_model
 from handbook_utils.sampling.scorers.gold import GoldScorer
 from handbook_utils.sampling.scorers.verifiers import (
     Check,
@@ -48,13 +47,7 @@ def load_scorers(
         ModelError: no such model, or one that gives no score.
     """
     for name, section in sections.items():
-        for model in _models_of(section):
-            location = run.locate(model)
-            if location.startswith("pocket:") and location not in POCKET_SCORERS:
-                hint = suggest(location, POCKET_SCORERS)
-                raise RecipeError(f"scorers.{name}: unknown scorer '{location}'. {hint}")
-            if location not in POCKET_SCORERS:
-                reward_model.check_reward_model(location, revision=model.revision)
+        _check_models(name, section, run)
     cheap = {
         name: verifier(name, section, run) for name, section in sections.items() if not _models_of(section)
     }
@@ -107,6 +100,20 @@ def read_answers(section: AnswerSection, run: Locator) -> dict[str, str]:
     return answers
 
 
+def _check_models(name: str, section: ScorerSection, run: Locator) -> None:
+    for model in _models_of(section):
+        location = run.locate(model)
+        if location in POCKET_SCORERS:
+            continue
+        if location.startswith("pocket:"):
+            hint = suggest(location, POCKET_SCORERS)
+            raise RecipeError(f"scorers.{name}: unknown scorer '{location}'. {hint}")
+        # imported where it is needed: verifiers alone load no torch
+        from handbook_utils.sampling.scorers.reward_model import check_reward_model
+
+        check_reward_model(location, revision=model.revision)
+
+
 def _models_of(section: ScorerSection) -> list[ModelSection]:
     if isinstance(section, EnsembleSection):
         return list(section.models)
@@ -116,6 +123,8 @@ def _models_of(section: ScorerSection) -> list[ModelSection]:
 def _of_models(name: str, section: ScorerSection, run: Locator, rows_per_batch: int) -> Scorer:
     if isinstance(section, ScoringModelSection) and run.locate(section) in POCKET_SCORERS:
         return GoldScorer(name)
+    from handbook_utils.sampling.scorers import reward_model
+
     models = [
         reward_model.load_reward_model(model, run.locate(model), name=name, rows_per_batch=rows_per_batch)
         for model in _models_of(section)

@@ -1,0 +1,118 @@
+"""Anyone's rows with scores beside them, and the figures of each score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from handbook_utils.data.load import ResolvedInputs
+from handbook_utils.errors import DataError, RecipeError
+from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.recipe_sampling import LengthSection, ScorerSection
+from handbook_utils.records import Estimate
+from handbook_utils.sampling.figures import mean_figures
+from handbook_utils.sampling.rows import AnsweredRow
+from handbook_utils.sampling.score import ScoreFailure, score
+from handbook_utils.sampling.scorers.load import load_scorers
+
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """What became of some rows.
+
+    Attributes:
+        rows: as they were, with a column a score; of pairs `NAME.chosen`, `NAME.rejected` and `NAME.margin`.
+        figures: means over prompts; of pairs also `NAME.accuracy`, how often the chosen answer scores higher
+            (ties count half).
+        failures: rows that a scorer had no number for.
+    """
+
+    rows: list[dict[str, Any]]
+    figures: dict[str, Estimate]
+    failures: list[ScoreFailure]
+
+
+def score_rows(
+    answered: Sequence[AnsweredRow],
+    scorers: Mapping[str, ScorerSection],
+    *,
+    rows_per_batch: int = 256,
+    advance: Callable[[int, int], None] = lambda tokens, rows: None,
+) -> ScoredRows:
+    """Score rows of anyone's data.
+
+    Args:
+        answered: as `rows.read_answered` gives them.
+        scorers: by the name of their column.
+        rows_per_batch: answers a forward pass of a reward model.
+        advance: told of (0, rows) as they are scored.
+    Raises:
+        DataError: a column of that name is there already; a score is not a finite number.
+        RecipeError: a scorer that cannot be had, or does not fit such rows.
+        ModelError: no such model, or one that gives no score.
+    """
+    _check(answered, scorers)
+    loaded = load_scorers(scorers, ResolvedInputs(), rows_per_batch=rows_per_batch)
+    sides = list(answered[0].answers)
+    rows: list[dict[str, Any]] = []
+    failures: list[ScoreFailure] = []
+    for start in range(0, len(answered), ROWS_AT_ONCE):
+        batch = answered[start : start + ROWS_AT_ONCE]
+        # all answers of some rows at once: like lengths share a forward pass
+        scored: Any = [row.answers[side] for row in batch for side in sides]
+        for scorer in loaded:
+            scored = score(scored, scorer, failed=failures.append)
+        for number, row in enumerate(batch):
+            found = [one.scores for one in scored[number * len(sides) : (number + 1) * len(sides)]]
+            rows.append({**row.row, **_columns(found, sides)})
+        advance(0, len(batch))
+    names = [name for name in _columns(found, sides) if name in rows[0]]
+    prompts = np.unique([row.answers[sides[0]].prompt_id for row in answered], return_inverse=True)[1]
+    columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
+    return ScoredRows(rows, _figures(columns, prompts), failures)
+
+
+def _columns(scores: Sequence[Mapping[str, float]], sides: Sequence[str]) -> dict[str, float]:
+    """Scores of a row's answers by column; `words` is no one's scorer."""
+    names = [name for name in scores[0] if name != "words"]
+    if len(sides) == 1:
+        return {name: scores[0][name] for name in names}
+    columns = {
+        f"{name}.{side}": found[name] for name in names for side, found in zip(sides, scores, strict=True)
+    }
+    return columns | {f"{name}.margin": scores[0][name] - scores[1][name] for name in names}
+
+
+def _figures(columns: Mapping[str, Any], prompts: Any) -> dict[str, Estimate]:
+    figures = mean_figures(columns, prompts)
+    for name, values in columns.items():
+        if name.endswith(".margin") and np.isfinite(values).any():
+            there = np.isfinite(values)
+            higher = np.where(values[there] > 0, 1.0, np.where(values[there] == 0, 0.5, 0.0))
+            accuracy = mean_estimate(higher, clusters=prompts[there], unit="rate")
+            figures[f"{name.removesuffix('.margin')}.accuracy"] = accuracy
+    return figures
+
+
+def _check(answered: Sequence[AnsweredRow], scorers: Mapping[str, ScorerSection]) -> None:
+    for name, section in scorers.items():
+        taken = [c for c in answered[0].row if c == name or c.startswith(f"{name}.")]
+        if taken:
+            raise DataError(f"the rows have a column '{taken[0]}' already. Give the scorer another name.")
+        if isinstance(section, LengthSection) and section.unit == "tokens":
+            raise RecipeError(
+                f"scorers.{name}: such rows do not say how many tokens an answer has. Take words."
+            )
+
+
+def failed_counts(failures: Sequence[ScoreFailure]) -> dict[str, int]:
+    """Rows without a score, by scorer."""
+    counts: dict[str, int] = {}
+    for failure in failures:
+        counts[failure.scorer] = counts.get(failure.scorer, 0) + 1
+    return counts
