@@ -68,7 +68,8 @@ def stored_revisions(name: str) -> list[str]:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    named = {ref.name: ref.read_text(encoding="utf-8").strip() for ref in folder.glob("refs/*")}
+    refs = [ref for ref in (folder / "refs").rglob("*") if ref.is_file()]  # a pull request's is refs/pr/1
+    named = {str(ref.relative_to(folder / "refs")): ref.read_text(encoding="utf-8").strip() for ref in refs}
     commits = {entry.name for entry in folder.glob("snapshots/*")} - set(named.values())
     return [*sorted(named), *sorted(commits)]
 

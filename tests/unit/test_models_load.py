@@ -100,8 +100,9 @@ def test_offline_an_unknown_revision_is_named_beside_those_that_are_stored(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     cache, commit = tmp_path / "models--someone--tiny", "a" * 40
     shutil.copytree(tiny_model_folder, cache / "snapshots" / commit)
-    (cache / "refs").mkdir()
-    (cache / "refs" / "v1").write_text(commit, encoding="utf-8")
+    (cache / "refs" / "pr").mkdir(parents=True)
+    for ref in ("v1", "pr/1"):
+        (cache / "refs" / ref).write_text(commit, encoding="utf-8")
     for revision in ("v1", commit):
         load_model("someone/tiny", revision=revision, device="cpu")
     for load in (load_model, load_tokenizer):
@@ -109,7 +110,7 @@ def test_offline_an_unknown_revision_is_named_beside_those_that_are_stored(
             load("someone/tiny", revision="v2")
         assert "someone/tiny, revision 'v2': cannot load the" in str(caught.value)
         assert "HF_HUB_OFFLINE is set, so the hub is not asked. Unset it" in str(caught.value)
-        assert "Stored here: v1." in str(caught.value)
+        assert "Stored here: pr/1, v1." in str(caught.value)
 
 
 def test_a_folder_without_config_or_a_file_is_refused(tmp_path: Path) -> None:
