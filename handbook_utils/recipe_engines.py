@@ -12,6 +12,13 @@ from handbook_utils.recipe_sections import Section
 OWN_FIELDS = frozenset({"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n", "stream"})
 
 
+def checked_url(url: str) -> str:
+    """The address without a closing slash, if it is one."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"'{url}' is no address. Write http://HOST:PORT/v1 or https://HOST/v1")
+    return url.rstrip("/")
+
+
 class TransformersSection(Section):
     """The model in this process, by transformers."""
 
@@ -34,12 +41,7 @@ class EndpointSection(Section):
         default_factory=dict, description="further fields of each request, such as {top_k: -1} for vLLM"
     )
 
-    @field_validator("url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"'{url}' is no address. Write http://HOST:PORT/v1 or https://HOST/v1")
-        return url.rstrip("/")
+    _is_http = field_validator("url")(checked_url)
 
     @field_validator("extra_body")
     @classmethod

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
-from handbook_utils.recipe_sections import DataSource, ModelSection, Section
+from handbook_utils.recipe_engines import checked_url
+from handbook_utils.recipe_sections import DataSource, ModelSection, Section, Source
 
 Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "random"]
 Distinct = Literal["none", "text", "near"]
@@ -114,6 +115,34 @@ class FunctionSection(Section):
         return self
 
 
+class JudgeSection(Section):
+    """A language model at an endpoint that compares each answer with another one; answers are sent there."""
+
+    kind: Literal["judge"]
+    url: str = Field(description="up to /v1, such as http://localhost:8000/v1; what is judged is sent there")
+    model: str = Field(description="the name the server knows the judge by")
+    max_requests: PositiveInt = Field(
+        description="replies that `cache` may come to hold: a bound on what is spent; two a comparison"
+    )
+    cache: str = Field("runs/judge-replies.jsonl", description="file of all replies; none is bought twice")
+    against: Source | None = Field(
+        None, description="samples to compare with, the first of each prompt; absent: the prompt's own first"
+    )
+    criterion: str = Field(
+        "The better answer is the more helpful one: right, harmless, and no longer than it needs to be.",
+        description="what makes an answer better, as told to the judge",
+    )
+    max_tokens: PositiveInt = Field(512, description="of a reply")
+    key_env: str | None = Field(
+        None, description="environment variable that holds the key; absent: none is sent"
+    )
+    timeout_s: PositiveFloat = Field(120, description="for one reply")
+    attempts: PositiveInt = Field(6, description="tries of one request before giving up")
+    parallel: PositiveInt = Field(8, description="comparisons asked for at once")
+
+    _is_http = field_validator("url")(checked_url)
+
+
 def _kind_of(scorer: Any) -> str:
     # recipes that name a model say no kind
     kind = scorer.get("kind", "model") if isinstance(scorer, dict) else getattr(scorer, "kind", "model")
@@ -127,6 +156,7 @@ ScorerSection = Annotated[
     | Annotated[AnswerSection, Tag("answer")]
     | Annotated[JsonSection, Tag("json_schema")]
     | Annotated[LengthSection, Tag("length")]
-    | Annotated[FunctionSection, Tag("function")],
+    | Annotated[FunctionSection, Tag("function")]
+    | Annotated[JudgeSection, Tag("judge")],
     Discriminator(_kind_of),
 ]

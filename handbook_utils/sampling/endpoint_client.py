@@ -110,7 +110,7 @@ class EndpointClient:
         )
 
 
-def key_from(variable: str | None) -> str | None:
+def key_from(variable: str | None, *, where: str = "engine") -> str | None:
     """The key that an environment variable holds.
 
     Raises:
@@ -119,7 +119,7 @@ def key_from(variable: str | None) -> str | None:
     if variable is None:
         return None
     if not os.environ.get(variable):
-        raise RecipeError(f"engine.key_env: the environment variable '{variable}' holds no key. Set it.")
+        raise RecipeError(f"{where}.key_env: the environment variable '{variable}' holds no key. Set it.")
     return os.environ[variable]
 
 

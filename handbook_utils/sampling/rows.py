@@ -62,7 +62,7 @@ def read_answered(name: str, *, split: str = "train") -> list[AnsweredRow]:
         texts = {side: example[side][0] for side in SIDES} if is_pair else {"": example["completion"][0]}
         answers = {
             # tokens and log-probability are of a sampler, which these rows need not come from
-            side: Completion(prompt_id, seen[prompt_id], prompt, text["content"], 0, "stop", math.nan)
+            side: Completion(prompt_id, seen[prompt_id], prompt, text["content"], 0, "stop", None)
             for side, text in texts.items()
         }
         seen[prompt_id] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,22 +59,36 @@ def score_rows(
     _check(answered, scorers)
     loaded = load_scorers(scorers, ResolvedInputs(), rows_per_batch=rows_per_batch)
     sides = list(answered[0].answers)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [{}] * len(answered)
     failures: list[ScoreFailure] = []
-    for start in range(0, len(answered), ROWS_AT_ONCE):
-        batch = answered[start : start + ROWS_AT_ONCE]
+    for batch in _batches(answered):
         # all answers of some rows at once: like lengths share a forward pass
-        scored: Any = [row.answers[side] for row in batch for side in sides]
+        scored: Any = [answered[row].answers[side] for row in batch for side in sides]
         for scorer in loaded:
             scored = score(scored, scorer, failed=failures.append)
-        for number, row in enumerate(batch):
-            found = [one.scores for one in scored[number * len(sides) : (number + 1) * len(sides)]]
-            rows.append({**row.row, **_columns(found, sides)})
+        for place, row in enumerate(batch):
+            found = [one.scores for one in scored[place * len(sides) : (place + 1) * len(sides)]]
+            rows[row] = {**answered[row].row, **_columns(found, sides)}
         advance(0, len(batch))
     names = [name for name in _columns(found, sides) if name in rows[0]]
     prompts = np.unique([row.answers[sides[0]].prompt_id for row in answered], return_inverse=True)[1]
     columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
     return ScoredRows(rows, _figures(columns, prompts), failures)
+
+
+def _batches(answered: Sequence[AnsweredRow]) -> Iterator[list[int]]:
+    """Row numbers, some at a time, all of a prompt together: a judge compares them with each other."""
+    by_prompt: dict[str, list[int]] = {}
+    for number, row in enumerate(answered):
+        by_prompt.setdefault(next(iter(row.answers.values())).prompt_id, []).append(number)
+    batch: list[int] = []
+    for numbers in by_prompt.values():
+        batch += numbers
+        if len(batch) >= ROWS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _columns(scores: Sequence[Mapping[str, float]], sides: Sequence[str]) -> dict[str, float]:

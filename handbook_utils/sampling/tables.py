@@ -89,6 +89,16 @@ def sample_parts(sources: Sequence[DataSource], run: RunFolder) -> Iterator[list
         yield completions_of(table, where=str(file))
 
 
+def samples_at(location: str) -> Iterator[ScoredCompletion]:
+    """Samples of a run or file, a file at a time in memory.
+
+    Raises:
+        DataError: no samples there.
+    """
+    for file in _sample_files(Path(location)):
+        yield from completions_of(pq.read_table(file), where=str(file))
+
+
 @dataclass(frozen=True)
 class WantedPart:
     """A file of samples, and which of its distinct prompts are wanted: those from `first` up to `end`."""

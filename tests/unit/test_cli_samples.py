@@ -80,6 +80,19 @@ def test_a_row_without_a_score_is_null_and_counted(handbook: Handbook, desk: Pat
     assert [row["mood"] for row in read(desk / "answers.scored.jsonl")].count(None) == 2
 
 
+def test_rows_of_one_prompt_that_stand_apart_keep_their_order(handbook: Handbook, desk: Path, monkeypatch):
+    monkeypatch.setattr("handbook_utils.sampling.score_rows.ROWS_AT_ONCE", 3)
+    rows = read(desk / "answers.jsonl")
+    mixed = write(
+        desk / "mixed.jsonl", [row for pair in zip(rows[:4], rows[4:], strict=True) for row in pair]
+    )
+    handbook("score", "mixed.jsonl", "-s", WORDS, "--out", "out.jsonl")
+    assert [row["fits"] for row in read(desk / "out.jsonl")] == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert [row["completion"] for row in read(desk / "out.jsonl")] == [
+        row["completion"] for row in read(mixed)
+    ]
+
+
 def test_the_gold_reward_scores_rows_of_the_pocket_world(handbook: Handbook, desk: Path):
     _, out, _ = handbook(
         "score", "pocket:demonstrations", "-s", "gold=pocket:gold", "--split", "train[:20]", "--json"

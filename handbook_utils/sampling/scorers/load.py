@@ -12,12 +12,14 @@ from handbook_utils.recipe_sampling import (
     EnsembleSection,
     FunctionSection,
     JsonSection,
+    JudgeSection,
     LengthSection,
     RegexSection,
     ScorerSection,
     ScoringModelSection,
 )
 from handbook_utils.recipe_sections import ModelSection
+from handbook_utils.records import Message
 from handbook_utils.sampling.score import Scorer
 from handbook_utils.sampling.scorers.gold import GoldScorer
 from handbook_utils.sampling.scorers.verifiers import (
@@ -29,6 +31,7 @@ from handbook_utils.sampling.scorers.verifiers import (
     length_check,
     regex_check,
 )
+from handbook_utils.sampling.tables import samples_at
 
 POCKET_SCORERS = ("pocket:gold",)
 
@@ -58,13 +61,46 @@ def load_scorers(
 
 
 def verifier(name: str, section: ScorerSection, run: Locator) -> Scorer:
-    """A verifier by its section.
+    """A verifier or judge by its section.
 
     Raises:
-        RecipeError: the schema or function is wrong.
+        RecipeError: the schema or function is wrong, or a judge's key is not set.
         DataError: answers that cannot be read.
     """
+    if isinstance(section, JudgeSection):
+        return judge(name, section, run)
     return VerifierScorer(name, _check_of(name, section, run))
+
+
+def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
+    """A judge that asks its endpoint, each question once.
+
+    Raises:
+        RecipeError: the variable of its key is not set.
+        DataError: the samples to compare with cannot be read.
+    """
+    from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
+    from handbook_utils.sampling.scorers.judge import JudgeScorer, first_samples, reply_text
+    from handbook_utils.sampling.scorers.replies import ReplyStore
+
+    key = key_from(section.key_env, where=f"scorers.{name}")
+    client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
+    store = ReplyStore(section.cache, max_requests=section.max_requests)
+    opponents = None
+    if section.against is not None:
+        opponents = first_samples(samples_at(run.locate(section.against)))
+
+    def ask(messages: list[Message]) -> str:
+        body = {
+            "model": section.model,
+            "messages": messages,
+            "temperature": 0,
+            "max_tokens": section.max_tokens,
+        }
+        decides = {"url": section.url, **body}
+        return store.reply(decides, lambda: reply_text(client.post("/chat/completions", body)))
+
+    return JudgeScorer(name, ask, section.criterion, opponents, section.parallel)
 
 
 def _check_of(name: str, section: ScorerSection, run: Locator) -> Check:
