@@ -17,6 +17,7 @@ _PUBLIC = {
     "train_sft": "pipeline.stages",
     "train_reward_model": "pipeline.stages",
     "train_dpo": "pipeline.stages",
+    "train_at_scale": "pipeline.scale",
     "run_pipeline": "pipeline.run",
     "describe_format": "data.recognise",
     "load_dataset": "data.load",
@@ -76,6 +77,7 @@ __all__ = [
     "run_stage",
     "score",
     "select",
+    "train_at_scale",
     "train_dpo",
     "train_reward_model",
     "train_sft",
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from handbook_utils.models.precision import quantized_share
     from handbook_utils.pipeline.compare import compare_runs
     from handbook_utils.pipeline.run import run_pipeline
+    from handbook_utils.pipeline.scale import train_at_scale
     from handbook_utils.pipeline.stages import run_stage, train_dpo, train_reward_model, train_sft
     from handbook_utils.recipe import load_recipe, recipe_for_scale
     from handbook_utils.records import Estimate, RunResult

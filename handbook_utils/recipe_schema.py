@@ -235,8 +235,14 @@ class EvaluateRecipe(SamplingRecipe):
 
     stage: Literal["evaluate"]
     reference: ModelSection | None = Field(None, description="KL is measured to this model")
-    scorers: dict[str, ScorerSection] = Field(min_length=1)
+    scorers: dict[str, ScorerSection] = Field(description="{}: no score is known, only lengths and KL")
     baselines: list[Source] = Field(default_factory=list, description="evaluate runs on the same prompts")
+
+    @model_validator(mode="after")
+    def _baselines_are_compared_by_a_score(self) -> Self:
+        if self.baselines and not self.scorers:
+            raise ValueError("`baselines` are compared by the first of `scorers`, and there is none.")
+        return self
 
 
 class PipelineStage(BaseModel):

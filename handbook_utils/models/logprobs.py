@@ -17,6 +17,9 @@ from handbook_utils.records import Message
 Conversation = tuple[list[Message], str]
 Floats = NDArray[np.float64]
 
+# of all tokens of a forward pass: in float32, and twice while they are normalised, 2 GiB
+LOGITS_PER_PASS = 2**28
+
 
 def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[list[int], int]:
     """Token ids of a conversation under the chat template, and where the response begins.
@@ -77,7 +80,8 @@ def sequence_logprob_sums(
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Sum of token log-probabilities from position `start` on, for (ids, start) pairs.
 
-    The first token of a sequence is given, never predicted, so `start` 0 counts as 1.
+    The first token of a sequence is given, never predicted, so `start` 0 counts as 1. Where the logits of
+    `batch_size` rows would take too much memory, fewer rows are passed at once.
 
     Returns:
         ((rows,) natural log, (rows,) number of tokens summed).
@@ -102,7 +106,9 @@ def sequence_logprob_sums(
         return (taken.double() * in_response).sum(dim=1)
 
     lists = [ids for ids, _ in sequences]
-    return _by_length(model, lists, pad_token_id, batch_size, measure), counts
+    longest = max((len(ids) for ids in lists), default=1)
+    fitting = max(1, LOGITS_PER_PASS // (longest * model.config.get_text_config().vocab_size))
+    return _by_length(model, lists, pad_token_id, min(batch_size, fitting), measure), counts
 
 
 def reward_scores(

@@ -76,8 +76,10 @@ def _refusals(refused: Any, benign: Any, harmful: Any, ids: Any) -> dict[str, Es
 
 
 def _against_baselines(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Estimate]:
+    if not recipe.baselines:
+        return {}
     by = next(iter(recipe.scorers))
-    ours = run_scores(run.path, by) if recipe.baselines else {}
+    ours = run_scores(run.path, by)
     figures: dict[str, Estimate] = {}
     for baseline in recipe.baselines:
         path = Path(run.locate(baseline))

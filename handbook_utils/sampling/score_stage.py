@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.recipe_sampling import ScorerSection
 from handbook_utils.recipe_schema import ScoreRecipe
-from handbook_utils.records import Estimate
+from handbook_utils.records import Completion, Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
 from handbook_utils.sampling.parts import write_part
@@ -63,7 +63,7 @@ def write_scores(
             if not run.has(part_name("scores", number)):
                 failures: list[ScoreFailure] = []
                 scored = completions_of(table, where=str(file))
-                for scorer in loaded:
+                for scorer in loaded or [_no_scores]:
                     scored = score(scored, scorer, failed=failures.append)
                 if failures:
                     run.write_json(failures_file(number), [failure.to_json() for failure in failures])
@@ -71,6 +71,11 @@ def write_scores(
             rows += len(table)
             advance(0, len(table))
     _note_failures(run, rows)
+
+
+def _no_scores(completions: Sequence[Completion]) -> Mapping[str, Sequence[float]]:
+    """Scores nothing, where `evaluate` has no scorer: `score` still counts the words."""
+    return {}
 
 
 def failures_file(number: int) -> str:

@@ -1,6 +1,6 @@
 """Is a step the same in one process, accumulated, and in two? On the pocket world, for the book.
 
-Writes `book/results/scaling.json`, with the largest difference of any logged loss and of any weight.
+Writes `book/results/steps.json`, with the largest difference of any logged loss and of any weight.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
                 way = ways.setdefault(name, {**plan, "loss_gap": 0.0, "weight_gap": 0.0})
                 way["loss_gap"] = max(way["loss_gap"], float(np.abs(losses - first[0]).max()))
                 way["weight_gap"] = max(way["weight_gap"], float(np.abs(weights - first[1]).max()))
-    write_result("scaling", {"ways": ways}, seeds=SEEDS)
+    write_result("steps", {"ways": ways}, seeds=SEEDS)
     for key in ("loss_gap", "weight_gap"):
         largest = max(way[key] for way in ways.values())
         record(name=f"steps_{key}", value=largest, unit="absolute", goal=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,8 @@ def from_notebook(notebook: str, name: str) -> Any:
     """A function or class as the notebook defines it, so that the test cannot drift from the book."""
     cells = nbformat.read(ROOT / "notebooks" / notebook, as_version=4).cells
     (source,) = (c.source for c in cells if re.search(rf"^(def|class) {name}\(", c.source, re.MULTILINE))
-    namespace: dict[str, Any] = {"torch": torch, "math": math, "np": np, "norm": stats.norm}
+    namespace: dict[str, Any] = {"torch": torch, "math": math, "np": np, "norm": stats.norm, "time": time}
+    namespace["cross_entropy"] = torch.nn.functional.cross_entropy
     tree = ast.parse(source)
     # what the cell goes on to do with its functions needs the cells before it
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
@@ -196,26 +198,66 @@ def test_the_share_of_repeats_is_one_less_the_inverse_of_the_weight() -> None:
         assert 1 - len(set(drawn)) / len(drawn) == pytest.approx(1 - 1 / weight)
 
 
+def tiny_llama(layers: int) -> Any:
+    """A random Llama of so many layers, and a batch of 3 rows of 10 tokens with 4, 1 and 9 counted ones."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(vocab_size=20, num_hidden_layers=layers, use_cache=False, **sizes)
+        )
+        ids = torch.randint(0, 20, (3, 10))
+    labels = ids.clone()
+    for row, counted in enumerate((4, 1, 9)):
+        labels[row, : 10 - counted] = -100
+    return model.train(), ids, labels
+
+
 @equation("scaling-step")
 def test_gradient_of_a_batch_is_the_sum_over_its_parts_divided_by_all_tokens() -> None:
-    """Parts of 1 and 3 counted tokens; the mean of their means is another gradient."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
-    inputs = torch.randn(4, 5, generator=generator, dtype=torch.float64)
-    parts = (inputs[:1], inputs[1:])
+    """Parts of 4, 1 and 9 counted tokens; the mean of their means is another gradient."""
+    gradient = from_notebook("scaling.ipynb", "gradient_in_parts")
+    model, ids, labels = tiny_llama(2)
+    model.zero_grad()
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten()).backward()
+    whole = torch.cat([weight.grad.flatten().clone() for weight in model.parameters()])
+    parts = [(ids[row : row + 1], labels[row : row + 1]) for row in range(3)]
+    torch.testing.assert_close(gradient(model, parts), whole, atol=1e-6, rtol=1e-4)
+    means = gradient(model, parts, mean_of_means=True)
+    assert (means - whole).norm() > 0.05 * whole.norm()
 
-    def gradient(loss: torch.Tensor) -> torch.Tensor:
-        (found,) = torch.autograd.grad(loss, weight, retain_graph=True)
-        return found
 
-    def losses(rows: torch.Tensor) -> torch.Tensor:
-        return -(rows @ weight).sigmoid().log()
+@equation("scaling-memory")
+def test_state_is_the_frozen_weights_and_sixteen_bytes_for_each_trained_one() -> None:
+    """Two layers of 12 weights, one frozen: 4 bytes each for weight and gradient, 8 for Adam's averages."""
+    frozen, trained = (torch.nn.Linear(4, 3, bias=False) for _ in range(2))
+    frozen.requires_grad_(False)
+    optimizer = torch.optim.AdamW(trained.parameters())
+    trained(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    tensors = (frozen.weight, trained.weight, trained.weight.grad, state["exp_avg"], state["exp_avg_sq"])
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    state_bytes = from_notebook("scaling.ipynb", "state_bytes")
+    assert state_bytes(12, 12) == held == 4 * 12 + 16 * 12
+    # a frozen weight in four bits: half a byte, and its share of the scales
+    assert state_bytes(0, 0, 1) == pytest.approx(0.516, abs=5e-4)
 
-    whole = gradient(losses(inputs).mean())
-    by_parts = sum(gradient(losses(part).sum()) for part in parts) / 4
-    torch.testing.assert_close(by_parts, whole)
-    means = sum(gradient(losses(part).mean()) for part in parts) / 2
-    assert (means - whole).abs().max() > 0.01
+
+@equation("scaling-checkpoint")
+def test_with_checkpointing_a_layer_keeps_its_input() -> None:
+    """3 rows of 10 tokens of 16 numbers of 4 bytes, for each of the four layers more."""
+    kept_bytes = from_notebook("scaling.ipynb", "kept_bytes")
+    kept = {}
+    for layers in (2, 6):
+        model, *batch = tiny_llama(layers)
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable({"use_reentrant": True})
+        kept[layers], _ = kept_bytes(model, *batch)
+    assert kept[6] - kept[2] == 4 * (3 * 10 * 16) * 4
 
 
 def six_answers() -> tuple[torch.Tensor, torch.Tensor]:

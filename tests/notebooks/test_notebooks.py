@@ -121,17 +121,6 @@ def test_scale_is_chosen_in_one_line(path: Path) -> None:
 
 
 @every_notebook
-@pytest.mark.parametrize("scale", ["colab", "gpu", "node", "pokcet"])
-def test_a_scale_without_recipes_stops_and_says_so(
-    path: Path, scale: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cell,) = (source for source in code_of(path) if source.startswith("SCALE"))
-    monkeypatch.setenv("HANDBOOK_SCALE", scale)
-    with pytest.raises(ValueError, match=f"'{scale}'.*pocket only"):
-        exec(f"import os\n{cell}", {})
-
-
-@every_notebook
 def test_code_cells_are_short(path: Path) -> None:
     setup, *rest = code_of(path)
     assert len(setup.splitlines()) <= 20

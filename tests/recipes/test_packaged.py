@@ -14,7 +14,7 @@ from handbook_utils.pipeline.run import resolve_pipeline
 from handbook_utils.recipe import load_recipe, recipe_names, recipe_to_dict
 from handbook_utils.recipe_schema import GenerateRecipe, PipelineRecipe, TrainingRecipe
 from handbook_utils.run_folder import read_result
-from tests.tiny_models import tiny_model
+from tests.recipes.shrunk import rows_like, tiny_models, two_steps
 
 NAMES = recipe_names()
 LOADED = {name: load_recipe(name) for name in NAMES}
@@ -23,59 +23,6 @@ PIPELINES = [name for name, recipe in LOADED.items() if isinstance(recipe, Pipel
 # those that start from an earlier run, or from a published adapter, come after those that make one
 TRAINING.sort(key=lambda name: LOADED[name].model.from_ is not None or LOADED[name].model.adapter is not None)
 
-# which architecture a published model has, by a part of its name; the first that fits
-ARCHITECTURES = {
-    "Mixtral": "mixtral",
-    "gemma": "gemma",
-    "SmolLM3": "smollm3",
-    "SmolLM": "llama",
-    "smollm2": "llama",
-    "Qwen3": "qwen3",
-    "Llama": "llama",
-    "starc": "starcoder2",
-    "istral": "mistral",
-    "zephyr-7b": "mistral",
-    "pocket:": "llama",
-}
-
-ASKED = [{"role": "user", "content": "Name a tree."}]
-GOOD, BAD = ({"role": "assistant", "content": text} for text in ("An oak.", "No."))
-# columns as the data sets have them; the alignment-handbook's own files name those of the last three
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "ultrachat_200k": {"prompt": "Name a tree.", "prompt_id": "1", "messages": [*ASKED, GOOD]},
-    "ultrafeedback_binarized": {
-        **{"prompt": "Name a tree.", "prompt_id": "1", "messages": [*ASKED, GOOD]},
-        **{"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD], "score_chosen": 8.0, "score_rejected": 2.0},
-    },
-    "smoltalk2:SFT": {"messages": [*ASKED, GOOD], "chat_template_kwargs": {"enable_thinking": False}},
-    "smoltalk2:Preference": {
-        **{"prompt": "Name a tree.", "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
-        "chat_template_kwargs": {"enable_thinking": False},
-    },
-    "conversation": {"messages": [*ASKED, GOOD]},
-    "preference": {"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
-    "text": {"text": "Snow fell on the hills."},
-}
-ROWS = 8
-
-# what differs from the packaged recipe, and why
-WITHOUT = {
-    "fp16": "a CPU trains in float32",
-    "eval_strategy": "no held-out rows are given",
-    "eval_steps": "no held-out rows are given",
-    "eos_token": "the byte tokenizer has no <|im_end|>",
-    "max_length": "the shrunk models have 512 positions",
-    "num_train_epochs": "two steps",
-    "warmup_steps": "two steps; at the packaged warm-up nothing would move",
-    "ddp_timeout": "one process",
-}
-# bitsandbytes warns that a CPU has no memory to page to
-PAGED = ("paged_adamw_8bit", "paged_adamw_32bit")
-TWO_STEPS = {
-    **{"use_cpu": True, "bf16": False, "max_steps": 2, "max_length": 256, "warmup_steps": 0},
-    **{"logging_steps": 1, "per_device_train_batch_size": 2, "save_strategy": "no"},
-}
-
 
 def test_no_recipe_was_lost() -> None:
     assert len(NAMES) == 85
@@ -83,63 +30,21 @@ def test_no_recipe_was_lost() -> None:
     assert len(PIPELINES) == 15
 
 
-def architecture(name: str) -> str:
-    return next(kind for part, kind in ARCHITECTURES.items() if part in name)
-
-
-def rows_like(source: Any, stage: str) -> dict[str, Any]:
-    """A row with the columns of the data set that a source names."""
-    name = str(source.name)
-    for schema, row in SCHEMAS.items():
-        part, _, subset = schema.partition(":")
-        if part in name and subset in (source.subset or ""):
-            return row
-    return SCHEMAS[{"pretrain": "text", "sft": "conversation"}.get(stage, "preference")]
+def test_pocket_recipes_train_on_the_cpu_with_a_gpu_at_hand_too() -> None:
+    """In bfloat16, as a GPU would train, the book's figures would be others."""
+    pocket = [LOADED[name] for name in TRAINING if name.startswith("pocket/")]
+    assert len(pocket) == 10
+    assert all(recipe.training["use_cpu"] is True for recipe in pocket)
 
 
 @pytest.fixture(scope="module")
 def shrunk(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function of a published model's name that gives a folder with a tiny one of its kind."""
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> str:
-        kind = architecture(name)
-        if kind not in made:
-            made[kind] = tiny_model(kind, tmp_path_factory.mktemp("models") / kind)
-        return str(made[kind])
-
-    return folder
+    return tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-def two_steps(recipe: Any, shrunk: Any, folder: Path) -> dict[str, Any]:
-    """The recipe with its model shrunk and its data made up; everything else that a CPU takes stays."""
-    content = recipe_to_dict(recipe)
-    for key in ("eval_data", "launch"):
-        content.pop(key, None)
-    content["model"]["dtype"] = "auto"
-    if recipe.model.name is not None and recipe.model.adapter is not None:
-        # a published adapter: the one that this family's own QLoRA recipe made two steps of
-        del content["model"]["name"]
-        content["model"]["from"] = "sft-qlora"
-    elif recipe.model.name is not None:
-        content["model"]["name"] = shrunk(recipe.model.name)
-        content["model"].pop("revision", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "rows.jsonl"
-    row = rows_like(recipe.data[0], recipe.stage)
-    file.write_text("".join(json.dumps(row) + "\n" for _ in range(ROWS)), encoding="utf-8")
-    content["data"] = [{"name": str(file), "format": recipe.data[0].format}]
-    content["global_batch_size"] = 4
-    kept = {key: value for key, value in recipe.training.items() if key not in WITHOUT}
-    if kept.get("optim") in PAGED:
-        del kept["optim"]
-    content["training"] = {**kept, **TWO_STEPS}
-    return content
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -214,6 +119,7 @@ def test_the_qlora_pipeline_runs_from_the_first_stage_to_the_last(tmp_path: Path
 NAMES_RATES_AND_PRECISION = {
     *("description", "model.name", "model.chat_template", "model.from", "data", "eval_data"),
     *("training.eos_token", "training.learning_rate", "training.fp16", "model.dtype"),
+    "training.use_cpu",  # pocket's
 }
 
 

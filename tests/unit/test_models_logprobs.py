@@ -11,6 +11,7 @@ import torch
 
 from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, TemplateError
+from handbook_utils.models import logprobs
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import (
     Conversation,
@@ -55,6 +56,23 @@ def test_response_logprobs_equal_a_loop_over_single_rows(
     expected = [naive_logprob(policy, tokenizer, row) for row in rows]
     found = response_logprobs(policy, tokenizer, rows, batch_size=5)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_long_rows_of_a_large_vocabulary_are_passed_fewer_at_once(
+    policy: Any, tokenizer: Any, rows: list[Conversation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = max(len(render_ids(tokenizer, *row)[0]) for row in rows)
+    monkeypatch.setattr(logprobs, "LOGITS_PER_PASS", 2 * longest * policy.config.vocab_size + 1)
+    passes: list[int] = []
+    hook = policy.register_forward_pre_hook(
+        lambda _, __, arguments: passes.append(len(arguments["input_ids"])), with_kwargs=True
+    )
+    few = response_logprobs(policy, tokenizer, rows)
+    hook.remove()
+    assert max(passes) == 2
+    assert sum(passes) == len(rows)
+    monkeypatch.undo()
+    np.testing.assert_allclose(few, response_logprobs(policy, tokenizer, rows), rtol=0, atol=1e-4)
 
 
 def test_the_batch_size_does_not_change_logprobs(
