@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -131,15 +133,24 @@ def wait_before(attempt: int, retry_after: str | None) -> float:
     >>> 0.25 <= wait_before(1, None) <= 0.5 and wait_before(30, "junk") <= 60
     True
     """
-    try:
-        asked = float(retry_after or "")
-    except ValueError:  # a date, or junk
-        asked = -1.0
-    if asked >= 0:
-        return min(asked, LONGEST_WAIT_S)
+    asked = _seconds(retry_after) if retry_after else None
+    if asked is not None:
+        return min(max(asked, 0.0), LONGEST_WAIT_S)
     longest = min(FIRST_WAIT_S * 2.0 ** (attempt - 1), LONGEST_WAIT_S)
     # spread out, so that many waiting requests do not come back at one moment
     return longest * random.uniform(0.5, 1.0)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """What a Retry-After header asks for, a number of seconds or a date (RFC 9110, 10.2.3); None for junk."""
+    try:
+        return float(retry_after)
+    except ValueError:
+        pass
+    try:
+        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):  # junk, or a date without a time zone
+        return None
 
 
 def _json_object(response: httpx2.Response) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from handbook_utils.atomic import remove_leftovers
 from handbook_utils.data.load import Locator
 from handbook_utils.data.prompts import iterate_prompts
-from handbook_utils.errors import HandbookError
+from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
@@ -124,14 +124,13 @@ def settings_of(recipe: SamplingRecipe) -> SamplingSettings:
 
 def _cut(recipe: SamplingRecipe, run: RunFolder) -> list[Shard]:
     left_out: list[str] = []
-    prompts = iterate_prompts(
-        recipe.data,
-        run,
-        seed=recipe.seed,
-        on_bad=(lambda error: left_out.append(str(error))) if recipe.bad_prompts == "skip" else None,
+    return cut_shards(
+        run.path,
+        load_prompts(recipe, run, left_out=left_out),
+        size=recipe.prompts_per_part,
+        decides=recipe.model_dump(mode="json", include=set(DECIDES)),
+        left_out=left_out,
     )
-    decides = recipe.model_dump(mode="json", include=set(DECIDES))
-    return cut_shards(run.path, prompts, size=recipe.prompts_per_part, decides=decides, left_out=left_out)
 
 
 def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advance: Progress) -> None:
@@ -152,9 +151,23 @@ def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advan
     )
 
 
-def load_prompts(recipe: SamplingRecipe, locator: Locator) -> Iterator[Prompt]:
-    """The prompts of a recipe's data as (prompt id, messages); rows that are none are left out."""
-    return iterate_prompts(recipe.data, locator, seed=recipe.seed, on_bad=lambda error: None)
+def load_prompts(
+    recipe: SamplingRecipe, locator: Locator, *, left_out: list[str] | None = None
+) -> Iterator[Prompt]:
+    """The prompts of a recipe's data as (prompt id, messages).
+
+    Args:
+        recipe: says whether a row that is no prompt is an error, or left out.
+        locator: finds what an earlier run left.
+        left_out: what is wrong with a row that is left out is added here.
+    """
+
+    def leave_out(error: DataError) -> None:
+        if left_out is not None:
+            left_out.append(str(error))
+
+    skips = recipe.bad_prompts == "skip"
+    return iterate_prompts(recipe.data, locator, seed=recipe.seed, on_bad=leave_out if skips else None)
 
 
 def write_part(run: RunFolder, table: str, number: int, content: pa.Table) -> None:

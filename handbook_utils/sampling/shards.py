@@ -276,7 +276,7 @@ def _check_answers(prompts: Sequence[Prompt], answers: Answers, samples: int) ->
     expected = [(name, index) for name in names for index in range(samples)]
     given = [(row.prompt_id, row.sample_index) for row in answers.completions]
     if given != expected:
-        wrong = next(iter(set(given) ^ set(expected)), given[0] if given else None)
+        wrong = min(set(given) ^ set(expected), default="their order")
         raise ModelError(
             f"the engine gave {len(given)} answers where {len(expected)} were due, in order of prompts and "
             f"samples; the first that is wrong: {wrong}. Nothing of this shard was kept."

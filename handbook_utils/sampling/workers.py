@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from handbook_utils import errors
 from handbook_utils.errors import HandbookError, RunFolderError
 from handbook_utils.sampling.shards import ShardRecord, read_records
@@ -70,6 +68,8 @@ def _start(stack: ExitStack, number: int, folder: Path, location: str) -> Worker
 
 
 def _environment(number: int) -> dict[str, str]:
+    import torch
+
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(each) for each in range(torch.cuda.device_count())]
     # the last digit of a sum depends on the number of threads, so each worker has as many as this process

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers.utils.import_utils import is_serve_available
 
-from handbook_utils.errors import DataError
+from handbook_utils.errors import DataError, MissingDependencyError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.recipe_engines import EndpointSection, VllmSection
 from handbook_utils.recipe_sections import ModelSection
@@ -87,18 +88,27 @@ def endpoint_engine(folder: Path) -> Iterator[Engine]:
         thread.join()
 
 
-def served_answer(model: Any, tokenizer: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    inputs = tokenizer.apply_chat_template(
-        body["messages"], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+def generated(model: Any, ids: list[int], seed: int, temperature: float, limit: int) -> list[int]:
+    """New tokens by `model.generate`."""
+    torch.manual_seed(seed)
+    drawing = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
+    prompt = torch.tensor([ids])
+    output = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=limit,
+        **{"do_sample": False, **drawing},
     )
-    room = model.config.max_position_embeddings - body["max_tokens"]
-    if inputs["input_ids"].shape[1] > room:
+    return output[0, len(ids) :].tolist()
+
+
+def served_answer(model: Any, tokenizer: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    ids = tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
+    if len(ids) > model.config.max_position_embeddings - body["max_tokens"]:
         return 400, {"error": {"message": "the prompt is too long"}}
-    torch.manual_seed(body["seed"])
-    heat = body["temperature"]
-    drawing = {"do_sample": True, "temperature": heat, "top_k": 0} if heat else {"do_sample": False}
-    output = model.generate(**inputs, **drawing, max_new_tokens=body["max_tokens"])
-    new = output[0, inputs["input_ids"].shape[1] :].tolist()
+    new = generated(model, ids, body["seed"], body["temperature"], body["max_tokens"])
     has_ended = new[-1] == tokenizer.eos_token_id
     message = {"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)}
     choice = {"index": 0, "message": message, "finish_reason": "stop" if has_ended else "length"}
@@ -150,11 +160,50 @@ def vllm_engine(folder: Path) -> Iterator[Engine]:
     )
 
 
+def vllm_stand_in(folder: Path) -> Iterator[Engine]:
+    """The vLLM engine over a few lines that take and give what `vllm.LLM` does, by `model.generate`."""
+    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
+
+    class Config:
+        max_model_len = model.config.max_position_embeddings
+
+        def try_get_generation_config(self) -> dict[str, Any]:
+            return {"eos_token_id": tokenizer.eos_token_id}
+
+    class LLM:
+        llm_engine = SimpleNamespace(model_config=Config())
+
+        def __init__(self, **options: Any) -> None:
+            assert options["trust_remote_code"] is False
+            assert options["generation_config"] == "vllm"
+
+        def generate(self, prompts: list[Any], parameters: list[Any], use_tqdm: bool) -> list[Any]:
+            pairs = zip(prompts, parameters, strict=True)
+            return [
+                SimpleNamespace(outputs=[self._one(prompt["prompt_token_ids"], each)])
+                for prompt, each in pairs
+            ]
+
+        def _one(self, ids: list[int], asked: Any) -> Any:
+            assert asked.top_k == 0
+            new = generated(model, ids, asked.seed, asked.temperature, asked.max_tokens)
+            reason = "stop" if new[-1] in asked.stop_token_ids else "length"
+            return SimpleNamespace(token_ids=new, finish_reason=reason, cumulative_logprob=-1.0)
+
+    module = SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "vllm", module)
+        yield load_vllm(
+            VllmSection(kind="vllm"), ModelSection(name=str(folder)), str(folder), long_prompts="skip"
+        )
+
+
 ENGINES = {
     "transformers": transformers_engine,
     "endpoint": endpoint_engine,
     "endpoint: transformers serve": transformers_serve,
     "vllm": vllm_engine,
+    "vllm, a stand-in for its library": vllm_stand_in,
 }
 
 
@@ -236,3 +285,9 @@ def test_progress_counts_every_token_and_answer_once(engine):
     rows = engine.answer(PROMPTS, settings(), progress=lambda *counted: calls.append(counted)).completions
     assert sum(tokens for tokens, _ in calls) == sum(row.tokens for row in rows)
     assert sum(answers for _, answers in calls) == len(rows)
+
+
+def test_vllm_that_is_not_installed_is_told_with_the_extra_and_the_alternatives(model_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'handbook-utils\[vllm\]'.*an endpoint"):
+        load_vllm(VllmSection(kind="vllm"), ModelSection(name="m"), str(model_folder), long_prompts="skip")

@@ -7,6 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -195,10 +197,13 @@ def test_a_server_that_says_how_long_to_wait_is_waited_for(server):
     assert 0.6 <= second - first < 5
 
 
-def test_waits_grow_and_a_date_or_junk_is_no_number_of_seconds():
-    assert wait_before(3, "Wed, 21 Oct 2026 07:28:00 GMT") <= 2.0
+def test_waits_grow_unless_the_server_names_a_time_and_are_bounded():
     assert 1.0 <= wait_before(3, None) <= 2.0
-    assert wait_before(1, "3600") == endpoint_client.LONGEST_WAIT_S
+    assert 1.0 <= wait_before(3, "soon") <= 2.0
+    assert wait_before(1, "3600") == wait_before(99, "3600") == endpoint_client.LONGEST_WAIT_S
+    assert wait_before(9, "Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    in_half_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 25 < wait_before(1, in_half_a_minute) <= 30
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 307])

@@ -1,12 +1,10 @@
-"""From a recipe to the engine it names."""
+"""From a recipe to the engine it names; only that one's libraries are loaded."""
 
 from __future__ import annotations
 
-from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.recipe_engines import EndpointSection, VllmSection
 from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.sampling.engines.interface import Engine
-from handbook_utils.sampling.generate import TransformersEngine
 
 
 def load_engine(recipe: SamplingRecipe, location: str) -> Engine:
@@ -30,5 +28,8 @@ def load_engine(recipe: SamplingRecipe, location: str) -> Engine:
         from handbook_utils.sampling.engines.vllm import load_vllm
 
         return load_vllm(section, recipe.model, location, long_prompts=recipe.long_prompts)
+    from handbook_utils.models.load import load_pair, options_of
+    from handbook_utils.sampling.generate import TransformersEngine
+
     model, tokenizer = load_pair(location, **options_of(recipe.model))
     return TransformersEngine(model, tokenizer, recipe.long_prompts)

@@ -41,7 +41,7 @@ class VllmEngine:
         fitted = fit_prompts(
             self.tokenizer,
             prompts,
-            positions=self.llm.model_config.max_model_len,
+            positions=self.llm.llm_engine.model_config.max_model_len,
             max_new_tokens=settings.max_new_tokens,
             long_prompts=self.long_prompts,
         )
@@ -117,5 +117,5 @@ def load_vllm(
         logprobs_mode="raw_logprobs",  # at temperature 1 and without top-p
     )
     tokenizer = load_tokenizer(location, revision=model.revision)
-    configured = llm.model_config.try_get_generation_config().get("eos_token_id")
+    configured = llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
     return VllmEngine(llm, tokenizer, stop_ids_of(configured, tokenizer), long_prompts)
