@@ -65,6 +65,7 @@ def write_scores(
                 scored = completions_of(table, where=str(file))
                 for scorer in loaded or [_no_scores]:
                     scored = score(scored, scorer, failed=failures.append)
+                (run.path / failures_file(number)).unlink(missing_ok=True)  # of a sitting that was killed
                 if failures:
                     run.write_json(failures_file(number), [failure.to_json() for failure in failures])
                 write_part(run, "scores", number, scores_table(scored))
