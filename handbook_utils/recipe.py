@@ -269,11 +269,11 @@ def _followed(kind: type[BaseModel], place: Sequence[str]) -> tuple[list[str], l
     for part in place:
         fields = [f for s in sections for n, f in s.model_fields.items() if part in (n, f.alias)]
         of_kind = [section for section in sections if len(sections) > 1 and _kind_of(section) == part]
-        if fields:
-            sections = _sections_in(fields[0].annotation) or sections
-        elif of_kind:
+        if of_kind:  # before fields: a kind may be called like a field of another kind
             sections = of_kind
             continue
+        if fields:
+            sections = _sections_in(fields[0].annotation) or sections
         shown.append(part)  # a field, a position in a list, or a name in a dictionary
     keys = {field.alias or name for section in sections for name, field in section.model_fields.items()}
     return shown, sorted(keys)
