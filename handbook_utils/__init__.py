@@ -28,6 +28,7 @@ _PUBLIC = {
     "merge_adapter": "models.merge",
     "quantized_share": "models.precision",
     "response_logprobs": "models.logprobs",
+    "reward_scores": "models.logprobs",
     "generate": "sampling.generate",
     "score": "sampling.score",
     "select": "sampling.select",
@@ -73,6 +74,7 @@ __all__ = [
     "recipe_for_scale",
     "render_conversation",
     "response_logprobs",
+    "reward_scores",
     "run_pipeline",
     "run_stage",
     "score",
@@ -96,7 +98,7 @@ if TYPE_CHECKING:
     from handbook_utils.evaluation.statistics import mean_estimate
     from handbook_utils.evaluation.win_rate import compare_paired, win_rate
     from handbook_utils.models.load import load_model, load_tokenizer
-    from handbook_utils.models.logprobs import response_logprobs
+    from handbook_utils.models.logprobs import response_logprobs, reward_scores
     from handbook_utils.models.merge import merge_adapter
     from handbook_utils.models.precision import quantized_share
     from handbook_utils.pipeline.compare import compare_runs

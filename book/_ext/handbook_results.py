@@ -27,7 +27,7 @@ from handbook_utils.evaluation.coverage_table import coverage_rows
 FOLDER = Path("book/results")
 PROSE = 30  # characters from which a table's cell is to be read rather than looked up
 DASH = "\N{EM DASH}"
-SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n")
+SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n", "measured")
 
 
 class UnknownResultError(KeyError):

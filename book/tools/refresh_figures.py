@@ -205,6 +205,44 @@ def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
     axes.set_ylabel("gold reward")
 
 
+def draw_reward_models(results: Mapping[str, Any]) -> None:
+    """Chapter 6: accuracy on the gold order against the number of pairs; sureness against the share right."""
+    figure, (pairs, sure) = _panels(2, widths=(1, 1))
+    found = results["measured"]
+    sizes = sorted(int(name.removeprefix("pairs-")) for name in found if name.startswith("pairs-"))
+    for size in sizes:
+        _dot(pairs, size, found[f"pairs-{size}"]["gold"])
+    for name, side in (("likelier", "top"), ("longer", "bottom")):
+        share = found["naive"][name]["value"]
+        pairs.axhline(share, color=INK, linewidth=0.9, linestyle="--")
+        pairs.text(sizes[0], share, f" naive: the {name} answer ", fontsize=8, verticalalignment=side)
+    pairs.set_xscale("log")
+    pairs.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    pairs.minorticks_off()
+    pairs.set_xlabel("pairs trained on")
+    pairs.set_title("finds the better answer")
+    _reliability(sure, [found[name] for name in sorted(found) if name.startswith("bin-")])
+    _save(figure, "reward_models")
+
+
+def _reliability(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
+    """Groups of pairs: how sure the model says it is, how often labels agreed, and the true probability."""
+    axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle="--")
+    for group in bins:
+        _dot(axes, group["said"]["value"], group["agreed"])
+        axes.plot(group["said"]["value"], group["true"]["value"], "x", color=ORANGE, markersize=6)
+    axes.plot([], [], "o", color=BLUE, markersize=4, label="labels agreed")
+    axes.plot([], [], "x", color=ORANGE, label="true probability")
+    axes.set_xlabel("how sure the model says it is")
+    axes.set_title("share of its verdicts")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def _dot(axes: Any, at: float, found: Mapping[str, Any]) -> None:
+    axes.plot([at, at], [found["low"], found["high"]], color=BLUE, alpha=0.5)
+    axes.plot(at, found["value"], "o", color=BLUE, markersize=4)
+
+
 def _panels(count: int, *, widths: Sequence[float]) -> tuple[Any, Any]:
     import matplotlib
 
@@ -249,6 +287,7 @@ def write_all() -> None:
     """Write everything that is made from `book/results/`."""
     draw_sft(read_results("sft"))
     draw_lora(read_results("lora"))
+    draw_reward_models(read_results("reward_models"))
     draw_dpo(read_results("dpo"))
     demo = read_results("demo")
     draw_demo(demo)

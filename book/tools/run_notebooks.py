@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,11 @@ def store(executed: Path, tracked: Path) -> None:
 
 
 def store_results(name: str, executed: Path = EXECUTED) -> Path:
-    """Write `book/results/<name>.json` from the run folders and claims that a notebook's run has left."""
+    """Write `book/results/<name>.json` from what a notebook's run has left.
+
+    That is its run folders, its claims and, for what no stage measures, `measured.json` beside the folders:
+    estimates by group and name.
+    """
     from handbook_utils.reporting.claims import read_claims
     from handbook_utils.reporting.notebook_claims import notebook_claim_ids
     from handbook_utils.reporting.results import pipeline_results, training_curves, write_result
@@ -128,7 +133,9 @@ def store_results(name: str, executed: Path = EXECUTED) -> Path:
     views = read_pipeline(runs)
     own = notebook_claim_ids(executed)[f"{name}.ipynb"]
     curves = {view.name: found for view in views.values() if (found := training_curves(view))}
+    aside = runs / "measured.json"
     payload = pipeline_results(views) | {
+        "measured": json.loads(aside.read_text(encoding="utf-8")) if aside.is_file() else {},
         "scale": scale,
         "curves": curves,
         "claims": {record["id"]: record for record in read_claims() if record["id"] in own},

@@ -122,7 +122,10 @@ def reward_scores(
         rows: (prompt messages, response text); the samples of one prompt may stand side by side.
         batch_size: rows a forward pass.
     Returns:
-        (rows,) one number a conversation, in the model's own scale: only differences mean something.
+        (rows,) log-odds; only differences between answers to one prompt mean something.
+    Raises:
+        TemplateError: the template renders the prompt alone otherwise than before an answer.
+    Source: Bradley and Terry 1952. Book: chapter "Preferences and reward models".
     """
     lists = [ids for ids, _ in render_rows(tokenizer, rows)]
 

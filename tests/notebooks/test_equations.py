@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
+import random
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -497,3 +501,150 @@ def test_dpo_starts_at_ln_2_whatever_the_model() -> None:
     margin, loss = (from_notebook("dpo.ipynb", name) for name in ("dpo_margin", "dpo_loss"))
     logps = torch.randn(2, 5)
     assert loss(margin(*logps, *logps, 0.3)).item() == pytest.approx(math.log(2))
+
+
+def bradley_terry_loss(chosen: list[float], rejected: list[float]) -> float:
+    """The loss as the notebook of chapter 6 defines it."""
+    loss = from_notebook("reward_models.ipynb", "bradley_terry_loss")
+    return float(loss(*(torch.tensor(side, dtype=torch.float64) for side in (chosen, rejected))))
+
+
+@equation("rm-preference")
+def test_preference_is_the_sigmoid_of_the_gap_in_temperatures() -> None:
+    probability = from_notebook("reward_models.ipynb", "preference_probability")
+    assert probability(1.0, 0.85, 0.15) == pytest.approx(1 / (1 + math.exp(-1)))
+    assert probability(1.0, 0.4, 0.15) == pytest.approx(0.982, abs=5e-4)
+    assert probability(0.3, 0.3, 0.15) == 0.5
+
+
+@equation("rm-shift")
+def test_a_constant_for_each_question_changes_no_loss() -> None:
+    chosen, rejected, shift = [1.2, 0.5, -1.0], [0.2, 0.5, 1.0], [7.0, -3.0, 40.0]
+    shifted = ([s + c for s, c in zip(side, shift, strict=True)] for side in (chosen, rejected))
+    assert bradley_terry_loss(*shifted) == pytest.approx(bradley_terry_loss(chosen, rejected))
+
+
+@equation("rm-transitive")
+def test_log_odds_of_an_annotators_choices_add_up() -> None:
+    from handbook_utils.pocket.annotator import ANNOTATORS
+
+    prompt = "Say river two times, then say moon once."
+    texts = ("River river moon.", "River moon.", "River river moon. What a silly question.")
+    for annotator in ANNOTATORS.values():
+        ab, bc, ac = (
+            annotator.preference_probability(prompt, texts[i], texts[j]) for i, j in ((0, 1), (1, 2), (0, 2))
+        )
+        log_odds = [math.log(p / (1 - p)) for p in (ab, bc, ac)]
+        assert log_odds[2] == pytest.approx(log_odds[0] + log_odds[1])
+        assert log_odds[0] != 0
+
+
+@equation("rm-ceiling")
+def test_no_judge_is_right_more_often_than_the_ceiling() -> None:
+    p = np.array([0.8, 0.3, 0.5])
+    best = from_notebook("reward_models.ipynb", "ceiling")(p).mean()
+    assert best == pytest.approx((0.8 + 0.7 + 0.5) / 3)
+    every_judge = [np.where([n & 1, n & 2, n & 4], p, 1 - p).mean() for n in range(8)]
+    assert max(every_judge) == pytest.approx(best)
+
+
+@equation("rm-agreement")
+def test_two_choices_agree_when_both_fall_on_either_side() -> None:
+    """0.8 * 0.8 + 0.2 * 0.2, and never above the ceiling."""
+    again = from_notebook("reward_models.ipynb", "agrees_with_itself")
+    assert again(np.array([0.8]))[0] == pytest.approx(0.68)
+    p = np.linspace(0, 1, 101)
+    assert (again(p) <= from_notebook("reward_models.ipynb", "ceiling")(p) + 1e-12).all()
+
+
+@equation("rm-loss")
+def test_loss_of_the_worked_pairs_is_their_mean() -> None:
+    """The chapter's table: margins 1, 0 and -2 cost 0.313, 0.693 and 2.127."""
+    found = [bradley_terry_loss([a], [b]) for a, b in ((1.2, 0.2), (0.5, 0.5), (-1.0, 1.0))]
+    assert found == pytest.approx([0.313, 0.693, 2.127], abs=5e-4)
+    together = bradley_terry_loss([1.2, 0.5, -1.0], [0.2, 0.5, 1.0])
+    assert together == pytest.approx(sum(found) / 3)
+    assert together == pytest.approx(1.044, abs=5e-4)
+
+
+@equation("rm-gradient")
+def test_the_two_scores_of_a_pair_are_pulled_apart_by_equal_forces() -> None:
+    loss = from_notebook("reward_models.ipynb", "bradley_terry_loss")
+    chosen = torch.tensor([1.2, 0.5, -1.0], requires_grad=True)
+    rejected = torch.tensor([0.2, 0.5, 1.0], requires_grad=True)
+    loss(chosen, rejected).backward()
+    torch.testing.assert_close(3 * rejected.grad, torch.tensor([0.269, 0.5, 0.881]), atol=5e-4, rtol=0)
+    torch.testing.assert_close(chosen.grad, -rejected.grad)
+
+
+@equation("rm-head")
+def test_score_is_the_head_on_the_last_token_of_the_answer(tiny_model_folder: Path) -> None:
+    from handbook_utils import load_model, load_tokenizer, reward_scores
+
+    tokenizer, model = (
+        load_tokenizer(str(tiny_model_folder)),
+        load_model(str(tiny_model_folder), head="reward"),
+    )
+    question = [{"role": "user", "content": "hi"}]
+    found = reward_scores(model, tokenizer, [(question, "ok"), (question, "a longer answer beside it")])
+    by_hand = from_notebook("reward_models.ipynb", "score_by_hand")
+    assert found[0] == pytest.approx(by_hand(model, tokenizer, question, "ok"), abs=1e-5)
+    assert found[0] != found[1]
+
+
+@equation("rm-expected")
+def test_accuracy_on_labels_is_the_annotators_probability_of_the_judges_verdict() -> None:
+    """A judge right about 3 of 4 pairs, each preferred with 0.8: 0.8 * 0.75 + 0.2 * 0.25."""
+    from handbook_utils.pocket.annotator import Annotator
+
+    gap = 0.15 * math.log(0.8 / 0.2)
+    assert 1 / (1 + math.exp(-gap / Annotator().temperature)) == pytest.approx(0.8)
+    is_right = np.arange(100_000) % 4 != 0
+    picks_better = np.random.default_rng(0).random(100_000) < 0.8
+    p = np.where(is_right, 0.8, 0.2)
+    assert p.mean() == pytest.approx(0.8 * 0.75 + 0.2 * 0.25)
+    # four standard errors of a rate over 100,000 draws
+    assert np.mean(is_right == picks_better) == pytest.approx(p.mean(), abs=4 * 0.0016)
+
+
+@equation("rm-swapped")
+def test_swapping_a_share_pulls_probabilities_towards_one_half(tmp_path: Path) -> None:
+    swap_pairs = from_notebook("reward_models.ipynb", "swap_pairs")
+    swap_pairs.__globals__.update(json=json, random=random, RUNS=tmp_path, SEED=0)
+    first_wins = np.random.default_rng(0).random(20_000) < 0.9
+    rows = [{"prompt": "q", "chosen": "ab"[not won], "rejected": "ab"[won]} for won in map(int, first_wins)]
+    path = Path(swap_pairs(rows, 0.25, "swapped"))
+    labels = [json.loads(line)["chosen"] for line in path.read_text(encoding="utf-8").splitlines()]
+    expected = 0.5 + (1 - 2 * 0.25) * (0.9 - 0.5)
+    assert expected == pytest.approx(0.75 * 0.9 + 0.25 * 0.1)
+    # four standard errors of a rate over 20,000 rows
+    assert labels.count("a") / len(labels) == pytest.approx(expected, abs=4 * 0.0033)
+
+
+def loss_of_the_trainer(*, coefficient: float | None = None, **inputs: torch.Tensor) -> float:
+    """What TRL computes for one pair of scores 1.5 (chosen) and 0.5 (rejected)."""
+    from trl import RewardTrainer
+
+    scores = torch.tensor([[1.5], [0.5]])
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=False),
+        args=SimpleNamespace(center_rewards_coefficient=coefficient),
+        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
+        _metrics={"eval": defaultdict(list)},
+        _total_train_tokens=0,
+    )
+    loss = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=scores), inputs)
+    return float(loss)
+
+
+@equation("rm-centred")
+def test_centring_adds_a_price_on_the_squared_sum_of_both_scores() -> None:
+    by_hand = bradley_terry_loss([1.5], [0.5])
+    assert loss_of_the_trainer() == pytest.approx(by_hand)
+    assert loss_of_the_trainer(coefficient=0.01) == pytest.approx(by_hand + 0.01 * (1.5 + 0.5) ** 2)
+
+
+@equation("rm-margin")
+def test_a_demanded_distance_is_taken_off_the_margin() -> None:
+    found = loss_of_the_trainer(margin=torch.tensor([2.0]))
+    assert found == pytest.approx(math.log1p(math.exp(-(1.5 - 0.5 - 2.0))))

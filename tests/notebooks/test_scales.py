@@ -29,6 +29,7 @@ MADE = {
     "dpo": {"dpo": "dpo", "evaluate-dpo": "evaluate"},
     "scaling": {"sft": "sft"},
     "lora": {"rank-1": "sft", "rank-16": "sft"},
+    "reward_models": {"sft": "sft", "reward": "reward"},
     "sft": {"sft": "sft", "shuffled": "sft"},
 }
 
@@ -105,7 +106,7 @@ def test_the_last_section_runs_at_every_scale(
         folder: json.loads((runs / folder / "manifest.json").read_text())["stage"] for folder in MADE[name]
     }
     assert stages == MADE[name]
-    stage = "dpo" if name == "dpo" else "sft"
+    stage = {"dpo": "dpo", "reward_models": "reward"}.get(name, "sft")
     assert recipe_for_scale(stage, scale) in asked or f"{SCALES[scale]}/sft-qlora" in asked
     assert not any(wanted.startswith("pocket/") and "evaluate" not in wanted for wanted in asked)
 
