@@ -27,6 +27,10 @@ from handbook_utils.evaluation.coverage_table import coverage_rows
 FOLDER = Path("book/results")
 PROSE = 30  # characters from which a table's cell is to be read rather than looked up
 DASH = "\N{EM DASH}"
+OBSERVED = "Observation: "
+NOTE = (
+    "An observation was seen here and need not be seen on the next seed; Results and status has the margins."
+)
 SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n", "measured")
 
 
@@ -136,17 +140,21 @@ class ResultsDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Show the file, or warn."""
-        folder = Path(self.env.srcdir) / FOLDER
         try:
-            shown = self.show(load_results(folder, self.arguments[0]))
+            shown = self.show(self.read(self.arguments[0]))
         except UnknownResultError as error:
             return [
                 self.state.document.reporter.warning(
                     f"{self.name} {self.arguments[0]}: {error}", line=self.lineno
                 )
             ]
-        self.env.note_dependency(str(folder / f"{self.arguments[0]}.json"))
         return shown
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Read a results file; the page is built anew when it changes."""
+        folder = Path(self.env.srcdir) / FOLDER
+        self.env.note_dependency(str(folder / f"{name}.json"))
+        return load_results(folder, name)
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the nodes."""
@@ -205,20 +213,36 @@ class AllFigures(ResultsDirective):
 
 
 class ClaimsTable(ResultsDirective):
-    """The claims of a results file, with what was measured; observations are called so."""
+    """The claims of a results file, with what was measured; observations are called so.
+
+    A claim is what the calibration calls one; what nobody has tried on fresh seeds is an observation.
+    """
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""
-        cells = [
-            [
-                ("Observation: " if c.get("wording") == "observation" else "") + c["says"],
-                render_figure(c),
-                f"{c['relation']} {c['bound']:g}",
-                "holds" if c["holds"] else "does not hold",
-            ]
-            for c in results["claims"].values()
-        ]
-        return [table(["claim", "measured", "must be", ""], cells)]
+        calibrated = self.read("calibration")["claims"]
+        cells = [claim_cells(c, calibrated.get(name)) for name, c in results["claims"].items()]
+        shown = [table(["claim", "measured", "must be", "holds", "fresh seeds"], cells)]
+        return [*shown, nodes.paragraph(NOTE, NOTE)] if any(OBSERVED in row[0] for row in cells) else shown
+
+
+def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> list[str]:
+    """One row of the table of claims.
+
+    Args:
+        record: a claim of a results file.
+        calibrated: how it fared on fresh seeds; None where nobody has tried.
+
+    >>> claim = {"says": "It grows", "relation": ">", "bound": 0.0, "holds": True}
+    >>> claim |= {"value": 0.2, "low": 0.1, "high": 0.3}
+    >>> claim_cells(claim, {"wording": "observation", "held": 4, "of": 5})
+    ['Observation: It grows', '0.200 [0.100, 0.300]', '> 0', 'yes', '4 of 5']
+    """
+    kind = "" if calibrated and calibrated["wording"] == "claim" else OBSERVED
+    seeds = f"{calibrated['held']} of {calibrated['of']}" if calibrated else "not tried"
+    holds = "yes" if record["holds"] else "no"
+    bound = f"{record['relation']} {record['bound']:g}"
+    return [kind + record["says"], render_figure(record), bound, holds, seeds]
 
 
 class CalibrationTable(ResultsDirective):
