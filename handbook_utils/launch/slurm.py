@@ -99,8 +99,10 @@ another_turn() {{
 }}
 trap another_turn USR1
 
-# all nodes meet at the first one, on a port of this job's own
-main_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# all nodes meet at the first one, on a port of this job's own; the list is read whole, because with pipefail
+# a `head` that leaves early would end the job
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+main_node=${{nodes%%$'\n'*}}
 port=$((20000 + SLURM_JOB_ID % 40000))
 
 # one launcher a node (its number is SLURM_NODEID); in the background, so that the trap runs at once

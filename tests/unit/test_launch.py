@@ -364,7 +364,8 @@ def test_a_slurm_script_runs_its_command_and_asks_for_another_turn_when_time_is_
     log = tmp_path / "log"
     for name, body in {
         "srun": 'shift; exec "$@"',
-        "scontrol": f'if [ "$1" = show ]; then printf "node-a\\nnode-b\\n"; else echo "$*" >> {log}; fi',
+        # the real one writes a long list in several parts
+        "scontrol": f'[ "$1" = show ] && {{ echo node-a; sleep 0.2; echo node-b; }} || echo "$*" >> {log}',
         "handbook": f'echo "$*" >> {log}; exec sleep 20',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
@@ -379,9 +380,11 @@ def test_a_slurm_script_runs_its_command_and_asks_for_another_turn_when_time_is_
     running = subprocess.Popen(
         ["bash", str(job)], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    for _ in range(3000):  # before it runs its command it would not hear the signal
+    # before it runs its command it would not hear the signal
+    for _ in range(3000):
         if log.exists() and log.read_text(encoding="utf-8"):
             break
+        assert running.poll() is None, "the script ended before it ran its command"
         time.sleep(0.02)
     running.send_signal(signal.SIGUSR1)  # B: the batch script alone gets it
     running.wait(60)
