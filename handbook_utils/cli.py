@@ -152,13 +152,7 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
 
         loaded = view.load_for(name, stages, recipe, changes or [], seed)
         folder = out or view.default_out(recipe)
-        if dry_run:
-            view.show_stage_plan(loaded, folder, json)
-            return
-        from handbook_utils.pipeline.stages import run_stage
-
-        result = run_stage(loaded, folder, overwrite=overwrite, progress=not json)
-        view.show_result(result, json)
+        view.run_or_plan(loaded, folder, overwrite=overwrite, dry_run=dry_run, json=json)
 
     register: Callable[..., Any] = app.command(name, help=text)
     register(command)

@@ -119,14 +119,13 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
         option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
         raise RecipeError(f"{recipe}: rows, and no recipe. Say {option} as well, or give a recipe.")
     loaded = view.load_for(command, (command,), recipe, options["--set"] or [], options["--seed"])
-    folder = options["--out"] or view.default_out(recipe)
-    if options["--dry-run"]:
-        view.show_stage_plan(loaded, folder, options["--json"])
-        return
-    from handbook_utils.pipeline.stages import run_stage
-
-    result = run_stage(loaded, folder, overwrite=options["--overwrite"], progress=not options["--json"])
-    view.show_result(result, options["--json"])
+    view.run_or_plan(
+        loaded,
+        options["--out"] or view.default_out(recipe),
+        overwrite=options["--overwrite"],
+        dry_run=bool(options["--dry-run"]),
+        json=options["--json"],
+    )
 
 
 def _only_recipes(given: dict[str, Any]) -> None:

@@ -68,6 +68,16 @@ def _check_stage(command: str, stages: Sequence[str], recipe: str, stage: Any) -
         )
 
 
+def run_or_plan(recipe: AnyStage, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
+    """Run a stage into a folder and show its figures; a dry run shows what it would do."""
+    if dry_run:
+        show_stage_plan(recipe, folder, json)
+        return
+    from handbook_utils.pipeline.stages import run_stage
+
+    show_result(run_stage(recipe, folder, overwrite=overwrite, progress=not json), json)
+
+
 def show_result(result: RunResult, json: bool) -> None:
     """The figures of one run."""
     if json:
