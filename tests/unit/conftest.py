@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,20 @@ def finished_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         use_fakes(patches)
         run_pipeline("pocket/pipeline", out)
     return out
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread: a process that has started OpenMP threads cannot be forked safely.
+
+    The last digit of a sum depends on their number, too.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from handbook_utils.launch.slurm import Job, sbatch_script
 from handbook_utils.launch.watch import watch
 from handbook_utils.recipe import check_recipe, load_recipe
 from handbook_utils.run_state import differences, read_manifest
+from tests.waiting import wait_for
 
 TESTS = Path(__file__).parents[1]
 
@@ -150,12 +150,7 @@ def pids(tmp_path: Path) -> list[int]:
 def assert_gone(processes: list[int]) -> None:
     """None of them is left, not even for a moment longer than the kernel needs."""
     assert len(processes) == 2
-    for _ in range(200):
-        left = [pid for pid in processes if _is_alive(pid)]
-        if not left:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"left behind: {left}")
+    wait_for(lambda: not any(map(_is_alive, processes)), timeout_s=10, failure="left behind")
 
 
 def _is_alive(pid: int) -> bool:
@@ -199,11 +194,8 @@ def test_a_launcher_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 def started(tmp_path: Path) -> list[int]:
-    for _ in range(1200):
-        if len(pids(tmp_path)) == 2 and all(pids(tmp_path)):
-            return pids(tmp_path)
-        time.sleep(0.05)
-    raise AssertionError("the processes never came up")
+    wait_for(lambda: len(pids(tmp_path)) == 2 and all(pids(tmp_path)))
+    return pids(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -380,12 +372,12 @@ def test_a_slurm_script_runs_its_command_and_asks_for_another_turn_when_time_is_
     running = subprocess.Popen(
         ["bash", str(job)], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    # before it runs its command it would not hear the signal
-    for _ in range(3000):
-        if log.exists() and log.read_text(encoding="utf-8"):
-            break
+
+    def runs_its_command() -> bool:
         assert running.poll() is None, "the script ended before it ran its command"
-        time.sleep(0.02)
+        return log.exists() and bool(log.read_text(encoding="utf-8"))
+
+    wait_for(runs_its_command)  # before that it would not hear the signal
     running.send_signal(signal.SIGUSR1)  # B: the batch script alone gets it
     running.wait(60)
     os.killpg(running.pid, signal.SIGKILL)  # as Slurm ends the step of a requeued job

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ from handbook_utils.sampling.engines.endpoint import EndpointEngine
 from handbook_utils.sampling.engines.interface import Engine, SamplingSettings
 from handbook_utils.sampling.engines.vllm import load_vllm
 from handbook_utils.sampling.generate import TransformersEngine
+from tests.waiting import wait_for
 
 PROMPTS = [
     ("short", [{"role": "user", "content": "Say moon once."}]),
@@ -127,7 +127,7 @@ def transformers_serve(folder: Path) -> Iterator[Engine]:
     command = [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen([*command, "--device", "cpu"], env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:
-        wait_for_port(port, process)
+        wait_for(lambda: listens(process, port), timeout_s=120, failure="the server never listened")
         section = EndpointSection(
             kind="endpoint",
             url=f"http://127.0.0.1:{port}/v1",
@@ -141,14 +141,10 @@ def transformers_serve(folder: Path) -> Iterator[Engine]:
         process.wait()
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
-        assert process.poll() is None, "the server ended by itself"
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the server never listened")
+def listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    assert process.poll() is None, "the server ended by itself"
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def vllm_engine(folder: Path) -> Iterator[Engine]:

@@ -27,6 +27,7 @@ from handbook_utils.sampling import parts, shards
 from handbook_utils.sampling.engines.interface import Answers, Prompt, SamplingSettings
 from handbook_utils.sampling.parts import make_shards
 from handbook_utils.sampling.shards import Claims, cut_shards, keep_whole, read_plan, write_proof
+from tests.waiting import wait_for
 
 pytestmark = [
     # two dozen prompts are too few for an interval to rely on, and the figures say so
@@ -255,14 +256,6 @@ class StuckEngine:
         time.sleep(60)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came")
-
-
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("with_kill", [False, True])
 def test_any_number_of_processes_gives_the_same_bytes(
@@ -301,8 +294,7 @@ def test_a_shard_is_claimed_by_one_process_and_free_when_that_is_gone(tmp_path):
             time.sleep(30)
 
     pid = child(hold)
-    while not (tmp_path / "held").exists():
-        time.sleep(0.01)
+    wait_for((tmp_path / "held").exists)
     claims = Claims(tmp_path)
     with claims.claimed(7, wait=False) as is_mine:
         assert not is_mine

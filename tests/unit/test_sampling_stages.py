@@ -23,17 +23,11 @@ from handbook_utils.sampling import score_stage
 from handbook_utils.sampling.generate import TransformersEngine
 from handbook_utils.sampling.stages import count_prompts
 
-# a dozen prompts are too few for an interval to rely on, and the figures say so
-pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """A forked child can only use one thread, and the last digit of a sum depends on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    # a dozen prompts are too few for an interval to rely on, and the figures say so
+    pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def generate_recipe(model: Path, **changes: Any) -> GenerateRecipe:

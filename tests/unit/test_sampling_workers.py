@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
@@ -20,16 +18,12 @@ from handbook_utils.recipe_schema import GenerateRecipe
 from handbook_utils.run_state import read_metrics
 from handbook_utils.sampling import workers
 from handbook_utils.sampling.workers import run_workers
+from tests.waiting import wait_for
 
-pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def recipe(model: Path, **changes: Any) -> GenerateRecipe:
@@ -76,14 +70,6 @@ def stand_in(monkeypatch, code: str) -> None:
         return original([sys.executable, "-c", code, *command[3:]], **options)
 
     monkeypatch.setattr(workers.subprocess, "Popen", popen)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came")
 
 
 def test_workers_that_were_all_killed_are_told_of(tmp_path, monkeypatch):

@@ -31,13 +31,7 @@ FILES = {"sft": "conversations.jsonl"} | dict.fromkeys(("reward", "dpo", "kto", 
 LORA = {"rank": 4, "alpha": 8}
 ROWS = 8
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe(stage: str, model: dict[str, Any], lora: dict[str, Any] | None = LORA, **training: Any) -> Any:

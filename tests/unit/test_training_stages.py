@@ -26,14 +26,7 @@ from handbook_utils.run_state import read_manifest, read_metrics
 
 STAGES = ("pretrain", "sft", "reward", "dpo")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """A process that has started OpenMP threads cannot be forked safely."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

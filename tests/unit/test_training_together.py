@@ -23,14 +23,7 @@ from tests.ranks import LOST_PEER, run_ranks
 
 Make = Callable[..., Any]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """A process that has started OpenMP threads cannot be forked safely."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)
