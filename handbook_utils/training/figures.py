@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,28 @@ from handbook_utils.models.logprobs import (
     reward_scores,
     sequence_logprob_sums,
 )
+from handbook_utils.recipe_schema import TrainingRecipe
 from handbook_utils.records import Estimate
+from handbook_utils.run_folder import RunFolder
+from handbook_utils.training.plan import setting
 from handbook_utils.training.rows import tell
+from handbook_utils.training.start import load_reference
+
+# figures of (model as saved, tokenizer, held-out rows)
+Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]
+
+
+def against_reference(
+    recipe: TrainingRecipe, run: RunFolder, figures: Callable[..., dict[str, Estimate]]
+) -> Measure:
+    """Measure by the recipe's beta against the model that training started from, loaded only then."""
+    beta = float(setting(recipe, "beta"))
+
+    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
+        reference = load_reference(recipe, run)
+        return figures((model, reference), tokenizer, rows, beta=beta, seed=recipe.seed)
+
+    return measure
 
 
 def answer_loss(model: Any, tokenizer: Any, rows: Dataset, *, seed: int) -> Estimate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +24,7 @@ from handbook_utils.run_folder import RunFolder
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
+from handbook_utils.training.figures import Measure
 from handbook_utils.training.group import decided_by_main, wait_for_all
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
@@ -33,7 +33,6 @@ from handbook_utils.training.start import Start, check_start, start_model
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
-Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]
 
 
 class LengthWarning(UserWarning):

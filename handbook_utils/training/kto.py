@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from datasets import Dataset
-
 from handbook_utils.recipe_schema import KtoRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.training.figures import feedback_figures
+from handbook_utils.training.figures import against_reference, feedback_figures
 from handbook_utils.training.fit import fit, load_rows
-from handbook_utils.training.plan import setting
-from handbook_utils.training.start import load_reference
 
 
 def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -30,9 +24,5 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
     # TRL reads KTO's rows in order, for its KL is measured on neighbours: unshuffled, a pair's two answers
     # would be each other's, and one source's marks would come all at once
     train = train.shuffle(seed=recipe.seed)
-
-    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
-        models, beta = (model, load_reference(recipe, run)), float(setting(recipe, "beta"))
-        return feedback_figures(models, tokenizer, rows, beta=beta, seed=recipe.seed)
-
+    measure = against_reference(recipe, run, feedback_figures)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

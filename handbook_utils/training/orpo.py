@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from datasets import Dataset
+from functools import partial
 
 from handbook_utils.recipe_schema import OrpoRecipe
 from handbook_utils.records import Estimate
@@ -24,8 +22,5 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-
-    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
-        return odds_ratio_figures(model, tokenizer, rows, seed=recipe.seed)
-
+    measure = partial(odds_ratio_figures, seed=recipe.seed)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from datasets import Dataset
-
 from handbook_utils.recipe_schema import PretrainRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -23,8 +19,12 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     """
     train, held_out = load_rows(recipe, run, kind="text")
-
-    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
-        return {"eval_loss": text_loss(model, tokenizer, rows["text"], seed=recipe.seed)}
-
-    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
+    return fit(
+        recipe,
+        run,
+        train=train,
+        evaluation=held_out,
+        measure=lambda model, tokenizer, rows: {
+            "eval_loss": text_loss(model, tokenizer, rows["text"], seed=recipe.seed)
+        },
+    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from datasets import Dataset
+from functools import partial
 
 from handbook_utils.recipe_schema import RewardRecipe
 from handbook_utils.records import Estimate
@@ -26,8 +24,5 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-
-    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
-        return reward_accuracy(model, tokenizer, rows, seed=recipe.seed)
-
+    measure = partial(reward_accuracy, seed=recipe.seed)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure, head="reward")

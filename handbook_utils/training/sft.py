@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from datasets import Dataset
-
 from handbook_utils.recipe_schema import SftRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -24,8 +20,12 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
     Book: chapter "Supervised fine-tuning".
     """
     train, held_out = load_rows(recipe, run, kind="conversation")
-
-    def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
-        return {"eval_loss": answer_loss(model, tokenizer, rows, seed=recipe.seed)}
-
-    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
+    return fit(
+        recipe,
+        run,
+        train=train,
+        evaluation=held_out,
+        measure=lambda model, tokenizer, rows: {
+            "eval_loss": answer_loss(model, tokenizer, rows, seed=recipe.seed)
+        },
+    )
