@@ -172,20 +172,31 @@ def normaliser_of(source: DataSource, run: Locator, *, kind: Kind) -> Normaliser
     return Normaliser(kind=kind, format=source.format, name=run.locate(source), columns=source.columns)
 
 
-def _load_source(
-    source: DataSource, run: Locator, *, kind: Kind, seed: int, tested: Collection[str]
-) -> tuple[list[Row], SourceReport]:
-    if kind == "prompt" and source.weight > 1:
+def drawn_rows(source: DataSource, rows: int, *, seed: int) -> list[int]:
+    """Positions of the rows that a source gives, of the `rows` it has."""
+    name = f"{seed} {source.label} {source.split}"
+    return draw_rows(rows, weight=source.weight, max_rows=source.max_rows, seed=name)
+
+
+def check_asked_once(source: DataSource) -> None:
+    """Refuse a weight that would ask a prompt again.
+
+    Raises:
+        DataError: it is above 1.
+    """
+    if source.weight > 1:
         raise DataError(
             f"{source.label}: a prompt is asked once, so its weight is at most 1. Raise `samples`."
         )
+
+
+def _load_source(
+    source: DataSource, run: Locator, *, kind: Kind, seed: int, tested: Collection[str]
+) -> tuple[list[Row], SourceReport]:
+    if kind == "prompt":
+        check_asked_once(source)
     first, rows = read_rows(origin_of(source, run, seed=seed))
-    drawn = draw_rows(
-        len(rows),
-        weight=source.weight,
-        max_rows=source.max_rows,
-        seed=f"{seed} {source.label} {source.split}",
-    )
+    drawn = drawn_rows(source, len(rows), seed=seed)
     normalise = normaliser_of(source, run, kind=kind)
     wanted = sorted(set(drawn))
     # a Dataset gives rows one by one slowly, and in a row quickly

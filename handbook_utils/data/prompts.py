@@ -9,8 +9,7 @@ from datasets import Dataset
 
 from handbook_utils.data.files import data_suffix
 from handbook_utils.data.formats import prompt_hash
-from handbook_utils.data.load import Locator, normaliser_of, origin_of
-from handbook_utils.data.mixture import draw_rows
+from handbook_utils.data.load import Locator, check_asked_once, drawn_rows, normaliser_of, origin_of
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import Origin, iterate_rows, read_rows
 from handbook_utils.errors import DataError
@@ -56,20 +55,12 @@ def iterate_prompts(
 
 def _rows(source: DataSource, run: Locator, *, seed: int) -> Iterable[tuple[int, Row]]:
     """Numbered rows of a source, from 1 over its split."""
-    if source.weight > 1:
-        raise DataError(
-            f"{source.label}: a prompt is asked once, so its weight is at most 1. Raise `samples`."
-        )
+    check_asked_once(source)
     origin = origin_of(source, run, seed=seed)
     if _can_stream(source, origin):
         return iterate_rows(origin)
     first, rows = read_rows(origin)
-    drawn = draw_rows(
-        len(rows),
-        weight=source.weight,
-        max_rows=source.max_rows,
-        seed=f"{seed} {source.label} {source.split}",
-    )
+    drawn = drawn_rows(source, len(rows), seed=seed)
     # a Dataset gives rows one by one slowly, and in a row quickly
     picked = rows.select(drawn) if isinstance(rows, Dataset) else (rows[place] for place in drawn)
     return ((first + place, row) for place, row in zip(drawn, picked, strict=True))

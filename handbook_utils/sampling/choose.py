@@ -7,13 +7,12 @@ from typing import get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.recipe_sampling import Distinct, Strategy, check_selection
 from handbook_utils.sampling import strategies
 from handbook_utils.sampling.distinct import first_of_each_text, first_of_the_alike
-from handbook_utils.sampling.groups import Floats, Groups, Ints, group_rows
+from handbook_utils.sampling.groups import Floats, Groups, Ints, group_rows, text_codes
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _pairs(
     pool: Groups, narrowed: Groups, by_row: Floats, completions: pa.ChunkedArray, seed: int
 ) -> tuple[Ints, Ints]:
     """Pairs and random pairs of the same prompts, each (pairs, 2) row numbers."""
-    texts = _text_codes(completions)
+    texts = text_codes(completions)
     best, worst = strategies.best_and_worst(narrowed, by_row[narrowed.rows], texts[narrowed.rows], seed=seed)
     # a filter keeps a sample of every prompt, so both number the prompts alike
     first, second = strategies.random_pairs(pool, texts[pool.rows], narrowed.prompt_of[best], seed=seed)
@@ -141,7 +140,7 @@ def _distinct(pool: Groups, by_row: Floats, completions: pa.ChunkedArray, rule: 
         return pool
     order = strategies.ranked(pool, by_row[pool.rows], seed=rule.seed)
     if rule.distinct == "text":
-        return pool.subset(first_of_each_text(pool, order, _text_codes(completions)[pool.rows]))
+        return pool.subset(first_of_each_text(pool, order, text_codes(completions)[pool.rows]))
     texts = completions.take(pa.array(pool.rows)).to_pylist()
     return pool.subset(first_of_the_alike(pool, order, texts, max_similarity=rule.max_similarity))
 
@@ -160,12 +159,6 @@ def _scores(table: pa.Table, by: str) -> Floats:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-
-
-def _text_codes(completions: pa.ChunkedArray) -> Ints:
-    """(rows,) a number for each distinct text."""
-    encoded = pc.dictionary_encode(completions.combine_chunks())
-    return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
 
 
 def _check_enough(groups: Groups, rule: Rule) -> None:

@@ -78,6 +78,21 @@ class Groups:
         return order
 
 
+def text_codes(column: pa.ChunkedArray) -> Ints:
+    """A number for each distinct text of a column, counted from 0 as they first occur.
+
+    Args:
+        column: (rows,) texts.
+    Returns:
+        (rows,) the numbers.
+
+    >>> text_codes(pa.chunked_array([["b", "a"], ["b"]])).tolist()
+    [0, 1, 0]
+    """
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
+
+
 def group_rows(prompt_ids: Any, sample_indices: Any) -> Groups:
     """Rows by prompt.
 

@@ -19,6 +19,7 @@ from handbook_utils.recipe_schema import ScoreRecipe
 from handbook_utils.records import Completion, Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
+from handbook_utils.sampling.groups import text_codes
 from handbook_utils.sampling.parts import write_part
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.score import ScoreFailure, score
@@ -95,8 +96,7 @@ def score_figures(folder: Path) -> dict[str, Estimate]:
     for file in sorted(folder.glob("*.parquet")):
         names = score_names(pq.read_schema(file).empty_table(), where=str(file))
         table = pq.read_table(file, columns=["prompt_id", *names])
-        codes = table["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        prompts.append(codes.astype(np.int64) + before)
+        prompts.append(text_codes(table["prompt_id"]) + before)
         before += len(table)
         for name in names:
             pieces.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy())

@@ -13,7 +13,7 @@ from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import Estimate
 from handbook_utils.sampling.choose import Rule, choose
 from handbook_utils.sampling.figures import gain_figures, mean_figures
-from handbook_utils.sampling.groups import Floats, Ints
+from handbook_utils.sampling.groups import Floats, Ints, text_codes
 from handbook_utils.sampling.rows import AnsweredRow
 
 
@@ -62,7 +62,7 @@ def select_rows(answered: Sequence[AnsweredRow], *, by: str, rule: Rule) -> Sele
     if not len(choice.chosen):
         raise DataError(f"nothing is selected from {len(rows)} rows by '{by}'. Lower the threshold, if any.")
     scores = table[by].to_numpy()
-    prompts = table["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    prompts = text_codes(table["prompt_id"])
     sides = [_taken(answered, numbers) for numbers in (choice.chosen, choice.control)]
     figures = _figures(by, scores, prompts, (choice.chosen, choice.control))
     if rule.strategy == "random":  # its control is itself

@@ -18,7 +18,7 @@ from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.choose import Choice, Rule, choose
 from handbook_utils.sampling.figures import gain_figures, mean_figures, score_unit
-from handbook_utils.sampling.groups import Floats, Ints
+from handbook_utils.sampling.groups import Floats, Ints, text_codes
 from handbook_utils.sampling.parts import write_part
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.selected import selected_answers, selected_pairs
@@ -95,8 +95,7 @@ def _write(run: RunFolder, number: int, table: pa.Table, choice: Choice, rule: R
 
 def _count(tally: Tally, table: pa.Table, choice: Choice, by: str) -> None:
     # prompts are in one part each, so numbers that go on from part to part tell them apart
-    names = table["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    numbers = names + tally.samples
+    numbers = text_codes(table["prompt_id"]) + tally.samples
     for part, rows in (("selected", choice.chosen), ("control", choice.control)):
         tally.prompts.setdefault(part, []).append(numbers[rows])
         pieces = tally.scores.setdefault(part, {})

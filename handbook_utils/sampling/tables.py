@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from handbook_utils.errors import DataError, suggest
 from handbook_utils.recipe_sections import DataSource
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
 from handbook_utils.run_folder import RunFolder
+from handbook_utils.sampling.groups import text_codes
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SAMPLES = pa.schema(
@@ -125,8 +125,8 @@ def sample_tables(sources: Sequence[DataSource], run: RunFolder) -> Iterator[tup
             continue
         file, table = part.file, pq.read_table(part.file)
         found = set(score_names(table, where=str(file)))
-        numbers = table["prompt_id"].combine_chunks().dictionary_encode().indices
-        kept = table.filter(pc.and_(pc.greater_equal(numbers, part.first), pc.less(numbers, part.end)))
+        numbers = text_codes(table["prompt_id"])
+        kept = table.filter(pa.array((part.first <= numbers) & (numbers < part.end)))
         if scores is not None and found != scores:
             raise DataError(
                 f"{file}: has the scores {sorted(found)}, an earlier file {sorted(scores)}. "
