@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from handbook_utils.evaluation.coverage_table import coverage_rows
@@ -116,6 +117,17 @@ def _nearest(name: str, known: Any) -> str:
     )
 
 
+def read_results(env: BuildEnvironment, name: str) -> dict[str, Any]:
+    """Read a results file for a page, which is built anew when the file changes.
+
+    Raises:
+        UnknownResultError: as `load_results`.
+    """
+    folder = Path(env.srcdir) / FOLDER
+    env.note_dependency(str(folder / f"{name}.json"))
+    return load_results(folder, name)
+
+
 class ResultRole(SphinxRole):
     """A figure in a sentence."""
 
@@ -124,12 +136,10 @@ class ResultRole(SphinxRole):
         name, _, rest = self.text.partition(":")
         key, _, style = rest.partition("|")
         try:
-            folder = Path(self.env.srcdir) / FOLDER
-            text = render_figure(find_figure(load_results(folder, name), key), style or "interval")
+            text = render_figure(find_figure(read_results(self.env, name), key), style or "interval")
         except UnknownResultError as error:
             message = self.inliner.reporter.warning(f"{{result}}`{self.text}`: {error}", line=self.lineno)
             return [nodes.problematic(self.text, f"[{self.text}]")], [message]
-        self.env.note_dependency(str(folder / f"{name}.json"))
         return [nodes.inline(text, text, classes=["result"])], []
 
 
@@ -141,7 +151,7 @@ class ResultsDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Show the file, or warn."""
         try:
-            shown = self.show(self.read(self.arguments[0]))
+            shown = self.show(read_results(self.env, self.arguments[0]))
         except UnknownResultError as error:
             return [
                 self.state.document.reporter.warning(
@@ -149,12 +159,6 @@ class ResultsDirective(SphinxDirective):
                 )
             ]
         return shown
-
-    def read(self, name: str) -> dict[str, Any]:
-        """Read a results file; the page is built anew when it changes."""
-        folder = Path(self.env.srcdir) / FOLDER
-        self.env.note_dependency(str(folder / f"{name}.json"))
-        return load_results(folder, name)
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the nodes."""
@@ -220,7 +224,7 @@ class ClaimsTable(ResultsDirective):
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""
-        calibrated = self.read("calibration")["claims"]
+        calibrated = read_results(self.env, "calibration")["claims"]
         cells = [claim_cells(c, calibrated.get(name)) for name, c in results["claims"].items()]
         shown = [table(["claim", "measured", "must be", "holds", "fresh seeds"], cells)]
         return [*shown, nodes.paragraph(NOTE, NOTE)] if any(OBSERVED in row[0] for row in cells) else shown

@@ -195,8 +195,7 @@ def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
     for run, name in names.items():
         kl, gold = models[run]["kl"], models[run]["gold"]
         axes.plot([kl["low"], kl["high"]], [gold["value"]] * 2, color=BLUE, alpha=0.5)
-        axes.plot([kl["value"]] * 2, [gold["low"], gold["high"]], color=BLUE, alpha=0.5)
-        axes.plot(kl["value"], gold["value"], "o", color=BLUE, markersize=4)
+        _dot(axes, kl["value"], gold)
         axes.annotate(name, (kl["value"], gold["value"]), xytext=(4, 4), textcoords="offset points")
     start = models["evaluate-sft"]["gold"]["value"]
     axes.axhline(start, color=INK, linewidth=0.8, linestyle="--")
@@ -239,6 +238,7 @@ def _reliability(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _dot(axes: Any, at: float, found: Mapping[str, Any]) -> None:
+    """A figure with its interval, upright at one place."""
     axes.plot([at, at], [found["low"], found["high"]], color=BLUE, alpha=0.5)
     axes.plot(at, found["value"], "o", color=BLUE, markersize=4)
 
