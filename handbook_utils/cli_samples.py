@@ -153,12 +153,10 @@ def _score_rows(
             lambda: score_rows(answered, sections, rows_per_batch=how["rows_per_batch"], advance=advance)
         )
     write_rows(out, made.rows)
-    lines = [
-        f"no score '{scorer}' in {count} of {len(made.rows)} rows"
-        for scorer, count in failed_counts(made.failures).items()
-    ]
+    failed = failed_counts(made.failures)
+    lines = [f"no score '{scorer}' in {count} of {len(made.rows)} rows" for scorer, count in failed.items()]
     lines += [f"such as prompt '{f.prompt_id}': {f.reason}" for f in made.failures[:1]]
-    record: dict[str, Any] = {"rows": len(made.rows), "out": str(out), "failed": failed_counts(made.failures)}
+    record: dict[str, Any] = {"rows": len(made.rows), "out": str(out), "failed": failed}
     record["cautions"] = list(cautions)
     _show(made.figures, record, [*lines, f"{out}: {len(made.rows)} rows"], json)
 

@@ -29,14 +29,20 @@ def mean_figures(columns: Columns, prompts: NDArray[Any], *, suffix: str = "") -
     for name, values in columns.items():
         there = np.isfinite(values)
         if there.any():
-            is_many = len(np.unique(prompts[there])) >= MANY_PROMPTS
-            figures[name + suffix] = mean_estimate(
-                values[there],
-                clusters=prompts[there],
-                unit=score_unit(name),
-                method="student-t" if is_many else "auto",
-            )
+            figures[name + suffix] = mean_over_prompts(values[there], prompts[there], unit=score_unit(name))
     return figures
+
+
+def mean_over_prompts(values: NDArray[np.float64], prompts: NDArray[Any], *, unit: str) -> Estimate:
+    """Mean over prompts; of `MANY_PROMPTS` the interval is Student's t, whatever the scores.
+
+    Args:
+        values: (rows,) finite numbers.
+        prompts: (rows,) the prompt of each row.
+        unit: of the numbers.
+    """
+    method = "student-t" if len(np.unique(prompts)) >= MANY_PROMPTS else "auto"
+    return mean_estimate(values, clusters=prompts, unit=unit, method=method)
 
 
 def gain_figures(chosen: Columns, control: Columns, prompts: tuple[Any, Any]) -> dict[str, Estimate]:

@@ -30,6 +30,15 @@ def keyed_generator(purpose: str, seed: int, *, prompt_id: str, stream: int = 0)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, stream, 0]))
 
 
+def request_seed(purpose: str, seed: int, *, prompt_id: str, stream: int) -> int:
+    """A seed for one answer of an engine that draws its own numbers, from 0 up to 2**31.
+
+    >>> request_seed("vllm", 0, prompt_id="p1", stream=0) == request_seed("vllm", 0, prompt_id="p1", stream=1)
+    False
+    """
+    return int(keyed_generator(purpose, seed, prompt_id=prompt_id, stream=stream).integers(2**31))
+
+
 class KeyedDraws:
     """The numbers of `keyed_generator` for many prompts in a row, several times as fast.
 

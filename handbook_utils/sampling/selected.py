@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from handbook_utils.sampling.groups import Ints
-from handbook_utils.sampling.tables import MESSAGES
+from handbook_utils.sampling.tables import MESSAGES, answer_messages
 
 
 def selected_answers(table: pa.Table, rows: Ints, *, scores: Sequence[str]) -> pa.Table:
@@ -17,7 +16,7 @@ def selected_answers(table: pa.Table, rows: Ints, *, scores: Sequence[str]) -> p
     columns = {
         "prompt_id": taken["prompt_id"],
         "prompt": taken["prompt"].cast(MESSAGES),
-        "completion": _answers(taken["completion"]),
+        "completion": answer_messages(taken["completion"].combine_chunks()),
     }
     return pa.table({**columns, **{name: taken[name].cast(pa.float64()) for name in scores}})
 
@@ -33,19 +32,9 @@ def selected_pairs(table: pa.Table, pairs: Ints, *, gold: str | None) -> pa.Tabl
     columns = {
         "prompt_id": chosen["prompt_id"],
         "prompt": chosen["prompt"].cast(MESSAGES),
-        "chosen": _answers(chosen["completion"]),
-        "rejected": _answers(rejected["completion"]),
+        "chosen": answer_messages(chosen["completion"].combine_chunks()),
+        "rejected": answer_messages(rejected["completion"].combine_chunks()),
     }
     if gold is not None:
         columns |= {"gold_chosen": chosen[gold], "gold_rejected": rejected[gold]}
     return pa.table(columns)
-
-
-def _answers(texts: pa.ChunkedArray) -> pa.Array:
-    """Each text as a conversation of one message of the assistant."""
-    contents = texts.combine_chunks().cast(pa.string())
-    roles = pa.array(["assistant"], pa.string()).take(pa.array(np.zeros(len(contents), dtype=np.int64)))
-    messages = pa.StructArray.from_arrays([roles, contents], ["role", "content"])
-    return pa.ListArray.from_arrays(pa.array(np.arange(len(contents) + 1), pa.int32()), messages).cast(
-        MESSAGES
-    )

@@ -22,7 +22,7 @@ from handbook_utils.recipe_schema import (
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.annotate import Annotation, annotate, load_annotator
-from handbook_utils.sampling.figures import MANY_PROMPTS
+from handbook_utils.sampling.figures import mean_over_prompts
 from handbook_utils.sampling.parts import load_prompts, write_part, write_samples
 from handbook_utils.sampling.tables import pairs_table, sample_parts
 
@@ -76,13 +76,11 @@ def sample_figures(table: pa.Table) -> dict[str, Estimate]:
         table: prompt_id, tokens, words and finish_reason of each answer.
     """
     ids = _prompt_numbers(table["prompt_id"])
-    lengths = {name: table[name].to_numpy().astype(np.float64) for name in ("tokens", "words")}
-    method = "student-t" if len(np.unique(ids)) >= MANY_PROMPTS else "auto"
     cut = pc.equal(table["finish_reason"], "length").to_numpy().astype(np.float64)
     return {
         **{
-            name: mean_estimate(values, clusters=ids, unit=name, method=method)
-            for name, values in lengths.items()
+            name: mean_over_prompts(table[name].to_numpy().astype(np.float64), ids, unit=name)
+            for name in ("tokens", "words")
         },
         "truncated_rate": mean_estimate(cut, clusters=ids, unit="rate"),
     }

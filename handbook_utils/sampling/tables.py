@@ -50,22 +50,30 @@ def scores_table(completions: Sequence[ScoredCompletion]) -> pa.Table:
     return table
 
 
-def pairs_table(pairs: Sequence[PreferencePair], golds: Sequence[tuple[float, float]] | None) -> pa.Table:
-    """Prompt, chosen and rejected as messages; the gold reward of both where it is known."""
+def pairs_table(pairs: Sequence[PreferencePair], golds: Sequence[tuple[float, float]]) -> pa.Table:
+    """Prompt, chosen and rejected as messages, and the gold reward of both."""
+    return pa.table(
+        {
+            "prompt_id": pa.array([pair.prompt_id for pair in pairs], pa.string()),
+            "prompt": pa.array([pair.prompt for pair in pairs], MESSAGES),
+            "chosen": answer_messages(pa.array([pair.chosen for pair in pairs], pa.string())),
+            "rejected": answer_messages(pa.array([pair.rejected for pair in pairs], pa.string())),
+            "gold_chosen": pa.array([chosen for chosen, _ in golds], pa.float64()),
+            "gold_rejected": pa.array([rejected for _, rejected in golds], pa.float64()),
+        }
+    )
 
-    def answers(texts: Sequence[str]) -> pa.Array:
-        return pa.array([[{"role": "assistant", "content": text}] for text in texts], MESSAGES)
 
-    columns = {
-        "prompt_id": pa.array([pair.prompt_id for pair in pairs], pa.string()),
-        "prompt": pa.array([pair.prompt for pair in pairs], MESSAGES),
-        "chosen": answers([pair.chosen for pair in pairs]),
-        "rejected": answers([pair.rejected for pair in pairs]),
-    }
-    if golds is not None:
-        columns["gold_chosen"] = pa.array([chosen for chosen, _ in golds], pa.float64())
-        columns["gold_rejected"] = pa.array([rejected for _, rejected in golds], pa.float64())
-    return pa.table(columns)
+def answer_messages(texts: pa.Array) -> pa.Array:
+    """Each text as a conversation of one message of the assistant.
+
+    >>> answer_messages(pa.array(["Yes."])).to_pylist()
+    [[{'role': 'assistant', 'content': 'Yes.'}]]
+    """
+    roles = pa.array(["assistant"], pa.string()).take(pa.array(np.zeros(len(texts), dtype=np.int64)))
+    messages = pa.StructArray.from_arrays([roles, texts.cast(pa.string())], ["role", "content"])
+    ends = pa.array(np.arange(len(texts) + 1), pa.int32())
+    return pa.ListArray.from_arrays(ends, messages).cast(MESSAGES)
 
 
 def completions_of(table: pa.Table, *, where: str) -> list[ScoredCompletion]:

@@ -12,7 +12,7 @@ from handbook_utils.recipe_engines import EndpointSection
 from handbook_utils.records import Completion
 from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, key_from
 from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
-from handbook_utils.sampling.noise import keyed_generator
+from handbook_utils.sampling.noise import request_seed
 from handbook_utils.sampling.rendering import check_prompts
 
 
@@ -73,14 +73,13 @@ class EndpointEngine:
     def _one(
         self, client: EndpointClient, prompt: Prompt, index: int, settings: SamplingSettings
     ) -> Completion:
-        seed = keyed_generator("endpoint", settings.seed, prompt_id=prompt[0], stream=index).integers(2**31)
         body = {
             "model": self._model,
             "messages": prompt[1],
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
-            "seed": int(seed),
+            "seed": request_seed("endpoint", settings.seed, prompt_id=prompt[0], stream=index),
             **({"logprobs": True} if self._section.logprobs else {}),
             **self._section.extra_body,
         }

@@ -14,7 +14,7 @@ from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.transformers import SampledTokens
 from handbook_utils.sampling.generate import answers_of, stop_ids_of
-from handbook_utils.sampling.noise import keyed_generator
+from handbook_utils.sampling.noise import request_seed
 from handbook_utils.sampling.rendering import LongPrompts, TokenPrompt, fit_prompts
 
 
@@ -62,15 +62,12 @@ class VllmEngine:
     def _parameters(self, prompt: TokenPrompt, index: int, settings: SamplingSettings) -> Any:
         from vllm import SamplingParams
 
-        seed = keyed_generator("vllm", settings.seed, prompt_id=prompt.prompt_id, stream=index).integers(
-            2**31
-        )
         return SamplingParams(
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=0,  # no top-k
             max_tokens=settings.max_new_tokens,
-            seed=int(seed),
+            seed=request_seed("vllm", settings.seed, prompt_id=prompt.prompt_id, stream=index),
             stop_token_ids=sorted(self.stop_ids),
             logprobs=0,  # of the drawn token only
             detokenize=False,

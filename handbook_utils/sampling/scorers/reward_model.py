@@ -81,12 +81,11 @@ def combine_scores(scores: NDArray[np.float64], combine: Combine, *, k: float = 
 def load_reward_model(
     section: ModelSection, location: str, *, name: str, rows_per_batch: int
 ) -> RewardModelScorer:
-    """A reward model, checked to be one.
+    """A reward model that `check_reward_model` has nothing against.
 
     Raises:
-        ModelError: no such model, a language model without a score, or a classifier of several labels.
+        ModelError: no such model.
     """
-    check_reward_model(location, revision=section.revision)
     model, tokenizer = load_pair(location, head="reward", **options_of(section))
     return RewardModelScorer(model, tokenizer, name, rows_per_batch)
 
@@ -95,7 +94,7 @@ def check_reward_model(location: str, *, revision: str | None = None) -> None:
     """Refuse what has no score or several, before it is loaded: its head would be noise, or a guess.
 
     Raises:
-        ModelError: as `load_reward_model`.
+        ModelError: nothing there, a language model without a score, or a classifier of several labels.
     """
     place = find_place(location, revision=revision)
     if is_adapter(place):
