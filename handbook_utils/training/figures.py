@@ -34,11 +34,10 @@ def against_reference(
     recipe: TrainingRecipe, run: RunFolder, figures: Callable[..., dict[str, Estimate]]
 ) -> Measure:
     """Measure by the recipe's beta against the model that training started from, loaded only then."""
-    beta = float(setting(recipe, "beta"))
 
     def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
-        reference = load_reference(recipe, run)
-        return figures((model, reference), tokenizer, rows, beta=beta, seed=recipe.seed)
+        models, beta = (model, load_reference(recipe, run)), float(setting(recipe, "beta"))
+        return figures(models, tokenizer, rows, beta=beta, seed=recipe.seed)
 
     return measure
 
