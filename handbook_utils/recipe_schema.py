@@ -27,6 +27,7 @@ from handbook_utils.recipe_sections import (
     TrainedModelSection,
     check_trainable,
 )
+from handbook_utils.recipe_speculative import SpeculativeSection, check_speculation
 
 
 class StageRecipe(Section):
@@ -173,6 +174,9 @@ class GenerateRecipe(SamplingRecipe):
     """Sample answers."""
 
     stage: Literal["generate"]
+    speculative: SpeculativeSection | None = Field(None, description="do not finish answers that begin badly")
+
+    _can_speculate = model_validator(mode="after")(check_speculation)
 
 
 class AnnotateRecipe(StageRecipe):

@@ -39,6 +39,10 @@ class PreferencePair:
     rejected: str
 
 
+# why an answer ended that speculative rejection stopped: it is a beginning, and is never selected
+REJECTED = "rejected"
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled answer.
@@ -49,7 +53,8 @@ class Completion:
         prompt: the conversation that was answered.
         completion: the answer's text without special tokens.
         tokens: sampled tokens, the end-of-turn token included.
-        finish_reason: "stop" (the model ended its turn) or "length" (cut at the limit).
+        finish_reason: "stop" (the model ended its turn), "length" (cut at the limit), or "rejected" (stopped
+            for the low score of its beginning).
         logprob: natural log-probability of the sampled tokens at temperature 1, summed; None where the
             engine does not tell it.
     """

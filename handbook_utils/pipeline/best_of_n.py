@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.evaluation.best_of_n import best_of_n_curve, best_of_n_difference
 from handbook_utils.pipeline.tables import read_scores, score_columns
 from handbook_utils.recipe_schema import BestOfNRecipe
-from handbook_utils.records import Estimate
+from handbook_utils.records import REJECTED, Estimate
 from handbook_utils.run_folder import RunFolder
 
 Grid = NDArray[np.float64]
@@ -25,9 +26,15 @@ def run_best_of_n(recipe: BestOfNRecipe, run: RunFolder) -> dict[str, Estimate]:
 
     Raises:
         RecipeError: an arm or measure is no score column, or an n is above the samples a prompt.
-        DataError: prompts with unequal numbers of samples.
+        DataError: prompts with unequal numbers of samples, or samples that were never finished.
     """
     table = read_scores(recipe.data, run)
+    rejected = pc.sum(pc.equal(table["finish_reason"], REJECTED)).as_py()
+    if rejected:
+        raise DataError(
+            f"best_of_n: {rejected} of {len(table)} samples were stopped by speculative rejection, so what "
+            "the best of n is worth cannot be told from these. Sample without `speculative`."
+        )
     known = score_columns(table)
     for name in (*recipe.arms, *recipe.measures):
         if name not in known:

@@ -10,7 +10,7 @@ from typing import Protocol
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.pocket.annotator import ANNOTATORS
 from handbook_utils.pocket.world import gold_reward
-from handbook_utils.records import Completion, PreferencePair
+from handbook_utils.records import REJECTED, Completion, PreferencePair
 from handbook_utils.sampling.score import prompt_text
 from handbook_utils.sampling.select import by_prompt
 
@@ -57,7 +57,8 @@ def annotate(completions: Sequence[Completion], annotator: Annotator, *, seed: i
         DataError: a prompt is not of the pocket world, or has a sample twice.
     """
     pairs, skipped = [], []
-    for rows in by_prompt(completions):
+    finished = [row for row in completions if row.finish_reason != REJECTED]
+    for rows in by_prompt(finished):
         texts = list(dict.fromkeys(row.completion for row in rows))[:2]
         if len(texts) < 2:
             skipped.append(rows[0].prompt_id)

@@ -7,12 +7,14 @@ from typing import get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.recipe_sampling import Distinct, Strategy, check_selection
+from handbook_utils.records import REJECTED
 from handbook_utils.sampling import strategies
 from handbook_utils.sampling.distinct import first_of_each_text, first_of_the_alike
-from handbook_utils.sampling.groups import Floats, Groups, Ints, group_rows, text_codes
+from handbook_utils.sampling.groups import Bools, Floats, Groups, Ints, group_rows, text_codes
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Choice:
 def choose(table: pa.Table, by: str, rule: Rule) -> Choice:
     """Select from a table of samples; it does not depend on the order of the table's rows.
 
+    Answers that speculative rejection stopped take no part; the control is drawn from the finished ones too.
+
     Args:
         table: with the columns `prompt_id`, `sample_index`, `completion` and the score.
         by: the score's column; "random" does not look at it.
@@ -84,11 +88,13 @@ def choose(table: pa.Table, by: str, rule: Rule) -> Choice:
         DataError: no such score, a sample twice, or a prompt with fewer than k samples.
     """
     groups = group_rows(table["prompt_id"], table["sample_index"].to_numpy())
+    finished = _finished(table)
+    groups = groups.subset(finished[groups.rows])
     _check_enough(groups, rule)
     by_row = _scores(table, by) if rule.strategy != "random" else np.zeros(len(table))
-    scored = np.isfinite(by_row)
+    scored = np.isfinite(by_row) & finished
     pool = groups.subset(scored[groups.rows])
-    unscored = np.flatnonzero(~scored)
+    unscored = np.flatnonzero(~scored & finished)
     if not len(pool.rows):
         nothing = np.empty((0, 2) if rule.strategy == "pairs" else 0, dtype=np.int64)
         return Choice(nothing, nothing, unscored)
@@ -143,6 +149,13 @@ def _distinct(pool: Groups, by_row: Floats, completions: pa.ChunkedArray, rule: 
         return pool.subset(first_of_each_text(pool, order, text_codes(completions)[pool.rows]))
     texts = completions.take(pa.array(pool.rows)).to_pylist()
     return pool.subset(first_of_the_alike(pool, order, texts, max_similarity=rule.max_similarity))
+
+
+def _finished(table: pa.Table) -> Bools:
+    """(rows,) False for what speculative rejection stopped."""
+    if "finish_reason" not in table.column_names:  # anyone's rows
+        return np.ones(len(table), dtype=np.bool_)
+    return np.asarray(pc.not_equal(table["finish_reason"], REJECTED).to_numpy(), dtype=np.bool_)
 
 
 def _scores(table: pa.Table, by: str) -> Floats:

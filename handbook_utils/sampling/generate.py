@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,6 +12,7 @@ from handbook_utils.records import Completion
 from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.transformers import SampledTokens, sample_tokens
 from handbook_utils.sampling.rendering import FittedPrompts, LongPrompts, fit_prompts
+from handbook_utils.sampling.speculative import Speculation, Watch
 
 
 def generate(
@@ -64,16 +65,20 @@ class TransformersEngine:
         model: a causal language model.
         tokenizer: with a chat template.
         long_prompts: what becomes of prompts beyond the model's window.
+        speculation: stops answers that begin badly; they are marked, the others are as without it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     long_prompts: LongPrompts = "error"
+    speculation: Speculation | None = None
 
     def answer(
         self, prompts: Sequence[Prompt], settings: SamplingSettings, *, progress: Progress | None = None
     ) -> Answers:
         """Sample answers to each prompt; see `generate`."""
+        if self.speculation is not None:
+            self.speculation.check(settings)
         if settings.max_new_tokens < 1:
             raise ModelError(f"max_new_tokens must be at least 1, got {settings.max_new_tokens}.")
         fitted = fit_prompts(
@@ -83,16 +88,17 @@ class TransformersEngine:
             max_new_tokens=settings.max_new_tokens,
             long_prompts=self.long_prompts,
         )
-        pad_id = self.tokenizer.pad_token_id
+        watch = None if self.speculation is None else Watch(self.speculation, self.tokenizer, fitted)
         sampled = sample_tokens(
             self.model,
             fitted.tokens,
             settings=settings,
             stop_ids=stop_token_ids(self.model, self.tokenizer),
-            pad_id=0 if pad_id is None else pad_id,
             progress=progress,
+            watch=watch,
         )
-        return answers_of(self.tokenizer, fitted, sampled)
+        answers = answers_of(self.tokenizer, fitted, sampled)
+        return answers if watch is None else replace(answers, scored_tokens=watch.scored_tokens)
 
 
 def answers_of(

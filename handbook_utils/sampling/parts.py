@@ -18,11 +18,11 @@ from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.run_folder import RunFolder
+from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.load import load_engine
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.shards import (
-    Claims,
     Shard,
     ShardRecord,
     cut_shards,
@@ -41,7 +41,7 @@ LOGGER = logging.getLogger("handbook_utils")
 # of a recipe: what decides its answers, besides the prompts
 DECIDES = (
     *("model", "samples", "max_new_tokens", "temperature", "top_p", "seed"),
-    *("rows_per_batch", "engine", "long_prompts"),
+    *("rows_per_batch", "engine", "long_prompts", "speculative"),
 )
 
 
@@ -68,6 +68,9 @@ def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
         raise
     counts = {name: len(proof[name]) for name in ("skipped", "shortened", "left_out")}
     run.note(prompts=proof["prompts"], **{f"{name}_prompts": count for name, count in counts.items()})
+    if getattr(recipe, "speculative", None) is not None:
+        costs = ("answers", "tokens", "rejected", "scored_tokens")
+        run.note(**{name: sum(shard[name] for shard in proof["shards"]) for name in costs})
     if any(counts.values()):
         LOGGER.warning(
             "of the prompts %d were skipped, %d were cut to fit, and %d rows were no prompts; see %s",
@@ -144,7 +147,7 @@ def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advan
     make_shards(
         run.path,
         shards,
-        load_engine(recipe, location),
+        load_engine(recipe, location, run),
         settings_of(recipe),
         progress=advance,
         made=lambda record: _account(run, record),
@@ -186,5 +189,6 @@ def _account(run: RunFolder, record: ShardRecord) -> None:
             "tokens_per_answer": record.tokens / answers,
             "truncated_rate": record.truncated / answers,
             "skipped_prompts": len(record.skipped),
+            **({"rejected_rate": record.rejected / answers} if record.rejected else {}),
         }
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handbook_utils.errors import DataError
-from handbook_utils.records import Completion, Message, ScoredCompletion
+from handbook_utils.records import REJECTED, Completion, Message, ScoredCompletion
 
 LOGGER = logging.getLogger("handbook_utils")
 
@@ -56,6 +56,8 @@ def score(
 ) -> list[ScoredCompletion]:
     """Score every completion; scores it had before are kept, `words` (of its text) is always there.
 
+    What speculative rejection stopped is a beginning and no answer: its scores are NaN.
+
     Args:
         completions: samples, scored already or not.
         scorer: such as `GoldScorer()` or `RewardModelScorer(model, tokenizer)`.
@@ -66,24 +68,40 @@ def score(
     Raises:
         DataError: a score is a number but not a finite one; prompt, sample and column are named.
     """
-    columns = scorer(completions)
+    columns = _columns(completions, scorer)
     failures: list[ScoreFailure] = []
     scored = []
     for place, row in enumerate(completions):
         found: dict[str, float] = {}
         for name, column in columns.items():
             value = column[place]
-            if isinstance(value, NoScore):
+            if value is None:
+                found[name] = math.nan
+            elif isinstance(value, NoScore):
                 failures.append(ScoreFailure(name, row.prompt_id, row.sample_index, value.reason))
                 found[name] = math.nan
             else:
                 found[name] = _finite(row, name, float(value))
         earlier = row.scores if isinstance(row, ScoredCompletion) else {}
         base = {field.name: getattr(row, field.name) for field in fields(Completion)}
-        scores = {**earlier, **found, "words": float(len(row.completion.split()))}
+        words = math.nan if row.finish_reason == REJECTED else float(len(row.completion.split()))
+        scores = {**earlier, **found, "words": words}
         scored.append(ScoredCompletion(**base, scores=scores))
     _tell(failures, failed)
     return scored
+
+
+def _columns(
+    completions: Sequence[Completion], scorer: Scorer
+) -> Mapping[str, Sequence[float | NoScore | None]]:
+    """The scorer's columns; None for beginnings that were never finished, which it is not asked about."""
+    finished = [place for place, row in enumerate(completions) if row.finish_reason != REJECTED]
+    columns: dict[str, list[float | NoScore | None]] = {}
+    for name, values in scorer([completions[place] for place in finished]).items():
+        columns[name] = [None] * len(completions)
+        for place, value in zip(finished, values, strict=True):
+            columns[name][place] = value
+    return columns
 
 
 def prompt_text(messages: Sequence[Message]) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.recipe_sampling import ScorerSection
 from handbook_utils.recipe_schema import ScoreRecipe
-from handbook_utils.records import Completion, Estimate
+from handbook_utils.records import REJECTED, Completion, Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
 from handbook_utils.sampling.groups import text_codes
@@ -92,21 +93,22 @@ def failures_file(number: int) -> str:
 def score_figures(folder: Path) -> dict[str, Estimate]:
     """Mean of each score over prompts, and how often a score is missing where one is; texts are not read."""
     pieces: dict[str, list[Any]] = {}
-    prompts, before = [], 0
+    prompts, rejected, before = [], [], 0
     for file in sorted(folder.glob("*.parquet")):
         names = score_names(pq.read_schema(file).empty_table(), where=str(file))
-        table = pq.read_table(file, columns=["prompt_id", *names])
+        table = pq.read_table(file, columns=["prompt_id", "finish_reason", *names])
+        rejected.append(pc.equal(table["finish_reason"], REJECTED).to_numpy())
         prompts.append(text_codes(table["prompt_id"]) + before)
         before += len(table)
         for name in names:
             pieces.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy())
     columns = {name: np.concatenate(values) for name, values in pieces.items()}
-    clusters = np.concatenate(prompts)
+    clusters, finished = np.concatenate(prompts), ~np.concatenate(rejected)
     figures = mean_figures(columns, clusters)
     for name, values in columns.items():
-        missing = ~np.isfinite(values)
+        missing = ~np.isfinite(values[finished])
         if missing.any() and not missing.all():
-            rate = mean_estimate(missing.astype(np.float64), clusters=clusters, unit="rate")
+            rate = mean_estimate(missing.astype(np.float64), clusters=clusters[finished], unit="rate")
             figures[f"{name}_failed_rate"] = rate
     return figures
 

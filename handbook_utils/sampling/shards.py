@@ -11,12 +11,9 @@ makes it from the plan alone, so it has the same bytes whichever process that wa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,10 +24,12 @@ import pyarrow.parquet as pq
 
 from handbook_utils.atomic import atomic_file, explained_os_errors, sha256_of, write_json, write_text
 from handbook_utils.errors import DataError, ModelError
+from handbook_utils.records import REJECTED
+from handbook_utils.sampling.claims import CLAIMS
 from handbook_utils.sampling.engines.interface import Answers, Prompt
 from handbook_utils.sampling.tables import samples_table
 
-PLAN, PLAN_PROMPTS, JOURNAL, CLAIMS = "plan.json", "plan.parquet", "shards.jsonl", ".claims"
+PLAN, PLAN_PROMPTS, JOURNAL = "plan.json", "plan.parquet", "shards.jsonl"
 PROOF = "shards.json"
 _PROMPTS = pa.schema([("prompt_id", pa.string()), ("messages", pa.string())])
 
@@ -72,6 +71,8 @@ class ShardRecord:
         truncated: answers cut at the limit.
         shortened: ids of prompts that were cut to fit.
         skipped: why a prompt has no answers, by id.
+        rejected: answers that speculative rejection stopped.
+        scored_tokens: tokens of beginnings that it scored.
     """
 
     number: int
@@ -83,6 +84,8 @@ class ShardRecord:
     truncated: int
     shortened: list[str]
     skipped: dict[str, str]
+    rejected: int = 0
+    scored_tokens: int = 0
 
 
 def cut_shards(
@@ -162,6 +165,8 @@ def write_shard(
         truncated=sum(row.finish_reason == "length" for row in rows),
         shortened=list(answers.shortened),
         skipped=dict(answers.skipped),
+        rejected=sum(row.finish_reason == REJECTED for row in rows),
+        scored_tokens=answers.scored_tokens,
     )
     with explained_os_errors(folder / JOURNAL), (folder / JOURNAL).open("a", encoding="utf-8") as stream:
         stream.write(_line(record))
@@ -241,34 +246,6 @@ def drop_plan(folder: Path) -> None:
     """Delete what only a resume needs."""
     for name in (PLAN, PLAN_PROMPTS, JOURNAL, CLAIMS):
         (folder / name).unlink(missing_ok=True)
-
-
-class Claims:
-    """Which process is making which shard: byte k of one file is locked by whoever makes shard k.
-
-    The kernel gives and drops such locks, so no two processes hold one, and none outlives its holder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        with explained_os_errors(folder / CLAIMS):
-            self._file = (folder / CLAIMS).open("ab")
-
-    def close(self) -> None:
-        """Drop all claims of this process."""
-        self._file.close()
-
-    @contextmanager
-    def claimed(self, number: int, *, wait: bool) -> Iterator[bool]:
-        """Hold a shard while the block runs; False where another process has it and `wait` is not set."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number, os.SEEK_SET)
-        except (BlockingIOError, PermissionError):  # POSIX allows either
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number, os.SEEK_SET)
 
 
 def _check_answers(prompts: Sequence[Prompt], answers: Answers, samples: int) -> None:

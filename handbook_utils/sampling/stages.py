@@ -19,7 +19,7 @@ from handbook_utils.recipe_schema import (
     GenerateRecipe,
     SamplingRecipe,
 )
-from handbook_utils.records import Estimate
+from handbook_utils.records import REJECTED, Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.annotate import Annotation, annotate, load_annotator
 from handbook_utils.sampling.figures import mean_over_prompts
@@ -28,7 +28,10 @@ from handbook_utils.sampling.tables import pairs_table, sample_parts
 
 
 def run_generate(recipe: GenerateRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Sample answers into samples/; figures: tokens, words and truncated_rate of an answer."""
+    """Sample answers into samples/; figures: tokens, words and truncated_rate of an answer.
+
+    With `speculative` also rejected_rate; words and truncated_rate are then of the finished answers.
+    """
     write_samples(recipe, run)
     return sample_figures(_lengths(run))
 
@@ -76,13 +79,16 @@ def sample_figures(table: pa.Table) -> dict[str, Estimate]:
         table: prompt_id, tokens, words and finish_reason of each answer.
     """
     ids = _prompt_numbers(table["prompt_id"])
-    cut = pc.equal(table["finish_reason"], "length").to_numpy().astype(np.float64)
+    tokens, words = (table[name].to_numpy().astype(np.float64) for name in ("tokens", "words"))
+    cut, rejected = (pc.equal(table["finish_reason"], reason).to_numpy() for reason in ("length", REJECTED))
+    finished = ~rejected
+    rates = {"truncated_rate": mean_estimate(cut[finished] * 1.0, clusters=ids[finished], unit="rate")}
+    if rejected.any():
+        rates["rejected_rate"] = mean_estimate(rejected * 1.0, clusters=ids, unit="rate")
     return {
-        **{
-            name: mean_over_prompts(table[name].to_numpy().astype(np.float64), ids, unit=name)
-            for name in ("tokens", "words")
-        },
-        "truncated_rate": mean_estimate(cut, clusters=ids, unit="rate"),
+        "tokens": mean_over_prompts(tokens, ids, unit="tokens"),
+        "words": mean_over_prompts(words[finished], ids[finished], unit="words"),
+        **rates,
     }
 
 

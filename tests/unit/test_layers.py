@@ -27,6 +27,7 @@ LAYERS = [
         "recipe_sampling",
         "recipe_schema",
         "recipe_sections",
+        "recipe_speculative",
         "recipe_yaml",
         "run_folder",
         "run_follower",

@@ -24,9 +24,10 @@ from handbook_utils.records import Completion
 from handbook_utils.run_folder import open_run, read_result
 from handbook_utils.run_state import read_manifest
 from handbook_utils.sampling import parts, shards
+from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Answers, Prompt, SamplingSettings
 from handbook_utils.sampling.parts import make_shards
-from handbook_utils.sampling.shards import Claims, cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.sampling.shards import cut_shards, keep_whole, read_plan, write_proof
 from tests.waiting import wait_for
 
 pytestmark = [

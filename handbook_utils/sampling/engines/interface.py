@@ -49,11 +49,13 @@ class Answers:
         completions: in order of prompts, then sample index.
         skipped: why a prompt has no answers, by prompt id.
         shortened: ids of prompts that were cut to fit; their completions hold what was asked in the end.
+        scored_tokens: tokens of beginnings that were scored to decide whether an answer goes on.
     """
 
     completions: list[Completion]
     skipped: Mapping[str, str] = field(default_factory=dict)
     shortened: Sequence[str] = ()
+    scored_tokens: int = 0
 
 
 class Engine(Protocol):

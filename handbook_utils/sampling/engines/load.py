@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from handbook_utils.data.load import Locator
+from handbook_utils.errors import RecipeError
 from handbook_utils.recipe_engines import EndpointSection, VllmSection
-from handbook_utils.recipe_schema import SamplingRecipe
+from handbook_utils.recipe_schema import GenerateRecipe, SamplingRecipe
 from handbook_utils.sampling.engines.interface import Engine
+from handbook_utils.sampling.speculative import Speculation
 
 
-def load_engine(recipe: SamplingRecipe, location: str) -> Engine:
+def load_engine(recipe: SamplingRecipe, location: str, run: Locator | None = None) -> Engine:
     """The engine of a recipe, its model loaded.
 
     Args:
         recipe: says which engine, and how it is to load the model.
         location: the model: run folder, path, hub or `pocket:` name; for an endpoint its name there.
+        run: finds the scorer of `speculative`.
     Raises:
-        RecipeError: an endpoint's key is not in the environment.
+        RecipeError: an endpoint's key is not in the environment, or `speculative` without a `run`.
         ModelError: no such model, or one that the engine cannot load.
         MissingDependencyError: vLLM is not installed.
     """
@@ -31,5 +35,18 @@ def load_engine(recipe: SamplingRecipe, location: str) -> Engine:
     from handbook_utils.models.load import load_pair, options_of
     from handbook_utils.sampling.generate import TransformersEngine
 
+    speculation = _speculation(recipe, run)
     model, tokenizer = load_pair(location, **options_of(recipe.model))
-    return TransformersEngine(model, tokenizer, recipe.long_prompts)
+    return TransformersEngine(model, tokenizer, recipe.long_prompts, speculation)
+
+
+def _speculation(recipe: SamplingRecipe, run: Locator | None) -> Speculation | None:
+    section = recipe.speculative if isinstance(recipe, GenerateRecipe) else None
+    if section is None:
+        return None
+    if run is None:
+        raise RecipeError("`speculative` works in the run's own process only. Take `workers: 1`.")
+    from handbook_utils.sampling.scorers.load import load_scorers
+
+    [scorer] = load_scorers({"beginning": section.scorer}, run, rows_per_batch=recipe.rows_per_batch)
+    return Speculation(scorer, "beginning", section.after, section.alpha)

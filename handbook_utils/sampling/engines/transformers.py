@@ -22,11 +22,13 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from handbook_utils.errors import ModelError
+from handbook_utils.records import REJECTED
 from handbook_utils.sampling.engines.cache import with_room
 from handbook_utils.sampling.engines.drawing import draw_tokens
 from handbook_utils.sampling.engines.interface import Progress, SamplingSettings
 from handbook_utils.sampling.noise import keyed_generator
 from handbook_utils.sampling.rendering import TokenPrompt
+from handbook_utils.sampling.speculative import Watch
 
 # A row's cache is copied when the batch is compacted; waiting for an eighth of the rows keeps the copies
 # below the cost of computing dead rows (measured: an eighth to a quarter are alike, half is slower).
@@ -51,6 +53,11 @@ class _Batch:
     prompts: list[TokenPrompt]
     samples: range
 
+    @property
+    def streams(self) -> list[tuple[str, int]]:
+        """(rows,) prompt id and sample index."""
+        return [(prompt.prompt_id, index) for prompt in self.prompts for index in self.samples]
+
 
 def sample_tokens(
     model: PreTrainedModel,
@@ -58,8 +65,8 @@ def sample_tokens(
     *,
     settings: SamplingSettings,
     stop_ids: frozenset[int],
-    pad_id: int = 0,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> list[SampledTokens]:
     """Sample answers to every prompt.
 
@@ -68,8 +75,8 @@ def sample_tokens(
         prompts: with distinct ids.
         settings: how to draw.
         stop_ids: a drawn token among these ends its row.
-        pad_id: fills rows on the left; masked, so any valid id will do.
         progress: called after each step with new tokens and newly finished answers.
+        watch: stops answers on their way; the others are those that would come without it.
     Returns:
         One record a sample, in order of prompts, then sample index.
     Raises:
@@ -79,7 +86,7 @@ def sample_tokens(
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     with torch.inference_mode(), _evaluating(model):
         for batch in _batches(prompts, settings):
-            rows = _decode(model, batch, settings=settings, stops=stops, pad_id=pad_id, progress=progress)
+            rows = _decode(model, batch, settings=settings, stops=stops, progress=progress, watch=watch)
             found |= {(row.prompt_id, row.sample_index): row for row in rows}
     return [found[prompt.prompt_id, index] for prompt in prompts for index in range(settings.samples)]
 
@@ -108,10 +115,10 @@ def _batches(prompts: Sequence[TokenPrompt], settings: SamplingSettings) -> Iter
 class _Rows:
     """The rows still in a batch: cache, mask and positions, kept in step as rows leave."""
 
-    def __init__(self, model: PreTrainedModel, batch: _Batch, pad_id: int) -> None:
+    def __init__(self, model: PreTrainedModel, batch: _Batch) -> None:
         self._model = model
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        ids, mask = _left_padded(batch.prompts, pad_id, model.device)
+        ids, mask = _left_padded(batch.prompts, model.device)
         self._lengths = mask.sum(1)
         # rows of equal length need no mask, which lets attention take its quicker path
         self._mask = None if bool(mask.all()) else mask
@@ -163,18 +170,18 @@ def _decode(
     *,
     settings: SamplingSettings,
     stops: torch.Tensor,
-    pad_id: int,
     progress: Progress | None,
+    watch: Watch | None,
 ) -> list[SampledTokens]:
-    """Decode one batch until every row has ended or is cut."""
-    rows = _Rows(model, batch, pad_id)
+    """Decode one batch until every row has ended, is cut, or is stopped by the watch."""
+    rows = _Rows(model, batch)
     uniforms = _uniforms(batch, settings).to(model.device)
     count, limit = uniforms.shape
     tokens = torch.full((count, limit), -1, device=model.device)
     logprobs = torch.zeros(count, dtype=torch.float64, device=model.device)
     # `alive` names the rows that are computed; those that have ended stay until it pays to drop them
     alive = torch.arange(count, device=model.device)
-    ended = torch.zeros(count, dtype=torch.bool, device=model.device)
+    ended, rejected = torch.zeros(2, count, dtype=torch.bool, device=model.device)
     ended_before = 0
     for step in range(limit):
         drawn, logps = draw_tokens(
@@ -183,6 +190,10 @@ def _decode(
         logprobs[alive] += logps.double().masked_fill(ended, 0.0)
         tokens[alive, step] = drawn.masked_fill(ended, -1)
         ended = ended | torch.isin(drawn, stops)
+        if watch is not None and step + 1 in watch.after and step + 1 < limit:
+            hopeless = _hopeless(watch, batch, alive.masked_fill(ended, -1), tokens[:, : step + 1])
+            rejected[alive] |= hopeless
+            ended = ended | hopeless
         ended_now = int(ended.sum())
         if progress is not None:
             progress(len(alive) - ended_before, ended_now - ended_before)
@@ -196,49 +207,64 @@ def _decode(
         rows.step(drawn)
     if progress is not None:
         progress(0, len(alive) - ended_now)  # cut rows are finished as well
-    return _records(batch, tokens, logprobs, stops)
+    return _records(batch, tokens, logprobs, stops=stops, rejected=rejected)
 
 
-def _left_padded(
-    prompts: Sequence[TokenPrompt], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both (prompts, longest) int64; padding on the left, so all rows end together."""
+def _hopeless(watch: Watch, batch: _Batch, alive: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(len(alive),) True for the rows that the watch stops; entries of -1 have ended and are not shown."""
+    places = (alive >= 0).nonzero().squeeze(1)
+    rows = alive[places]
+    streams = batch.streams
+    goes_on = watch.goes_on([streams[row] for row in rows.tolist()], tokens[rows].tolist())
+    hopeless = torch.zeros_like(alive, dtype=torch.bool)
+    hopeless[places] = ~torch.from_numpy(goes_on).to(alive.device)
+    return hopeless
+
+
+def _left_padded(prompts: Sequence[TokenPrompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, both (prompts, longest) int64; padding on the left, so all rows end together.
+
+    What stands in the padding is masked, so any valid id will do.
+    """
     longest = max(len(prompt.token_ids) for prompt in prompts)
     pads = [longest - len(prompt.token_ids) for prompt in prompts]
-    ids = [[pad_id] * pad + prompt.token_ids for pad, prompt in zip(pads, prompts, strict=True)]
+    ids = [[0] * pad + prompt.token_ids for pad, prompt in zip(pads, prompts, strict=True)]
     mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _uniforms(batch: _Batch, settings: SamplingSettings) -> torch.Tensor:
     """(rows, max_new_tokens) float64: the number of (seed, prompt, sample, step), whatever the batch."""
-    streams = [(prompt.prompt_id, index) for prompt in batch.prompts for index in batch.samples]
     if settings.temperature == 0:
-        return torch.zeros(len(streams), settings.max_new_tokens, dtype=torch.float64)
+        return torch.zeros(len(batch.streams), settings.max_new_tokens, dtype=torch.float64)
     numbers = [
         keyed_generator("sample", settings.seed, prompt_id=prompt_id, stream=index).random(
             settings.max_new_tokens
         )
-        for prompt_id, index in streams
+        for prompt_id, index in batch.streams
     ]
     return torch.from_numpy(np.stack(numbers))
 
 
 def _records(
-    batch: _Batch, tokens: torch.Tensor, logprobs: torch.Tensor, stops: torch.Tensor
+    batch: _Batch,
+    tokens: torch.Tensor,
+    logprobs: torch.Tensor,
+    *,
+    stops: torch.Tensor,
+    rejected: torch.Tensor,
 ) -> list[SampledTokens]:
     lengths = (tokens >= 0).sum(1).tolist()
     last = tokens.gather(1, (tokens >= 0).sum(1, keepdim=True) - 1).squeeze(1)
     stopped = torch.isin(last, stops).tolist()
-    streams = [(prompt.prompt_id, index) for prompt in batch.prompts for index in batch.samples]
     table, totals = tokens.tolist(), logprobs.tolist()
     records = []
-    for row, (prompt_id, index) in enumerate(streams):
+    for row, (prompt_id, index) in enumerate(batch.streams):
         if math.isnan(totals[row]):
             raise ModelError(
                 f"prompt '{prompt_id}', sample {index}: the model's logits are not numbers. Its weights may "
                 "be damaged, its training may have diverged, or its dtype overflows (try float32)."
             )
-        reason = "stop" if stopped[row] else "length"
+        reason = "stop" if stopped[row] else REJECTED if rejected[row] else "length"
         records.append(SampledTokens(prompt_id, index, table[row][: lengths[row]], reason, totals[row]))
     return records
