@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,19 @@ from numpy.typing import NDArray
 from handbook_utils.data.turns import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.records import Message
+from handbook_utils.shared_prefix.decoder import shared_prefixes, why_not_shared
+from handbook_utils.shared_prefix.layout import rows_together
 
 Conversation = tuple[list[Message], str]
+# token ids, and where the response begins
+Sequenced = tuple[list[int], int]
 Floats = NDArray[np.float64]
 
 # of all tokens of a forward pass: in float32, and twice while they are normalised, 2 GiB
 LOGITS_PER_PASS = 2**28
 
 
-def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[list[int], int]:
+def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> Sequenced:
     """Token ids of a conversation under the chat template, and where the response begins.
 
     Returns:
@@ -32,7 +38,7 @@ def render_ids(tokenizer: Any, prompt: list[Message], response: str) -> tuple[li
     return render_rows(tokenizer, [(prompt, response)])[0]
 
 
-def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[tuple[list[int], int]]:
+def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[Sequenced]:
     """As `render_ids`, for many rows at once: each distinct prompt is rendered once."""
     prompts = {json.dumps(prompt): prompt for prompt, _ in rows}
     opened = encode_conversations(tokenizer, list(prompts.values()), add_generation_prompt=True)
@@ -76,7 +82,7 @@ def response_logprob_sums(
 
 
 def sequence_logprob_sums(
-    model: Any, sequences: Sequence[tuple[list[int], int]], *, pad_token_id: int, batch_size: int = 64
+    model: Any, sequences: Sequence[Sequenced], *, pad_token_id: int, batch_size: int = 64
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Sum of token log-probabilities from position `start` on, for (ids, start) pairs.
 
@@ -105,10 +111,9 @@ def sequence_logprob_sums(
         in_response = (position >= begins[:, None]) & mask[:, first:].bool()
         return (taken.double() * in_response).sum(dim=1)
 
-    lists = [ids for ids, _ in sequences]
-    longest = max((len(ids) for ids in lists), default=1)
+    longest = max((len(ids) for ids, _ in sequences), default=1)
     fitting = max(1, LOGITS_PER_PASS // (longest * model.config.get_text_config().vocab_size))
-    return _by_length(model, lists, pad_token_id, min(batch_size, fitting), measure), counts
+    return _by_length(model, sequences, pad_token_id, min(batch_size, fitting), measure), counts
 
 
 def reward_scores(
@@ -127,37 +132,83 @@ def reward_scores(
         TemplateError: the template renders the prompt alone otherwise than before an answer.
     Source: Bradley and Terry 1952. Book: chapter "Preferences and reward models".
     """
-    lists = [ids for ids, _ in render_rows(tokenizer, rows)]
+    sequences = render_rows(tokenizer, rows)
+    return sequence_rewards(model, sequences, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+
+
+def sequence_rewards(
+    model: Any, sequences: Sequence[Sequenced], *, pad_token_id: int, batch_size: int = 64
+) -> Floats:
+    """As `reward_scores`, for (ids, start) pairs."""
 
     def measure(_: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return scores.squeeze(-1).double()
 
-    return _by_length(model, lists, tokenizer.pad_token_id, batch_size, measure)
+    return _by_length(model, sequences, pad_token_id, batch_size, measure)
 
 
 Measure = Callable[[Sequence[int], torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _by_length(
-    model: Any, lists: Sequence[list[int]], pad_token_id: int, batch_size: int, measure: Measure
+    model: Any, sequences: Sequence[Sequenced], pad_token_id: int, batch_size: int, measure: Measure
 ) -> Floats:
-    """Apply `measure` to padded batches of like lengths and return its numbers in the given order."""
-    values = np.empty(len(lists))
+    """Apply `measure` to padded batches of like lengths and return its numbers in the given order.
+
+    Where the model allows it exactly, rows that answer one prompt stand in one batch, which computes it once.
+    """
+    values = np.empty(len(sequences))
+    is_shared = why_not_shared(model) is None
+    size = model.config.get_text_config().hidden_size
+    units = _same_prompt(sequences, size) if is_shared else [[row] for row in range(len(sequences))]
     with torch.inference_mode():
-        for batch in _batches(lists, batch_size):
-            width = max(len(lists[row]) for row in batch)
-            ids = torch.full((len(batch), width), pad_token_id)
-            mask = torch.zeros((len(batch), width), dtype=torch.long)
-            for line, row in enumerate(batch):
-                ids[line, : len(lists[row])] = torch.tensor(lists[row])
-                mask[line, : len(lists[row])] = 1
-            values[batch] = measure(batch, ids.to(model.device), mask.to(model.device)).cpu().numpy()
+        for batch in _batches(units, sequences, batch_size):
+            rows = [row for unit in batch for row in unit]
+            groups = [number for number, unit in enumerate(batch) for _ in unit]
+            width = max(len(sequences[row][0]) for row in rows)
+            ids = torch.full((len(rows), width), pad_token_id)
+            mask = torch.zeros((len(rows), width), dtype=torch.long)
+            for line, row in enumerate(rows):
+                own = sequences[row][0]
+                ids[line, : len(own)] = torch.tensor(own)
+                mask[line, : len(own)] = 1
+            with shared_prefixes(model, groups) if is_shared else nullcontext():
+                values[rows] = measure(rows, ids.to(model.device), mask.to(model.device)).cpu().numpy()
     return values
 
 
-def _batches(lists: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
+def _same_prompt(sequences: Sequence[Sequenced], hidden_size: int) -> list[list[int]]:
+    """Rows of one prompt together, as many as is cheapest, those of like length first."""
+    of_prompt: dict[tuple[int, ...], list[int]] = {}
+    for row in sorted(range(len(sequences)), key=lambda row: -len(sequences[row][0])):
+        ids, start = sequences[row]
+        of_prompt.setdefault(tuple(ids[:start]), []).append(row)
+    units = []
+    for prompt, rows in of_prompt.items():
+        own = sum(len(sequences[row][0]) for row in rows) / len(rows) - len(prompt)
+        most = rows_together(len(prompt), own, hidden_size)
+        parts = math.ceil(len(rows) / most)
+        units += [list(part) for part in np.array_split(rows, parts)]
+    return units
+
+
+def _batches(
+    units: Sequence[list[int]], sequences: Sequence[Sequenced], batch_size: int
+) -> Iterator[list[list[int]]]:
+    """Units of like length, at most `batch_size` rows at once unless one unit has more."""
     # longest first: a batch that does not fit into memory fails at once, not after an hour
-    order = sorted(range(len(lists)), key=lambda row: -len(lists[row]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    batch: list[list[int]] = []
+    for unit in sorted(units, key=lambda unit: -_width(unit, sequences)):
+        if batch and sum(map(len, batch)) + len(unit) > batch_size:
+            yield batch
+            batch = []
+        batch.append(unit)
+    if batch:
+        yield batch
+
+
+def _width(unit: Sequence[int], sequences: Sequence[Sequenced]) -> int:
+    """Tokens of a unit that are computed."""
+    start = sequences[unit[0]][1]
+    return start + sum(len(sequences[row][0]) - start for row in unit)

@@ -1,9 +1,10 @@
 """What our SFT, reward and DPO stages cost over TRL's trainer called directly, on the same work.
 
-Blocks of training steps alternate in one process: ours (the stage's trainer with its checks, records and
-checkpoints), TRL's as it comes, and TRL's with the output head patched as ours is. Start-up, tokenising and
-compilation are left out: time runs from `on_train_begin` to `on_train_end`. Each block trains a fresh copy.
-It is the process's own CPU time, on one thread, so that a busy neighbour does not count.
+Three trainers take turns, one step each, in one process: ours (the stage's trainer with its checks, records
+and checkpoints), TRL's as it comes, and TRL's with the output head patched as ours is. A machine that slows
+down for a while so slows all three. Start-up, tokenising and compilation are left out: time runs from
+`on_train_begin` to `on_train_end`, and is the trainer's own CPU time on its one thread. Each round trains
+fresh copies.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
+import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from _record import record
-from transformers import TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from handbook_utils.data.load import load_dataset
 from handbook_utils.data.quiet import quiet_libraries
@@ -32,51 +35,108 @@ from handbook_utils.training.callbacks import RecordMetrics
 from handbook_utils.training.plan import make_plan
 from handbook_utils.training.trl_bridge import CONFIGS, TRAINERS, make_trainer, training_conditions
 
-STEPS, ROUNDS, GOAL = 20, 12, 1.03
+STEPS, ROUNDS, GOAL = 20, 8, 1.03
 DATA = {
     "sft": ("pocket:demonstrations", "conversation"),
     "reward": ("pocket:preferences", "preference"),
     "dpo": ("pocket:preferences", "preference"),
 }
+# under which conditions each side's steps run
+SIDES: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "ours": training_conditions,
+    "TRL, same head": training_conditions,
+    "TRL": nullcontext,
+}
 
 
-class Clock(TrainerCallback):
-    """CPU seconds of the training loop alone."""
+class Turn(TrainerCallback):
+    """One side's turns and its CPU seconds: a step, then the next side's step, until all have trained."""
+
+    def __init__(self, conditions: Callable[[], AbstractContextManager[None]]) -> None:
+        self.conditions, self.mine = conditions, threading.Semaphore(0)
+        self.held = ExitStack()
+        self.seconds = math.nan
+
+    def take(self) -> None:
+        """Wait for the turn."""
+        self.mine.acquire()
+        self.held.enter_context(self.conditions())
+
+    def give(self) -> None:
+        """Let the next side do its step."""
+        self.held.close()
+        self.next.mine.release()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.process_time()
+        self.began = time.thread_time()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.give()
+        self.take()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.process_time() - self.began
+        self.seconds = time.thread_time() - self.began
 
 
-def block(stage: str, side: str, work: dict[str, Any], run: RunFolder, folder: Path) -> float:
-    """CPU seconds of one block of steps of one side."""
-    clock, patched = Clock(), side != "TRL"
+def one_round(stage: str, work: dict[str, Any], run: RunFolder, folder: Path) -> dict[str, float]:
+    """CPU seconds of each side for the same steps, done in turns."""
+    turns = {side: Turn(conditions) for side, conditions in SIDES.items()}
+    for turn, after in zip(turns.values(), [*turns.values()][1:] + [*turns.values()][:1], strict=True):
+        turn.next = after
+    with quiet_libraries():
+        trainers = {
+            side: make(stage, side, work, run, folder / side.replace(",", ""), turn)
+            for side, turn in turns.items()
+        }
+        threads = [
+            threading.Thread(target=train_in_turns, args=(trainers[side], turns[side])) for side in SIDES
+        ]
+        for thread in threads:
+            thread.start()
+        turns["ours"].mine.release()
+        for thread in threads:
+            thread.join()
+    seen = {trainer.state.num_input_tokens_seen for trainer in trainers.values()}
+    if len(seen) != 1 or 0 in seen:
+        raise RuntimeError(f"the sides did not train on the same tokens: {seen}")
+    return {side: turn.seconds for side, turn in turns.items()}
+
+
+def train_in_turns(trainer: Trainer, turn: Turn) -> None:
+    """Train on this thread; hand the turn on even where training fails, or the others would wait forever."""
+    torch.set_num_threads(1)
+    turn.take()
+    try:
+        trainer.train()
+    finally:
+        turn.give()
+
+
+def make(stage: str, side: str, work: dict[str, Any], run: RunFolder, folder: Path, turn: Turn) -> Trainer:
+    """A fresh trainer of one side."""
     model = copy.deepcopy(work["model"])
     arguments = work["arguments"] | {"output_dir": str(folder)}
-    with quiet_libraries(), training_conditions() if patched else nullcontext():
+    with turn.conditions():
         if side == "ours":
-            trainer = make_trainer(
+            return make_trainer(
                 stage,
                 arguments=arguments,
                 model=model,
                 tokenizer=work["tokenizer"],
                 data=(work["rows"], None),
-                callbacks=[RecordMetrics(run), clock],
+                callbacks=[RecordMetrics(run), turn],
             )
-        else:
-            reference = {"ref_model": copy.deepcopy(model)} if stage == "dpo" else {}
-            trainer = TRAINERS[stage](
-                model=model,
-                args=CONFIGS[stage](**arguments),
-                processing_class=work["tokenizer"],
-                train_dataset=work["rows"],
-                callbacks=[clock],
-                **reference,
-            )
-        trainer.train()
-    return clock.seconds
+        reference = {"ref_model": copy.deepcopy(model)} if stage == "dpo" else {}
+        trainer = TRAINERS[stage](
+            model=model,
+            args=CONFIGS[stage](**arguments),
+            processing_class=work["tokenizer"],
+            train_dataset=work["rows"],
+            callbacks=[turn],
+            **reference,
+        )
+        trainer.remove_callback(PrinterCallback)  # ours does not print either
+        return trainer
 
 
 def prepare(stage: str) -> dict[str, Any]:
@@ -109,16 +169,14 @@ def ratio(mine: list[float], theirs: list[float]) -> Estimate:
 
 def measure(stage: str) -> None:
     """Alternate the sides and record our time over TRL's with the same head."""
-    sides = ("ours", "TRL, same head", "TRL")
-    times: dict[str, list[float]] = {side: [] for side in sides}
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
     work = prepare(stage)
     with tempfile.TemporaryDirectory() as name, open_run(Path(name) / "run", work["recipe"]) as run:
         for round_number in range(ROUNDS + 1):
-            # a side that goes first each round would meet a colder cache
-            for side in sides[round_number % 3 :] + sides[: round_number % 3]:
-                spent = block(stage, side, work, run, Path(name) / f"{side}-{round_number}")
-                if round_number:  # the first round warms up
-                    times[side].append(spent)
+            spent = one_round(stage, work, run, Path(name) / str(round_number))
+            if round_number:  # the first round warms up
+                for side, seconds in spent.items():
+                    times[side].append(seconds)
     found = ratio(times["ours"], times["TRL, same head"])
     stock = ratio(times["ours"], times["TRL"])
     print(f"{stage}: {found} of TRL's time with the same head, {stock} of TRL's as it comes")

@@ -36,6 +36,7 @@ LAYERS = [
     },
     {"pocket"},
     {"data"},
+    {"shared_prefix"},
     {"models"},
     {"evaluation"},
     {"training", "sampling", "launch"},
