@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
 
+import pyarrow as pa
 from datasets import Dataset, Features, Json, Value
 from pydantic import ValidationError
 
 from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser
 from handbook_utils.data.mixture import SourceReport, draw_rows, without_test_rows
-from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.recognise import Kind, Row
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
@@ -22,6 +22,8 @@ from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.recipe_sections import DataSource, Source
 
+# rows of a piece in Arrow: of all rows together a column may not hold more than 2 GiB of text
+BATCH = 10_000
 # columns that some rows may lack, and what stands there then; TRL unpacks the latter as it is
 OPTIONAL: dict[str, Any] = {"tools": None, TEMPLATE_OPTIONS: {}}
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
@@ -147,9 +149,18 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
     columns = [name for name in _COLUMNS if name in rows[0] or name in OPTIONAL]
     kept = [name for name in columns if (any if name in OPTIONAL else all)(name in row for row in rows)]
     features = Features({name: _feature(name, rows) for name in kept})
-    filled = {name: [row.get(name, OPTIONAL.get(name)) for row in rows] for name in kept}
-    with quiet_libraries():
-        return Dataset.from_dict(filled, features=features)
+    parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+    batches = [_record_batch(part, features) for part in parts]
+    return Dataset(pa.Table.from_batches(batches))
+
+
+def _record_batch(rows: Sequence[Row], features: Features) -> pa.RecordBatch:
+    """Some examples as Arrow keeps them; `Dataset.from_dict` looks at each value in Python first."""
+    columns = {name: [row.get(name, OPTIONAL.get(name)) for row in rows] for name in features}
+    for name, feature in features.items():
+        if isinstance(feature, Json):
+            columns[name] = features.encode_column(columns[name], name)
+    return pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:

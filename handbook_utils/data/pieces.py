@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import Any
 
-Span = tuple[int, int]
+from handbook_utils.data.render import Span
+
 _CLOSED = re.compile(r"[^\w\s]")
 
 

@@ -10,26 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
-import jinja2
-from transformers.utils.chat_template_utils import render_jinja_template
-
-from handbook_utils.data.pieces import Span, encode_texts
+from handbook_utils.data.pieces import encode_texts
+from handbook_utils.data.render import REFUSALS, Span, render_conversations
 from handbook_utils.errors import DataError, TemplateError
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# what rendering and tokenizing a conversation raises where a template cannot take it
-REFUSALS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -84,23 +71,50 @@ def has_marks(tokenizer: Any, tools: Any = None) -> bool:
     return bool(_MARKS.search(tokenizer.get_chat_template(None, tools)))
 
 
+@dataclass(frozen=True)
+class RenderedTurns:
+    """The texts of some turns.
+
+    Attributes:
+        wholes: each turn's whole conversation.
+        prompts: what inference would give the model in its place.
+        spans: of each whole, the characters inside the template's marks; None of a template without.
+    """
+
+    wholes: list[str]
+    prompts: list[str]
+    spans: list[list[Span]] | None
+
+
 def tokenize_turns(tokenizer: Any, turns: Sequence[Turn]) -> list[TokenRow]:
     """Token ids and loss of each turn's conversation.
 
     Raises:
         TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
+    return encode_turns(tokenizer, render_turns(tokenizer, turns))
+
+
+def render_turns(tokenizer: Any, turns: Sequence[Turn]) -> RenderedTurns:
+    """The first half of `tokenize_turns`, which is Python's work."""
     told = [{"tools": turn.tools or None, **turn.options} for turn in turns]
     marked = has_marks(tokenizer)
-    wholes = [[*turn.prompt, *turn.answer] for turn in turns]
-    prompts, _ = _render(tokenizer, [turn.prompt for turn in turns], told=told, add_generation_prompt=True)
-    texts, spans = _render(tokenizer, wholes, told=told, marked=marked)
+    asked = [turn.prompt for turn in turns]
+    prompts, _ = render_conversations(tokenizer, asked, told=told, add_generation_prompt=True)
+    answered = [[*turn.prompt, *turn.answer] for turn in turns]
+    wholes, spans = render_conversations(tokenizer, answered, told=told, marked=marked)
+    return RenderedTurns(wholes, prompts, spans if marked else None)
+
+
+def encode_turns(tokenizer: Any, rendered: RenderedTurns) -> list[TokenRow]:
+    """The second half, most of which a fast tokenizer does beside Python."""
+    wholes, prompts, spans = rendered.wholes, rendered.prompts, rendered.spans
     # together: a prompt has most of its pieces in common with its whole conversation
-    ids, found = _encode(tokenizer, texts + prompts, spans)
+    ids, found = _encode(tokenizer, wholes + prompts, spans or ())
     rows = []
-    for number, (row, prompt) in enumerate(zip(ids, ids[len(turns) :], strict=False)):
+    for number, (row, prompt) in enumerate(zip(ids, ids[len(wholes) :], strict=False)):
         start = _common_start(prompt, row)
-        loss = _loss(found[number] if marked else [(0, len(row))], start, len(row))
+        loss = _loss([(0, len(row))] if spans is None else found[number], start, len(row))
         rows.append(TokenRow(row, loss, start, len(prompt)))
     return rows
 
@@ -139,43 +153,10 @@ def encode_conversations(
     Raises:
         TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
-    texts, _ = _render(tokenizer, conversations, told=told, add_generation_prompt=add_generation_prompt)
+    texts, _ = render_conversations(
+        tokenizer, conversations, told=told, add_generation_prompt=add_generation_prompt
+    )
     return _encode(tokenizer, texts)[0]
-
-
-def _render(
-    tokenizer: Any,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
-    *,
-    told: Sequence[Mapping[str, Any]] | None = None,
-    marked: bool = False,
-    add_generation_prompt: bool = False,
-) -> tuple[list[str], list[list[Span]]]:
-    """Each conversation's text and, with `marked`, the characters that the template marks.
-
-    As `apply_chat_template` does it, which keeps the marks to itself.
-    """
-    texts: list[str] = []
-    spans: list[list[Span]] = []
-    special = tokenizer.special_tokens_map
-    for messages, given in zip(conversations, told or repeat({}), strict=told is not None):
-        try:
-            text, inside = render_jinja_template(
-                [[{key: value for key, value in m.items() if value is not None} for m in messages]],
-                chat_template=tokenizer.get_chat_template(None, given.get("tools")),
-                return_assistant_tokens_mask=marked,
-                add_generation_prompt=add_generation_prompt,
-                **{**special, **given},
-            )
-        except REFUSALS as error:
-            roles = ", ".join(str(message.get("role")) for message in messages)
-            raise TemplateError(
-                f"the chat template refuses conversation {len(texts) + 1} ({roles}): "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        texts += text
-        spans += inside
-    return texts, spans
 
 
 def _encode(

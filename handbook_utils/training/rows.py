@@ -5,15 +5,25 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.template_checks import check_chat_template
-from handbook_utils.data.turns import Turn, join_turns, tokenize_turns
+from handbook_utils.data.turns import (
+    RenderedTurns,
+    Turn,
+    encode_turns,
+    join_turns,
+    render_turns,
+    tokenize_turns,
+)
 from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import TemplateError
 from handbook_utils.recipe_schema import TrainingRecipe
@@ -27,6 +37,9 @@ TOKEN_FIELDS: dict[str, tuple[Any, ...]] = {
     "dataset_kwargs": (None,),
     "eos_token": (None,),
 }
+# rows tokenized at once; turns are joined within them
+BATCH = 1000
+TOKENS = pa.schema(dict.fromkeys(("input_ids", "labels"), pa.list_(pa.int64())))
 # rows looked at before training
 SAMPLE = 500
 # warnings about what only some data has, by the role that has it
@@ -55,20 +68,45 @@ def training_rows(
     ours = all(recipe.training.get(name) in values for name, values in TOKEN_FIELDS.items())
     if recipe.stage != "sft" or not isinstance(rows, Dataset) or not ours:  # type: ignore[attr-defined]
         return rows
+    return Dataset(pa.Table.from_batches(_tokenized(tokenizer, rows), TOKENS))
 
-    def tokenize(batch: Mapping[str, Sequence[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
-        rows = ({name: values[i] for name, values in batch.items()} for i in range(len(places)))
-        turns = [_turn(row, "completion") for row in rows]
-        try:
-            joined = join_turns(tokenize_turns(tokenizer, turns))
-        except TemplateError as error:
-            raise TemplateError(f"training rows {places[0] + 1} to {places[-1] + 1}: {error}") from error
-        ids = [np.array(row.ids, dtype=np.int64) for row in joined]
-        labels = [np.where(row.loss, row_ids, -100) for row, row_ids in zip(joined, ids, strict=True)]
-        return {"input_ids": ids, "labels": labels}
 
-    made: Dataset = rows.map(tokenize, batched=True, with_indices=True, remove_columns=rows.column_names)
-    return made
+def _tokenized(tokenizer: Any, rows: Dataset) -> Iterator[pa.RecordBatch]:
+    """Tokenize a batch of rows while the next is rendered: the one is Rust's work, the other Python's.
+
+    Batches are the same whatever the machine, for turns are joined within one.
+    """
+    with ThreadPoolExecutor(1) as thread:  # not more: a tokenizer's settings are changed by its use
+        waiting: Future[pa.RecordBatch] | None = None
+        for number, batch in enumerate(rows.iter(BATCH)):
+            columns = zip(*batch.values(), strict=True)
+            turns = [_turn(dict(zip(batch, row, strict=True)), "completion") for row in columns]
+            place = f"{number * BATCH + 1} to {number * BATCH + len(turns)}"
+            with _placed(place):
+                rendered = render_turns(tokenizer, turns)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = thread.submit(_record_batch, tokenizer, rendered, place)
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _record_batch(tokenizer: Any, rendered: RenderedTurns, place: str) -> pa.RecordBatch:
+    with _placed(place):
+        joined = join_turns(encode_turns(tokenizer, rendered))
+    ends = np.cumsum([0, *(len(row.ids) for row in joined)], dtype=np.int32)
+    ids = np.fromiter(chain.from_iterable(row.ids for row in joined), np.int64, ends[-1])
+    loss = np.fromiter(chain.from_iterable(row.loss for row in joined), np.bool_, ends[-1])
+    lists = [pa.ListArray.from_arrays(ends, values) for values in (ids, np.where(loss, ids, -100))]
+    return pa.RecordBatch.from_arrays(lists, schema=TOKENS)
+
+
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    try:
+        yield
+    except TemplateError as error:
+        raise TemplateError(f"training rows {place}: {error}") from error
 
 
 def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:

@@ -12,10 +12,21 @@ from datasets import Dataset
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from handbook_utils.data.load import load_dataset
+from handbook_utils.data.probes import SHAPES, WITH_TOOL
+from handbook_utils.data.render import REFUSALS, _render, _render_plain, render_conversations
 from handbook_utils.data.turns import has_marks
+from handbook_utils.errors import TemplateError
 from handbook_utils.recipe import check_recipe
 from handbook_utils.training.rows import training_rows
-from tests.chat_templates import TWO, UNMARKED, build_tokenizer, tokenizer_of
+from tests.chat_templates import (
+    FORGETFUL,
+    TWO,
+    UNMARKED,
+    build_tokenizer,
+    tokenizer_of,
+    trl_templates,
+    trl_tokenizer,
+)
 from tests.tiny_models import CHAT_TEMPLATE
 
 Build = Callable[..., Any]
@@ -38,6 +49,54 @@ def test_what_renders_a_template_tells_where_its_marks_stand() -> None:
     )
     assert text == tokenizer.apply_chat_template(TWO, tokenize=False)
     assert [text[begin:end] for begin, end in spans] == ["Yo<|end|>", "So<|end|>"]
+
+
+# of templates that others wrote, of ours, and of ones that refuse, keep state or mark more than one place
+SAID = {
+    "ours": CHAT_TEMPLATE,
+    "unmarked": UNMARKED,
+    "forgetful": FORGETFUL,
+    "refuses": "{% if messages | length > 2 %}{{ raise_exception('short talks only') }}{% endif %}"
+    + UNMARKED,
+    "escapes": "{{ messages[0].content.__class__ }}",
+    "keeps state": (
+        "{% set seen = namespace(n=0) %}{% for m in messages[::-1] %}{% set seen.n = seen.n + 1 %}"
+        "{% if loop.last %}{{ seen.n }}{{ bos_token }}{% endif %}{% generation %}{{ m | tojson }}"
+        "{% endgeneration %}{% generation %}{{ strftime_now('%Y') }}{% endgeneration %}{% endfor %}"
+    ),
+}
+
+
+def outcome(render: Any, *given: Any) -> Any:
+    try:
+        return render(*given)
+    except REFUSALS as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("name", [*SAID, *trl_templates()])
+def test_plain_text_renders_as_transformers_own_function_renders_it(name: str) -> None:
+    tokenizer = build_tokenizer(SAID[name]) if name in SAID else trl_tokenizer(name)
+    template = tokenizer.get_chat_template()
+    talks = [shape for shape in SHAPES if shape is not WITH_TOOL]
+    for messages, asks in [(talk[:end], asks) for talk in talks for end, asks in ((-1, True), (None, False))]:
+        given = {**tokenizer.special_tokens_map, "tools": None, "add_generation_prompt": asks}
+        for marked in {False, has_marks(tokenizer)}:
+            ours, theirs = (
+                outcome(way, template, messages, given, marked) for way in (_render_plain, _render)
+            )
+            assert ours == theirs
+            assert name == "escapes" or ours[0]
+
+
+def test_only_plain_text_passes_by_what_transformers_does_to_messages() -> None:
+    class Loud(str):
+        def shout(self) -> str:
+            return self.upper()
+
+    tokenizer = build_tokenizer("{{ messages[0].content.shout() }}")
+    with pytest.raises(TemplateError, match="no attribute 'shout'"):
+        render_conversations(tokenizer, [[{"role": "user", "content": Loud("hi")}]])
 
 
 def test_without_marks_the_mask_is_empty_so_it_must_not_be_asked_for() -> None:

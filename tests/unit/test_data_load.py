@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+from handbook_utils.data import load
 from handbook_utils.data.load import dataset_fingerprint, load_dataset, load_sources
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError
@@ -176,6 +177,26 @@ def test_an_unknown_pocket_name_is_answered_with_the_nearest() -> None:
 def test_a_hub_name_offline_says_that_the_hub_was_not_asked() -> None:
     with pytest.raises(DataError, match="HF_HUB_OFFLINE is set"):
         load_dataset("someone/something", kind="text")
+
+
+def test_a_dataset_made_in_pieces_is_the_one_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Yo é"}]
+    plain = {"prompt": asked, "completion": answer}
+    rows = [
+        plain,
+        plain,
+        plain,
+        plain | {"tools": [{"name": "f"}]},
+        plain | {"chat_template_kwargs": {"x": 1}},
+    ]
+    at_once = load.to_dataset(rows)
+    monkeypatch.setattr(load, "BATCH", 2)
+    in_pieces = load.to_dataset(rows)
+    assert in_pieces.features == at_once.features
+    assert in_pieces.to_list() == at_once.to_list()
+    assert [row["tools"] for row in in_pieces] == [None, None, None, [{"name": "f"}], None]
+    assert [row["chat_template_kwargs"] for row in in_pieces] == [{}, {}, {}, {}, {"x": 1}]
+    assert [row["completion"] for row in in_pieces] == [answer] * 5
 
 
 def test_a_fingerprint_depends_on_the_rows_alone() -> None:

@@ -182,7 +182,7 @@ def test_a_harmful_template_is_refused_and_never_rendered_here(
     tokenizer = build_tokenizer(GOOD + harm, trusted=False)
     rendered: list[Any] = []
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: rendered.append(a))
-    monkeypatch.setattr(turns, "render_jinja_template", lambda *a, **k: rendered.append(a))
+    monkeypatch.setattr(turns, "render_conversations", lambda *a, **k: rendered.append(a))
     report = check_chat_template(tokenizer)
     assert [(check.name, check.status) for check in report.checks] == [("renders", "fail")]
     assert what in report.checks[0].message

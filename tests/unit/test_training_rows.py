@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 
 from handbook_utils.data.load import to_dataset
 from handbook_utils.errors import TemplateError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.recipe import check_recipe
-from handbook_utils.training import fit
+from handbook_utils.training import fit, rows
 from handbook_utils.training.rows import TemplateWarning, check_rows, training_rows
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of
 from tests.tiny_models import CHAT_TEMPLATE, build_tiny_tokenizer
@@ -52,6 +52,26 @@ def test_a_template_that_rewrites_turns_trains_a_row_a_turn() -> None:
         {"prompt": thinking[:3], "completion": thinking[3:]},
     ]
     assert len(training_rows(recipe_of(), tokenizer_of(FORGETFUL), Dataset.from_list(turns))) == 2
+
+
+def test_batches_tokenized_beside_one_another_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Dataset.from_list([turn(letter, letter * 2) for letter in "abcdefg"])
+    monkeypatch.setattr(rows, "BATCH", 2)
+    made = training_rows(recipe_of(), tokenizer := build_tiny_tokenizer(), turns)
+    texts = [tokenizer.decode(ids) for ids in made["input_ids"]]
+    assert texts == [f"<|user|>{letter}<|end|><|assistant|>{letter * 2}<|end|>" for letter in "abcdefg"]
+    assert made.features == Features(dict.fromkeys(("input_ids", "labels"), List(Value("int64"))))
+
+
+def test_no_more_than_two_batches_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    render, encode = rows.render_turns, rows.encode_turns
+    monkeypatch.setattr(rows, "render_turns", lambda *given: (steps.append("render"), render(*given))[1])
+    monkeypatch.setattr(rows, "encode_turns", lambda *given: (encode(*given), steps.append("encoded"))[0])
+    monkeypatch.setattr(rows, "BATCH", 1)
+    training_rows(recipe_of(), build_tiny_tokenizer(), Dataset.from_list([turn(c, c) for c in "abcdefg"]))
+    waiting = [steps[:end].count("render") - steps[:end].count("encoded") for end in range(len(steps) + 1)]
+    assert (steps.count("encoded"), max(waiting)) == (7, 2)
 
 
 def test_a_row_tells_its_template_and_no_other_rows() -> None:
@@ -162,8 +182,27 @@ def test_special_tokens_written_out_in_the_data_are_told() -> None:
         check_rows(build_tiny_tokenizer(), rows)
 
 
-def test_a_row_that_the_template_refuses_is_placed() -> None:
+def test_a_row_that_the_template_refuses_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     strict = "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}" + UNMARKED
-    rows = Dataset.from_list([turn("Hi", "Yo"), turn("Hi", "Yo", system="Be brief.")])
+    told = Dataset.from_list([turn("Hi", "Yo"), turn("Hi", "Yo", system="Be brief.")])
     with pytest.raises(TemplateError, match=r"rows 1 to 2: .*conversation 2 \(system, user\).*user first"):
-        training_rows(recipe_of(), tokenizer_of(strict), rows)
+        training_rows(recipe_of(), tokenizer_of(strict), told)
+    monkeypatch.setattr(rows, "BATCH", 1)
+    with pytest.raises(TemplateError, match=r"rows 2 to 2: .*conversation 1 \(system, user\).*user first"):
+        training_rows(recipe_of(), tokenizer_of(strict), told)
+
+
+def test_a_row_that_cannot_be_tokenized_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizer_of(UNMARKED)
+    told = Dataset.from_list([turn("Hi", "Yo"), turn("Hi", "So"), turn("Hi", "No")])
+    encode = type(tokenizer).__call__
+
+    def refuse(self: Any, texts: list[str], **options: Any) -> Any:
+        if any("So" in text for text in texts):
+            raise ValueError("no such letter")
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", refuse)
+    monkeypatch.setattr(rows, "BATCH", 1)
+    with pytest.raises(TemplateError, match=r"rows 2 to 2: .*cannot be tokenized.*no such letter"):
+        training_rows(recipe_of(), tokenizer, told)
