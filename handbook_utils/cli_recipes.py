@@ -34,13 +34,15 @@ def show_schema() -> None:
 
 
 def show_methods(json: bool) -> None:
-    """Every stage and loss, what it needs, and its paper."""
+    """Every stage, loss and way to select, what it needs, and its paper."""
     from handbook_utils.methods import methods
 
     if json:
         print(json_module.dumps([method.to_json() for method in methods()]))
         return
-    table = Table("stage", "loss_type", "what it does", "needs", "paper", box=None, header_style="bold")
+    table = Table(
+        "stage", "loss or strategy", "what it does", "needs", "paper", box=None, header_style="bold"
+    )
     for method in methods():
         place = f" arXiv {method.arxiv}" if method.arxiv else ""
         cited = f"{method.paper}, {method.year}.{place}" if method.paper else ""

@@ -70,7 +70,8 @@ def select(
         str | None, typer.Option(help="The column of the score that selects.", rich_help_panel=ROWS)
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="best, top_k, threshold, rso, pairs or random.", rich_help_panel=ROWS)
+        str,
+        typer.Option(help="best, top_k, threshold, rso, pairs, rso_pairs or random.", rich_help_panel=ROWS),
     ] = "best",
     k: Annotated[int | None, typer.Option(help="Answers a prompt.", rich_help_panel=ROWS)] = None,
     threshold: Annotated[
@@ -78,7 +79,9 @@ def select(
     ] = None,
     beta: Annotated[
         float | None,
-        typer.Option(help="For rso: its temperature, in units of the score.", rich_help_panel=ROWS),
+        typer.Option(
+            help="For rso, rso_pairs: their temperature, in units of the score.", rich_help_panel=ROWS
+        ),
     ] = None,
     distinct: Annotated[
         str, typer.Option(help="none; text: no text twice; near: none nearly twice.", rich_help_panel=ROWS)

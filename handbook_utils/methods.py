@@ -1,4 +1,4 @@
-"""The methods at hand, from `methods.json`: stages and losses, what each needs, and the paper it is from."""
+"""The methods at hand, from `methods.json`: stages, losses and ways to select, their needs and papers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Method:
-    """One stage, or one value of a stage's `training.loss_type`.
+    """One stage, or one value of a stage's `training.loss_type`, or of the `strategy` of `select`.
 
     Attributes:
-        stage: "" for a stage itself, else the stage whose loss this is.
+        stage: "" for a stage itself, else the stage whose loss or strategy this is.
         name: as it is written in a recipe.
         does: what it does, in a few words.
         paper: title of the paper it is from; "" where there is no one paper.
@@ -36,7 +36,7 @@ class Method:
 
 
 def methods() -> list[Method]:
-    """All stages, then the losses of each stage that has several.
+    """All stages, then the losses or strategies of each stage that has several.
 
     >>> next(method.arxiv for method in methods() if method.name == "dpo")
     '2305.18290'

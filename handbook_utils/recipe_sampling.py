@@ -10,20 +10,23 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, fiel
 from handbook_utils.recipe_engines import checked_url
 from handbook_utils.recipe_sections import DataSource, ModelSection, Section, Source
 
-Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "random"]
+Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "rso_pairs", "random"]
 Distinct = Literal["none", "text", "near"]
-# what a strategy needs, and what only it takes
-NEEDS = {"threshold": "threshold", "rso": "beta"}
+# strategies that choose pairs, not samples
+PAIRS = ("pairs", "rso_pairs")
+# options, and the strategies that need them: no other takes them
+NEEDED_BY = {"threshold": ("threshold",), "beta": ("rso", "rso_pairs")}
 
 
 def check_selection(strategy: str, *, k: int | None, threshold: float | None, beta: float | None) -> None:
     """Raise ValueError for a selection that cannot be made as written."""
     given = {"threshold": threshold, "beta": beta}
-    for owner, option in NEEDS.items():
-        if (strategy == owner) and given[option] is None:
-            raise ValueError(f"`strategy: {owner}` needs `{option}`, in units of the score that selects.")
-        if (strategy != owner) and given[option] is not None:
-            raise ValueError(f"`{option}` belongs to `strategy: {owner}`, and the strategy is '{strategy}'.")
+    for option, owners in NEEDED_BY.items():
+        if strategy in owners and given[option] is None:
+            raise ValueError(f"`strategy: {strategy}` needs `{option}`, in units of the score that selects.")
+        if strategy not in owners and given[option] is not None:
+            names = "` or `".join(owners)
+            raise ValueError(f"`{option}` belongs to `strategy: {names}`, and the strategy is '{strategy}'.")
     if beta is not None and beta <= 0:
         raise ValueError(
             f"`beta` must be above 0, got {beta}. Towards 0 only the highest scores are accepted."
@@ -32,6 +35,8 @@ def check_selection(strategy: str, *, k: int | None, threshold: float | None, be
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if k not in (None, 1) and strategy in ("best", "pairs"):
         raise ValueError(f"`strategy: {strategy}` has no `k`: for several samples a prompt write `top_k`.")
+    if strategy == "rso_pairs" and k is not None and k % 2:
+        raise ValueError(f"`strategy: rso_pairs` pairs `k` samples two and two, so {k} must be even.")
 
 
 def checked_pattern(pattern: str | None) -> str | None:

@@ -205,11 +205,13 @@ class SelectRecipe(StageRecipe):
     strategy: Strategy = Field(
         "best",
         description="best, top_k, threshold, rso (statistical rejection sampling), pairs (best and worst), "
-        "or random",
+        "rso_pairs (pairs of what rso accepts), or random",
     )
-    k: PositiveInt | None = Field(None, description="samples a prompt: 1 unless told, for threshold no limit")
+    k: PositiveInt | None = Field(
+        None, description="samples a prompt: 1 unless told, for rso_pairs 2, for threshold no limit"
+    )
     threshold: float | None = Field(None, description="for threshold: the lowest score that is kept")
-    beta: float | None = Field(None, description="for rso: its temperature, in units of the score")
+    beta: float | None = Field(None, description="for rso, rso_pairs: temperature, in units of the score")
     distinct: Distinct = Field(
         "none", description="text: no text of a prompt twice; near: none that is nearly the same either"
     )

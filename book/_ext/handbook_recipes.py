@@ -44,7 +44,7 @@ class Methods(SphinxDirective):
             name = f"{method.stage}: {method.name}" if method.stage else method.name
             does = f"{method.does}; needs {method.needs}" if method.needs else method.does
             cells.append([name, does, ". ".join(filter(None, (cited, place)))])
-        return [table(["stage: loss_type", "what it does", "paper"], cells)]
+        return [table(["stage: loss_type or strategy", "what it does", "paper"], cells)]
 
 
 class Cards(SphinxDirective):

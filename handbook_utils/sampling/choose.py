@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, RecipeError, suggest
-from handbook_utils.recipe_sampling import Distinct, Strategy, check_selection
+from handbook_utils.recipe_sampling import PAIRS, Distinct, Strategy, check_selection
 from handbook_utils.records import REJECTED
 from handbook_utils.sampling import strategies
 from handbook_utils.sampling.distinct import first_of_each_text, first_of_the_alike
@@ -23,10 +23,10 @@ class Rule:
 
     Attributes:
         strategy: "best", "top_k", "threshold", "rso" (statistical rejection sampling), "pairs" (best and
-            worst), or "random".
-        k: samples a prompt; 1 unless told, for "threshold" no limit.
+            worst), "rso_pairs" (what "rso" accepts, paired at random), or "random".
+        k: samples a prompt; 1 unless told, for "rso_pairs" 2, for "threshold" no limit.
         threshold: for "threshold": the lowest score that is kept.
-        beta: for "rso": its temperature, in units of the score.
+        beta: for "rso" and "rso_pairs": their temperature, in units of the score.
         distinct: "text" leaves out repeated texts of a prompt, "near" also texts that are nearly the same;
             the better one stays.
         max_similarity: for "near": highest share of common runs of three words (Jaccard).
@@ -57,7 +57,14 @@ class Rule:
     @property
     def takes(self) -> int:
         """Samples that a prompt must have."""
+        if self.strategy == "rso_pairs":
+            return self.k or 2
         return 1 if self.strategy in ("threshold", "pairs") else self.k or 1
+
+    @property
+    def makes_pairs(self) -> bool:
+        """Whether pairs are chosen, not samples."""
+        return self.strategy in PAIRS
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,11 @@ def choose(table: pa.Table, by: str, rule: Rule) -> Choice:
     pool = groups.subset(scored[groups.rows])
     unscored = np.flatnonzero(~scored & finished)
     if not len(pool.rows):
-        nothing = np.empty((0, 2) if rule.strategy == "pairs" else 0, dtype=np.int64)
+        nothing = np.empty((0, 2) if rule.makes_pairs else 0, dtype=np.int64)
         return Choice(nothing, nothing, unscored)
     narrowed = _distinct(pool, by_row, table["completion"], rule)
-    if rule.strategy == "pairs":
-        chosen, control = _pairs(pool, narrowed, by_row, table["completion"], rule.seed)
+    if rule.makes_pairs:
+        chosen, control = _pairs(pool, narrowed, by_row, table["completion"], rule)
     else:
         chosen = narrowed.rows[_places(narrowed, by_row[narrowed.rows], rule)]
         control = _control(pool, chosen, rule.seed)
@@ -127,15 +134,22 @@ def _control(pool: Groups, chosen: Ints, seed: int) -> Ints:
 
 
 def _pairs(
-    pool: Groups, narrowed: Groups, by_row: Floats, completions: pa.ChunkedArray, seed: int
+    pool: Groups, narrowed: Groups, by_row: Floats, completions: pa.ChunkedArray, rule: Rule
 ) -> tuple[Ints, Ints]:
     """Pairs and random pairs of the same prompts, each (pairs, 2) row numbers."""
-    texts = text_codes(completions)
-    best, worst = strategies.best_and_worst(narrowed, by_row[narrowed.rows], texts[narrowed.rows], seed=seed)
+    codes, scores = text_codes(completions), by_row[narrowed.rows]
+    texts = codes[narrowed.rows]
+    if rule.strategy == "rso_pairs":
+        assert rule.beta is not None  # held by the rule
+        chosen, rejected = strategies.rejection_pairs(
+            narrowed, scores, texts, k=rule.takes, beta=rule.beta, seed=rule.seed
+        )
+    else:
+        chosen, rejected = strategies.best_and_worst(narrowed, scores, texts, seed=rule.seed)
     # a filter keeps a sample of every prompt, so both number the prompts alike
-    first, second = strategies.random_pairs(pool, texts[pool.rows], narrowed.prompt_of[best], seed=seed)
+    first, second = strategies.random_pairs(pool, codes[pool.rows], narrowed.counts(chosen), seed=rule.seed)
     return (
-        np.stack([narrowed.rows[best], narrowed.rows[worst]], axis=1),
+        np.stack([narrowed.rows[chosen], narrowed.rows[rejected]], axis=1),
         np.stack([pool.rows[first], pool.rows[second]], axis=1),
     )
 

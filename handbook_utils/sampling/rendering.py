@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from handbook_utils.data.turns import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.records import Message
 from handbook_utils.sampling.engines.interface import Prompt
@@ -64,7 +65,7 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Promp
 
     Raises:
         DataError: no prompts, or a repeated id.
-        TemplateError: the tokenizer has no chat template.
+        TemplateError: the tokenizer has no chat template, or it refuses a conversation.
     """
     check_prompts(prompts)
     if not tokenizer.chat_template:
@@ -72,12 +73,9 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Promp
             "the tokenizer has no chat template, so prompts cannot be rendered. Use a tokenizer that has "
             "one, such as that of an SFT run, or set `tokenizer.chat_template`."
         )
-    encoded: Any = tokenizer.apply_chat_template(
-        [messages for _, messages in prompts], add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    return [
-        TokenPrompt(name, list(ids)) for (name, _), ids in zip(prompts, encoded["input_ids"], strict=True)
-    ]
+    conversations = [messages for _, messages in prompts]
+    encoded = encode_conversations(tokenizer, conversations, add_generation_prompt=True)
+    return [TokenPrompt(name, ids) for (name, _), ids in zip(prompts, encoded, strict=True)]
 
 
 def fit_prompts(

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypedDict, TypeVar, Unpack
+from typing import Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from handbook_utils.sampling.groups import group_rows
 from handbook_utils.sampling.strategies import random_control
 
 Row = TypeVar("Row", bound=Completion)
+PairStrategy = Literal["pairs", "rso_pairs"]
 
 
 class SelectOptions(TypedDict, total=False):
@@ -49,7 +50,7 @@ def select(
     Args:
         completions: scored samples, in any order.
         by: the score column that selects; "random" does not look at it.
-        strategy: "best", "top_k", "threshold", "rso" or "random"; for "pairs" see `select_pairs`.
+        strategy: "best", "top_k", "threshold", "rso" or "random"; for pairs see `select_pairs`.
         seed: of ties and of every random choice.
         options:
             - `k`: answers a prompt; 1 unless told, for "threshold" no limit.
@@ -66,7 +67,7 @@ def select(
     [3, 2]
     """
     rule = Rule(strategy, seed=seed, **options)
-    if strategy == "pairs":
+    if rule.makes_pairs:
         raise DataError("pairs are no answers. Call select_pairs.")
     return [completions[row] for row in _choice(completions, by, rule).chosen.tolist()]
 
@@ -121,22 +122,48 @@ def select_control(
     return [completions[row] for row in rows.tolist()]
 
 
-def select_pairs(completions: Sequence[ScoredCompletion], by: str, *, seed: int = 0) -> list[PreferencePair]:
-    """Best and worst sample of each prompt as a preference pair. Control: `select_random_pairs`.
+def select_pairs(
+    completions: Sequence[ScoredCompletion],
+    by: str,
+    *,
+    strategy: PairStrategy = "pairs",
+    seed: int = 0,
+    **options: Unpack[SelectOptions],
+) -> list[PreferencePair]:
+    """Preference pairs of each prompt's samples. Control: `select_random_pairs`.
 
-    A prompt whose best and worst are the same text, or score alike, says nothing and gives no pair.
+    Two samples that are the same text, or score alike, say nothing and give no pair.
 
+    Args:
+        completions: scored samples, in any order.
+        by: the score column; of a pair the higher one is chosen.
+        strategy: "pairs": the best and the worst of each prompt; "rso_pairs": `k` samples that statistical
+            rejection sampling accepts (Liu et al. 2023), paired at random.
+        seed: of ties and of every random choice.
+        options: as of `select`; "rso_pairs" needs `beta`, and its `k` is even.
     Raises:
-        DataError: unknown score or a NaN score.
+        RecipeError: an option that does not go with the strategy.
+        DataError: unknown score, a NaN score, or fewer than k samples of a prompt.
+
+    >>> rows = [ScoredCompletion("p", i, [], f"{i}", 1, "stop", 0.0, {"proxy": i}) for i in range(4)]
+    >>> [(pair.chosen, pair.rejected) for pair in select_pairs(rows, "proxy")]
+    [('3', '0')]
     """
-    return _pairs(completions, _choice(completions, by, Rule("pairs", seed=seed)).chosen)
+    rule = Rule(strategy, seed=seed, **options)
+    return _pairs(completions, _choice(completions, by, rule).chosen)
 
 
 def select_random_pairs(
-    completions: Sequence[ScoredCompletion], by: str, *, seed: int = 0
+    completions: Sequence[ScoredCompletion],
+    by: str,
+    *,
+    strategy: PairStrategy = "pairs",
+    seed: int = 0,
+    **options: Unpack[SelectOptions],
 ) -> list[PreferencePair]:
-    """For the prompts that `select_pairs` keeps, two samples with different texts in random order."""
-    return _pairs(completions, _choice(completions, by, Rule("pairs", seed=seed)).control)
+    """As many pairs of each prompt as `select_pairs` makes, of different texts and in random order."""
+    rule = Rule(strategy, seed=seed, **options)
+    return _pairs(completions, _choice(completions, by, rule).control)
 
 
 def by_prompt(completions: Sequence[Row]) -> list[list[Row]]:

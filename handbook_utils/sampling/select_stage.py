@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import paired_difference
+from handbook_utils.recipe_sampling import PAIRS
 from handbook_utils.recipe_schema import SelectRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
@@ -72,7 +73,7 @@ def run_select(recipe: SelectRecipe, run: RunFolder) -> dict[str, Estimate]:
             _count(tally, table, choice, recipe.by)
             advance(0, len(table))
     _note(run, tally, recipe)
-    if rule.strategy == "pairs":
+    if rule.makes_pairs:
         return _margins(tally)
     figures = mean_figures(tally.columns("selected"), tally.rows_of("selected"))
     if rule.strategy == "random":
@@ -86,7 +87,7 @@ def _write(run: RunFolder, number: int, table: pa.Table, choice: Choice, rule: R
     for name, rows in (("selected", choice.chosen), ("control", choice.control)):
         if rule.strategy == "random" and name == "control":  # it would be the selection itself
             continue
-        if rule.strategy == "pairs":
+        if rule.makes_pairs:
             content = selected_pairs(table, rows, gold="gold" if "gold" in scores else None)
         else:
             content = selected_answers(table, rows, scores=scores)
@@ -125,14 +126,14 @@ def _note(run: RunFolder, tally: Tally, recipe: SelectRecipe) -> None:
             recipe.by,
             tally.first_unscored,
         )
-    if not chosen and recipe.strategy == "pairs":
+    if not chosen and recipe.strategy in PAIRS:
         raise DataError(
             f"no prompt has two samples that '{recipe.by}' tells apart, so there is no pair to select."
         )
     if not chosen:
         wanted = f" of {recipe.threshold} or higher" if recipe.threshold is not None else ""
         raise DataError(f"none of {tally.samples} samples has a score '{recipe.by}'{wanted}.")
-    kind = "pairs" if recipe.strategy == "pairs" else "selected"
+    kind = "pairs" if recipe.strategy in PAIRS else "selected"
     run.note(**{kind: chosen, "samples": tally.samples, **unscored})
 
 

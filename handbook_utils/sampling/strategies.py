@@ -102,21 +102,65 @@ def best_and_worst(groups: Groups, scores: Floats, texts: Ints, *, seed: int) ->
     return best[tells], worst[tells]
 
 
-def random_pairs(groups: Groups, texts: Ints, prompts: Ints, *, seed: int) -> Pairs:
-    """For the given prompts two places with different texts in random order; the control of pairs.
+def rejection_pairs(groups: Groups, scores: Floats, texts: Ints, *, k: int, beta: float, seed: int) -> Pairs:
+    """k samples of each prompt by statistical rejection sampling, paired at random, the higher score chosen.
+
+    So both answers of a pair come from about the policy that is aimed at, and not from the two ends. With a
+    large `beta` they are any two samples, labelled by the score (the paper's sft-sample-rank). Two that are
+    the same text or score alike give no pair, nor does an odd one out.
+
+    Args:
+        texts: (places,) a number for each distinct text.
+        k: samples a prompt; the paper takes 8 of 64.
+        beta: in units of the score.
+    Returns:
+        Chosen and rejected places, prompt after prompt.
+    Source: Liu et al. 2023, Sections 3.1 (rso-sample-rank) and 5.2 (first-round-rank).
+    """
+    is_accepted = np.zeros(len(groups.rows), dtype=bool)
+    is_accepted[statistical_rejection(groups, scores, k=k, beta=beta, seed=seed)] = True
+    accepted = groups.subset(is_accepted)
+    # the order of acceptance tells of the scores, so another one pairs them
+    order = np.flatnonzero(is_accepted)[accepted.shuffled("rso-pairs", seed)]
+    rank = accepted.rank_of
+    ones = np.flatnonzero((rank % 2 == 0) & (rank + 1 < accepted.sizes[accepted.prompt_of]))
+    one, other = order[ones], order[ones + 1]
+    is_higher = scores[one] > scores[other]
+    chosen, rejected = np.where(is_higher, one, other), np.where(is_higher, other, one)
+    tells = (scores[chosen] > scores[rejected]) & (texts[chosen] != texts[rejected])
+    return chosen[tells], rejected[tells]
+
+
+def random_pairs(groups: Groups, texts: Ints, counts: Ints, *, seed: int) -> Pairs:
+    """Pairs of places with different texts in random order, `counts` of each prompt; the control of pairs.
+
+    No sample is in two of them unless texts of its prompt repeat.
 
     Raises:
         DataError: a prompt has no two different texts.
     """
-    order = groups.shuffled("random", seed, prompts=prompts)
-    first = order[groups.starts[:-1]]
-    differs = texts[order] != texts[first][groups.prompt_of]
-    nowhere = len(order)
-    second = np.minimum.reduceat(np.where(differs, np.arange(nowhere), nowhere), groups.starts[:-1])[prompts]
+    order = groups.shuffled("random", seed, prompts=np.flatnonzero(counts))
+    made = [
+        _pairs_from(groups, order, texts, 2 * turn, prompts=np.flatnonzero(counts > turn))
+        for turn in range(counts.max(initial=1))
+    ]
+    first, second = (np.concatenate(places) for places in zip(*made, strict=True))
+    by_prompt = np.argsort(groups.prompt_of[first], kind="stable")
+    return first[by_prompt], second[by_prompt]
+
+
+def _pairs_from(groups: Groups, order: Ints, texts: Ints, start: int, *, prompts: Ints) -> Pairs:
+    """The place at a rank of each prompt's order, and the next one round the circle with another text."""
+    begins, prompt_of = groups.starts[:-1], groups.prompt_of
+    turned = order[begins[prompt_of] + (groups.rank_of + start) % groups.sizes[prompt_of]]
+    first = turned[begins]
+    differs = texts[turned] != texts[first][prompt_of]
+    nowhere = len(turned)
+    second = np.minimum.reduceat(np.where(differs, np.arange(nowhere), nowhere), begins)[prompts]
     if (second == nowhere).any():
         name = groups.prompt_ids[prompts[second == nowhere][0]]
         raise DataError(f"prompt '{name}' has no two different texts, so there is no pair of them.")
-    return first[prompts], order[second]
+    return first[prompts], turned[second]
 
 
 def _uniforms(groups: Groups, active: Bools, seed: int, turn: int) -> Floats:

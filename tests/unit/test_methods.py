@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from handbook_utils.methods import methods
 from handbook_utils.recipe_fields import trainer_fields
+from handbook_utils.recipe_sampling import Strategy
 from handbook_utils.recipe_schema import recipe_types
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "book" / "references.bib"
@@ -19,10 +21,14 @@ def test_every_stage_that_is_listed_is_one() -> None:
 
 
 def test_every_loss_that_is_listed_is_taken_by_its_stage() -> None:
-    losses = [method for method in methods() if method.stage]
+    losses = [method for method in methods() if method.stage not in ("", "select")]
     assert len(losses) > 15
     for method in losses:
         assert method.name in trainer_fields(method.stage)["loss_type"]["choices"]
+
+
+def test_the_ways_to_select_are_all_listed() -> None:
+    assert {method.name for method in methods() if method.stage == "select"} == set(get_args(Strategy))
 
 
 def test_a_citation_has_a_title_and_a_number_of_its_year() -> None:

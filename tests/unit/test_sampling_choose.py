@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,7 +17,7 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.records import ScoredCompletion
 from handbook_utils.sampling.choose import Choice, Rule, choose
 from handbook_utils.sampling.groups import group_rows
-from handbook_utils.sampling.select import select, select_control
+from handbook_utils.sampling.select import select, select_control, select_pairs, select_random_pairs
 from handbook_utils.sampling.strategies import statistical_rejection
 
 # the first example pays for imports
@@ -40,6 +40,8 @@ RULES = st.sampled_from(
         Rule("rso", beta=0.5),
         Rule("pairs"),
         Rule("pairs", distinct="near"),
+        Rule("rso_pairs", beta=0.5),
+        Rule("rso_pairs", k=4, beta=2.0, distinct="text"),
         Rule("random", seed=3),
     ]
 )
@@ -68,18 +70,21 @@ def named(table: pa.Table, choice: Choice) -> dict[str, list[tuple[str, int]]]:
 @unhurried
 @given(prompts=SAMPLES, rule=RULES)
 def test_every_control_has_the_prompts_and_the_size_of_its_selection_and_no_sample_twice(prompts, rule):
+    assume(min(map(len, prompts)) >= rule.takes)
     table = table_of(prompts)
     choice = choose(table, "proxy", rule)
     chosen, control = (keys(table, rows) for rows in (choice.chosen, choice.control))
     assert choice.chosen.shape == choice.control.shape
     assert Counter(prompt for prompt, _ in chosen) == Counter(prompt for prompt, _ in control)
     assert len(set(chosen)) == len(chosen)
-    assert len(set(control)) == len(control)
+    # where texts repeat there may be too few different ones for several pairs
+    assert len(set(control)) == len(control) or rule.strategy == "rso_pairs"
 
 
 @unhurried
 @given(prompts=SAMPLES, rule=RULES, order=st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_neither_selection_nor_control(prompts, rule, order):
+    assume(min(map(len, prompts)) >= rule.takes)
     table = table_of(prompts)
     places = list(range(len(table)))
     order.shuffle(places)
@@ -90,6 +95,7 @@ def test_the_order_of_rows_changes_neither_selection_nor_control(prompts, rule, 
 @unhurried
 @given(prompts=SAMPLES, rule=RULES)
 def test_a_missing_score_is_named_and_neither_chosen_nor_a_control(prompts, rule):
+    assume(min(map(len, prompts)) >= rule.takes)
     table = table_of(prompts)
     choice = choose(table, "proxy", rule)
     bad = [row for row, value in enumerate(table["proxy"].to_pylist()) if math.isnan(value)]
@@ -232,9 +238,55 @@ def test_rejection_sampling_has_no_sample_twice_and_all_where_k_is_all():
     assert rejection_sets([0.0, 5.0, 1.0], k=3, beta=0.5, prompts=20) == {(0, 1, 2): 20}
 
 
+def test_pairs_of_rejection_sampling_are_of_what_it_accepts_and_the_higher_score_is_chosen():
+    # with so small a beta the two highest are accepted
+    choice = choose(scored(0.0, 5.0, 1.0, 9.0), "proxy", Rule("rso_pairs", beta=1e-6))
+    assert choice.chosen.tolist() == [[3, 1]]
+
+
+def test_pairs_of_rejection_sampling_are_drawn_whatever_the_order_of_acceptance():
+    """With so small a beta the highest is accepted first; pairing neighbours would give one pairing only."""
+    table = table_of([[(float(i), f"text {i}") for i in range(4)]] * 600)
+    choice = choose(table, "proxy", Rule("rso_pairs", k=4, beta=1e-6))
+    pairs = np.sort(choice.chosen % 4, axis=1).reshape(600, 2, 2)
+    found = Counter(tuple(sorted(map(tuple, two))) for two in pairs.tolist())
+    assert set(found) == {((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))}
+    assert stats.chisquare(list(found.values())).pvalue > 0.001  # 200 of each
+    assert (choice.chosen[:, 0] > choice.chosen[:, 1]).all()  # a row's number is its score here
+
+
+def test_no_sample_is_in_two_pairs_and_the_control_has_as_many_of_each_prompt():
+    table = table_of([[(float(i), f"text {i}") for i in range(9)], [(float(i), f"{i}") for i in range(8)]])
+    choice = choose(table, "proxy", Rule("rso_pairs", k=8, beta=3.0))
+    for pairs in (choice.chosen, choice.control):
+        assert len(set(pairs.ravel().tolist())) == 16
+        assert (pairs < 9).all(axis=1).tolist() == [True] * 4 + [False] * 4
+    # the control does not look at the scores
+    higher = choose(
+        table_of([[(float(i), f"{i}") for i in range(8)]] * 50), "proxy", Rule("rso_pairs", beta=1.0)
+    )
+    assert 10 < (higher.control[:, 0] > higher.control[:, 1]).sum() < 40
+
+
+def test_a_pair_of_rejection_sampling_has_two_texts_and_two_scores():
+    rule = Rule("rso_pairs", beta=1.0)
+    assert len(choose(table_of([[(0.0, "a"), (1.0, "a")]]), "proxy", rule).chosen) == 0
+    assert len(choose(table_of([[(1.0, "a"), (1.0, "b")]]), "proxy", rule).chosen) == 0
+    assert choose(table_of([[(0.0, "a"), (1.0, "b")]]), "proxy", rule).chosen.tolist() == [[1, 0]]
+    # two of three texts are one: the control takes the third for either side
+    table = table_of([[(0.0, "a"), (1.0, "a"), (2.0, "b"), (3.0, "b"), (4.0, "b")]])
+    choice = choose(table, "proxy", Rule("rso_pairs", k=4, beta=1e9, seed=1))
+    texts = table["completion"].to_pylist()
+    assert len(choice.chosen)
+    assert all(texts[one] != texts[other] for one, other in choice.control.tolist())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"strategy": "rso_pairs"}, "`strategy: rso_pairs` needs `beta`"),
+        ({"strategy": "rso_pairs", "beta": 1.0, "k": 3}, "3 must be even"),
+        ({"strategy": "pairs", "beta": 1.0}, "`beta` belongs to `strategy: rso` or `rso_pairs`"),
         ({"strategy": "threshold"}, "`strategy: threshold` needs `threshold`"),
         ({"strategy": "rso"}, "`strategy: rso` needs `beta`"),
         ({"strategy": "rso", "beta": 0.0}, "`beta` must be above 0"),
@@ -275,3 +327,9 @@ def test_records_take_the_same_strategies_and_their_control_is_as_large():
     assert Counter(row.prompt_id for row in control) == {"p0": 2, "p1": 2}
     with pytest.raises(DataError, match="Call select_pairs"):
         select(rows, by="proxy", strategy="pairs")
+    pairs = select_pairs(rows, "proxy", strategy="rso_pairs", k=4, beta=1.0)
+    assert [pair.prompt_id for pair in pairs] == ["p0", "p0", "p1", "p1"]
+    assert all(pair.chosen > pair.rejected for pair in pairs)  # text 3 before text 2
+    control = select_random_pairs(rows, "proxy", strategy="rso_pairs", k=4, beta=1.0)
+    assert [pair.prompt_id for pair in control] == ["p0", "p0", "p1", "p1"]
+    assert any(pair.chosen < pair.rejected for pair in control)

@@ -128,6 +128,16 @@ def test_no_new_tokens_is_an_error(parts):
         generate(*parts, PROMPTS, max_new_tokens=0)
 
 
+def test_a_conversation_that_the_template_refuses_is_an_error_that_says_which(parts, monkeypatch):
+    strict = (
+        "{% for m in messages %}{{ raise_exception('no more') if loop.index > 1 else m.content }}{% endfor %}"
+    )
+    monkeypatch.setattr(parts[1], "chat_template", strict)
+    user = {"role": "user", "content": "Hi"}
+    with pytest.raises(TemplateError, match=r"refuses conversation 2 \(user, user\): .*no more"):
+        generate(*parts, [("a", [user]), ("b", [user, user])])
+
+
 def test_a_tokenizer_without_a_template_is_an_error(parts, monkeypatch):
     monkeypatch.setattr(parts[1], "chat_template", None)
     with pytest.raises(TemplateError, match="the tokenizer has no chat template"):

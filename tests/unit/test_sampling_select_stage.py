@@ -67,6 +67,7 @@ def run_select(samples: Path, out: Path, **changes: Any) -> RunResult:
         ({"strategy": "threshold", "threshold": 1.0}, 3),
         ({"strategy": "rso", "beta": 0.5, "k": 2}, 2),
         ({"strategy": "pairs"}, 1),
+        ({"strategy": "rso_pairs", "beta": 0.5, "k": 4}, 2),
     ],
 )
 def test_every_selection_lies_beside_its_control_of_the_same_prompts_and_size(
