@@ -17,6 +17,7 @@ _PUBLIC = {
     "train_sft": "pipeline.stages",
     "train_reward_model": "pipeline.stages",
     "train_dpo": "pipeline.stages",
+    "rejection_sample": "pipeline.stages",
     "train_at_scale": "pipeline.scale",
     "run_pipeline": "pipeline.run",
     "describe_format": "data.recognise",
@@ -42,6 +43,7 @@ _PUBLIC = {
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
     "plot_rewards": "reporting.plots",
+    "plot_rounds": "reporting.round_plots",
     "write_report": "reporting.report",
     "Estimate": "records",
     "RunResult": "records",
@@ -69,9 +71,11 @@ __all__ = [
     "merge_adapter",
     "plot_best_of_n",
     "plot_rewards",
+    "plot_rounds",
     "plot_training",
     "quantized_share",
     "recipe_for_scale",
+    "rejection_sample",
     "render_conversation",
     "response_logprobs",
     "reward_scores",
@@ -104,12 +108,19 @@ if TYPE_CHECKING:
     from handbook_utils.pipeline.compare import compare_runs
     from handbook_utils.pipeline.run import run_pipeline
     from handbook_utils.pipeline.scale import train_at_scale
-    from handbook_utils.pipeline.stages import run_stage, train_dpo, train_reward_model, train_sft
+    from handbook_utils.pipeline.stages import (
+        rejection_sample,
+        run_stage,
+        train_dpo,
+        train_reward_model,
+        train_sft,
+    )
     from handbook_utils.recipe import load_recipe, recipe_for_scale
     from handbook_utils.records import Estimate, RunResult
     from handbook_utils.reporting.claims import claim
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
     from handbook_utils.reporting.report import write_report
+    from handbook_utils.reporting.round_plots import plot_rounds
     from handbook_utils.sampling.generate import generate
     from handbook_utils.sampling.score import score
     from handbook_utils.sampling.select import select

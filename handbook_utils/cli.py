@@ -13,6 +13,7 @@ from handbook_utils import __version__
 from handbook_utils.cli_catalogue import convert, recipes
 from handbook_utils.cli_merge import merge
 from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
+from handbook_utils.cli_rejection import rejection_sample
 from handbook_utils.cli_samples import score, select
 from handbook_utils.cli_template import template
 from handbook_utils.errors import HandbookError
@@ -258,6 +259,7 @@ _stage_command(
 )
 app.command()(score)
 app.command()(select)
+app.command("rejection-sample")(rejection_sample)
 _stage_command(
     "evaluate",
     ("evaluate", "best_of_n"),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from handbook_utils.models.merge import MergeReport
     from handbook_utils.pipeline.compare import Comparison
 
-COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate"} | dict.fromkeys(
+COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate", "rejection": "rejection-sample"} | dict.fromkeys(
     ("pretrain", "sft", "reward", "dpo", "orpo", "kto"), "train"
 )
 

@@ -15,11 +15,11 @@ from handbook_utils.recipe_sampling import ScorerSection
 from handbook_utils.recipe_schema import (
     AnyRecipe,
     PipelineRecipe,
-    PipelineStage,
     Recipe,
     ScoreRecipe,
     recipe_types,
 )
+from handbook_utils.recipe_sections import PipelineStage
 from handbook_utils.recipe_yaml import parse_yaml
 
 MAX_RECIPE_BYTES = 1 << 20

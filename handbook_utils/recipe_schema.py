@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from handbook_utils.recipe_engines import EndpointSection, EngineSection, TransformersSection
 from handbook_utils.recipe_fields import checked_field, trainer_fields
+from handbook_utils.recipe_rounds import (
+    RoundEvaluation,
+    RoundSelection,
+    RoundTraining,
+    StopSection,
+    check_rounds,
+)
 from handbook_utils.recipe_sampling import Distinct, ScorerSection, Strategy, check_selection
 from handbook_utils.recipe_sections import (
     DataSource,
     LaunchSection,
     LoraSection,
     ModelSection,
+    PipelineStage,
     Section,
     Source,
     TrainedModelSection,
+    check_streaming,
     check_trainable,
 )
 from handbook_utils.recipe_speculative import SpeculativeSection, check_speculation
@@ -70,25 +71,7 @@ class TrainingRecipe(StageRecipe):
 
     @model_validator(mode="after")
     def _can_stream(self) -> Self:
-        only = self.data[0] if len(self.data) == 1 else None
-        problems = {
-            "`streaming` needs `training.max_steps`: a stream has no length to count epochs of.": (
-                (self.training.get("max_steps") or -1) <= 0
-            ),
-            "`training.precompute_ref_log_probs` goes through all rows first: no `streaming`.": bool(
-                self.training.get("precompute_ref_log_probs")
-            ),
-            "TRL's trainer of orpo takes rows in memory only: no `streaming`.": self.trainer == "orpo",
-            "`max_rows` draws from counted rows. With `streaming` write a slice: train[:1000].": any(
-                source.max_rows for source in self.data
-            ),
-            "`weight` is a share of the draws with `streaming`, and there is one source only.": (
-                only is not None and only.weight != 1
-            ),
-        }
-        for problem, is_there in problems.items():
-            if self.streaming and is_there:
-                raise ValueError(problem)
+        check_streaming(self)
         return self
 
     @model_validator(mode="after")
@@ -251,21 +234,34 @@ class EvaluateRecipe(SamplingRecipe):
         return self
 
 
-class PipelineStage(BaseModel):
-    """One stage of a pipeline: a recipe, and what to change in it."""
+class RejectionRecipe(SamplingRecipe):
+    """Rejection sampling: sample, score, select, train, measure, and again from the model that came out."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
-    recipe: str
+    stage: Literal["rejection"]
+    model: TrainedModelSection
+    samples: PositiveInt = Field(4, description="answers a prompt to choose from")
+    scorers: dict[str, ScorerSection] = Field(min_length=1)
+    select: RoundSelection = Field(default_factory=RoundSelection)
+    train: RoundTraining
+    evaluate: RoundEvaluation
+    rounds: PositiveInt = 1
+    prompts: Literal["same", "fresh"] = Field(
+        "same", description="same: each round answers all of `data` anew; fresh: one source of it a round"
+    )
+    pool: Literal["this_round", "all_rounds"] = Field(
+        "this_round", description="train on what this round selected, or on that of all rounds so far"
+    )
+    start: Literal["previous", "first"] = Field(
+        "previous", description="train the last round's model on, or `model` anew; both sample from the last"
+    )
+    control: bool = Field(True, description="train another model alike on as many random samples, each round")
+    stop: StopSection = Field(default_factory=StopSection)
 
-    @property
-    def changes(self) -> dict[str, Any]:
-        """Keys of the recipe that this pipeline replaces (`training` is merged instead)."""
-        return dict(self.__pydantic_extra__ or {})
-
-    @model_serializer
-    def _with_nulls(self) -> dict[str, Any]:
-        # a change to null, such as `lora: null`, says something: elsewhere null is left out
-        return {"recipe": self.recipe, **self.changes}
+    @model_validator(mode="after")
+    def _rounds_can_be_made(self) -> Self:
+        check_rounds(self)
+        check_trainable(self.model, self.train.lora)
+        return self
 
 
 class PipelineRecipe(StageRecipe):
@@ -288,6 +284,7 @@ AnyStage = (
     | SelectRecipe
     | BestOfNRecipe
     | EvaluateRecipe
+    | RejectionRecipe
 )
 Recipe = AnyStage | PipelineRecipe
 AnyRecipe = Annotated[Recipe, Field(discriminator="stage")]

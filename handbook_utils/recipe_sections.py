@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -167,3 +168,43 @@ def check_trainable(model: TrainedModelSection, lora: LoraSection | None) -> Non
             f"weights in {model.quantization} cannot be trained themselves. Add a `lora:` section to train "
             "an adapter on them, or set `model.quantization: none` to train all weights."
         )
+
+
+def check_streaming(recipe: Any) -> None:
+    """Raise ValueError for a training recipe that asks of a stream what a stream cannot give."""
+    only = recipe.data[0] if len(recipe.data) == 1 else None
+    problems = {
+        "`streaming` needs `training.max_steps`: a stream has no length to count epochs of.": (
+            (recipe.training.get("max_steps") or -1) <= 0
+        ),
+        "`training.precompute_ref_log_probs` goes through all rows first: no `streaming`.": bool(
+            recipe.training.get("precompute_ref_log_probs")
+        ),
+        "TRL's trainer of orpo takes rows in memory only: no `streaming`.": recipe.trainer == "orpo",
+        "`max_rows` draws from counted rows. With `streaming` write a slice: train[:1000].": any(
+            source.max_rows for source in recipe.data
+        ),
+        "`weight` is a share of the draws with `streaming`, and there is one source only.": (
+            only is not None and only.weight != 1
+        ),
+    }
+    for problem, is_there in problems.items():
+        if recipe.streaming and is_there:
+            raise ValueError(problem)
+
+
+class PipelineStage(BaseModel):
+    """One stage of a pipeline: a recipe, and what to change in it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    recipe: str
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Keys of the recipe that this pipeline replaces (`training` is merged instead)."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_serializer
+    def _with_nulls(self) -> dict[str, Any]:
+        # a change to null, such as `lora: null`, says something: elsewhere null is left out
+        return {"recipe": self.recipe, **self.changes}

@@ -18,7 +18,6 @@ from handbook_utils.atomic import (
     explained_os_errors,
     locked,
     remove_leftovers,
-    sha256_of,
     write_json,
     write_text,
 )
@@ -29,19 +28,20 @@ from handbook_utils.recipe_schema import StageRecipe
 from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_log import LOGGER, log_file
-from handbook_utils.run_state import damaged_outputs, differences, is_finished, read_manifest, read_table
+from handbook_utils.run_state import (
+    damaged_outputs,
+    differences,
+    is_finished,
+    output_checksums,
+    read_manifest,
+    read_table,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MANIFEST, RECIPE, METRICS, RESULT, LOG, LOCK = (
-    "manifest.json",
-    "recipe.yaml",
-    "metrics.jsonl",
-    "result.json",
-    "log.txt",
-    ".lock",
-)
+MANIFEST, RECIPE, METRICS = "manifest.json", "recipe.yaml", "metrics.jsonl"
+RESULT, LOG, LOCK = "result.json", "log.txt", ".lock"
 OWN_FILES = {MANIFEST, RECIPE, METRICS, RESULT, LOG, LOCK}
 
 
@@ -122,6 +122,11 @@ class RunFolder:
         """Keep facts in the manifest, such as row counts and fingerprints of the data."""
         self._notes.update(facts)
 
+    def add_inner(self, result: RunResult) -> None:
+        """Count the memory of a run inside this one: measuring it has begun anew there."""
+        most = max(self._manifest["peak_memory_before_gib"], result.peak_memory_gib)
+        self._manifest = {**self._manifest, "peak_memory_before_gib": most}
+
     def finish(self, figures: Mapping[str, Estimate], cautions: Sequence[str] = ()) -> RunResult:
         """Write result.json, then mark the run finished: in this order, so a kill between redoes it."""
         manifest, sitting_s = self._manifest, time.monotonic() - self._started
@@ -134,11 +139,7 @@ class RunFolder:
             "cautions": list(cautions),
         }
         write_json(self.path / RESULT, result)
-        outputs = {
-            str(file.relative_to(self.path)): sha256_of(file)
-            for file in sorted(self.path.rglob("*"))
-            if file.is_file() and file.relative_to(self.path).parts[0] not in OWN_FILES
-        }
+        outputs = output_checksums(self.path, leave_out=OWN_FILES)
         write_json(
             self.path / MANIFEST,
             {**manifest, "status": "finished", "finished": now(), "notes": self._notes, "outputs": outputs},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,22 @@ def run_fingerprint(path: str | Path) -> str:
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
+def output_checksums(path: Path, *, leave_out: Collection[str]) -> dict[str, str]:
+    """Checksum of each file that a run made, by its name in the run folder.
+
+    A run folder inside has checksums of its own, and a link leads to what is counted elsewhere.
+    """
+    from handbook_utils.atomic import sha256_of
+
+    own = [
+        entry
+        for entry in path.iterdir()
+        if entry.name not in leave_out and not entry.is_symlink() and not (entry / "manifest.json").exists()
+    ]
+    files = [file for entry in own for file in ([entry] if entry.is_file() else entry.rglob("*"))]
+    return {str(file.relative_to(path)): sha256_of(file) for file in sorted(files) if file.is_file()}
+
+
 def damaged_outputs(path: str | Path) -> list[str]:
     """Files of a finished run that are gone, or not as they were written."""
     from handbook_utils.atomic import sha256_of
@@ -99,7 +115,8 @@ def differences(
     lines = [
         f"{key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
         for key in [*before, *(key for key in after if key not in before)]
-        if key.partition(".")[0] not in NOT_PART_OF_A_RUN and before.get(key) != after.get(key)
+        if key.removeprefix("train.").partition(".")[0] not in NOT_PART_OF_A_RUN
+        and before.get(key) != after.get(key)
     ]
     stored = earlier.get("inputs", {})
     lines += [

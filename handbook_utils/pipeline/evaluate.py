@@ -106,7 +106,8 @@ def _logprobs(section: ModelSection, location: str, table: pa.Table) -> np.ndarr
         if row.finish_reason == "length" and tokenizer.eos_token_id in ids[start:]:
             # a cut answer has no end of turn: its probability was never drawn from
             last = len(ids) - 1 - ids[::-1].index(tokenizer.eos_token_id)
-            sequences.append((ids[:last], start))
+            # one without visible text keeps it, since a sum needs a token
+            sequences.append((ids[:last] if last > start else ids, start))
         else:
             sequences.append((ids, start))
     sums, _ = sequence_logprob_sums(

@@ -17,7 +17,7 @@ from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.processes import is_launched, rank
 from handbook_utils.recipe import Overrides, load_recipe, recipe_to_dict
-from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, TrainingRecipe
+from handbook_utils.recipe_schema import AnyStage, PipelineRecipe, Recipe, TrainingRecipe, recipe_types
 from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_folder import RunFolder, open_run, read_result
@@ -40,6 +40,7 @@ STAGES = {
     "select": "sampling.select_stage:run_select",
     "best_of_n": "pipeline.best_of_n:run_best_of_n",
     "evaluate": "pipeline.evaluate:run_evaluate",
+    "rejection": "pipeline.rounds:run_rejection",
 }
 
 
@@ -127,6 +128,18 @@ def train_dpo(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) 
     return _run_only("dpo", recipe, run_dir, **options)
 
 
+def rejection_sample(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+    """Rounds of rejection sampling or iterative DPO; `options` as for `run_stage`.
+
+    Each round samples answers, scores and selects them, trains on what was selected, and measures the new
+    model on held-out prompts beside one trained on as many random samples. The last model that was kept is
+    the run's `model/`, and figures are named by round: `round-2.gold`, `round-2.gold_gain_vs_control`.
+
+    Source: Touvron et al. 2023 (Llama 2); Dong et al. 2023 (RAFT); Gulcehre et al. 2023 (ReST).
+    """
+    return _run_only("rejection", recipe, run_dir, **options)
+
+
 def _run_only(stage: str, recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
     overrides, seed = options.pop("overrides", ()), options.pop("seed", None)
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
@@ -162,7 +175,16 @@ def is_done(run_dir: str | Path, recipe: AnyStage, fingerprints: Mapping[str, st
         return False
     if differences(read_manifest(path), recipe_to_dict(recipe), fingerprints):
         return False
-    return isinstance(recipe, TrainingRecipe) or not damaged_outputs(path)
+    return not any(damaged_outputs(folder) for folder in (path, *_inner_runs(path)) if _has_tables(folder))
+
+
+def _inner_runs(path: Path) -> list[Path]:
+    return [manifest.parent for manifest in path.glob("*/manifest.json")]
+
+
+def _has_tables(folder: Path) -> bool:
+    kind = recipe_types().get(read_manifest(folder)["stage"])
+    return kind is not None and not issubclass(kind, TrainingRecipe)
 
 
 def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:

@@ -50,7 +50,7 @@ def plot_training(runs: RunLike | Sequence[RunLike], *, dark: bool = False) -> F
         DataError: no metrics were logged.
     """
     views = _views(runs)
-    figure, (axes,) = _new_figure(1, dark=dark)
+    figure, (axes,) = new_figure(1, dark=dark)
     for index, view in enumerate(views):
         drawn = _line(axes, view.metrics, "loss", index, label=view.name)
         drawn |= _line(axes, view.metrics, "eval_loss", index, label=f"{view.name}, held out", dashed=True)
@@ -72,7 +72,7 @@ def plot_rewards(run: RunLike, *, dark: bool = False) -> Figure:
         DataError: the run logged no such figures.
     """
     view = read_run(run)
-    figure, (left, right) = _new_figure(2, dark=dark)
+    figure, (left, right) = new_figure(2, dark=dark)
     drawn = False
     names = ("rewards/chosen", "chosen"), ("rewards/rejected", "rejected"), ("rewards/margins", "margin")
     for index, (key, label) in enumerate((*names, ("margin", "margin"))):
@@ -114,7 +114,7 @@ def plot_best_of_n(run: RunLike, *, measures: Sequence[str] | None = None, dark:
         raise DataError(
             f"{view.path}: no best-of-n curve of {missing or 'anything'}; it has {known or 'none'}."
         )
-    figure, panels = _new_figure(len(wanted), dark=dark)
+    figure, panels = new_figure(len(wanted), dark=dark)
     arms = list(dict.fromkeys(arm for arm, _ in curves))
     for axes, measure in zip(panels, wanted, strict=True):
         for index, arm in enumerate(arms):
@@ -136,7 +136,7 @@ def plot_estimates(
     """
     if not estimates:
         raise DataError("no estimates to draw.")
-    figure, (axes,) = _new_figure(1, dark=dark, height=0.8 + 0.45 * len(estimates), width=5.6)
+    figure, (axes,) = new_figure(1, dark=dark, height=0.8 + 0.45 * len(estimates), width=5.6)
     for row, (label, found) in enumerate(estimates.items()):
         ends = [found.low, found.high]
         axes.plot(ends, [row, row], color=COLOURS[0], linewidth=4, alpha=0.55, solid_capstyle="round")
@@ -180,9 +180,10 @@ def _views(runs: RunLike | Sequence[RunLike]) -> list[RunView]:
     return views
 
 
-def _new_figure(
+def new_figure(
     panels: int, *, dark: bool, height: float = 2.9, width: float = 4.4
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, at most two in a row, in the book's colours."""
     columns = min(panels, 2)
     rows = -(-panels // columns)
     figure = Picture(figsize=(width * columns, height * rows), layout="constrained")

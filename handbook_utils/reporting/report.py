@@ -27,6 +27,7 @@ from handbook_utils.reporting.plots import (
     plot_training,
 )
 from handbook_utils.reporting.results import COLUMNS, cost, device_name, label_of, model_rows, total_cost
+from handbook_utils.reporting.round_plots import plot_rounds
 from handbook_utils.reporting.runs import STATUSES, TRAINING_STAGES, RunView, read_runs
 from handbook_utils.reporting.samples import compare_answers
 
@@ -74,6 +75,11 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
         "reward_models": [(n, v.figures) for n, v in views.items() if v.stage == "reward" and v.result],
         "best_of_n": [
             _best_of_n(view) for view in views.values() if view.stage == "best_of_n" and view.result
+        ],
+        "rounds": [
+            _picture(plot_rounds(view), name, f"{name}: scores, length and KL by round, with 95 % intervals")
+            for name, view in views.items()
+            if view.stage == "rejection" and view.result
         ],
         "training": _training_pictures(views),
         "comparisons": _comparison_pictures(views),

@@ -161,6 +161,7 @@ def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[s
         "reward_models": {n: figures[n] for n in finished if kinds[n] == "reward"},
         "pairs": {n: figures[n] for n in finished if kinds[n] == "annotate"},
         "best_of_n": {n: figures[n] for n in finished if kinds[n] == "best_of_n"},
+        "rounds": {n: figures[n] for n in finished if kinds[n] == "rejection"},
         "claims": claims,
         "cost": {name: cost(view) for name, view in finished.items()},
         "total": total_cost(finished.values()),
@@ -186,8 +187,10 @@ def cost(view: RunView) -> dict[str, float | None]:
 
 
 def total_cost(views: Iterable[RunView]) -> dict[str, float]:
-    """Time of all stages together, memory of the largest."""
-    results = [view.result for view in views if view.result]
+    """Time of all stages together, memory of the largest; a run that others are inside of counts by these."""
+    views = list(views)
+    holders = {view.path.resolve().parent for view in views}
+    results = [view.result for view in views if view.result and view.path.resolve() not in holders]
     return {
         "runtime_s": round(sum(result.runtime_s for result in results), 1),
         "peak_memory_gib": max((result.peak_memory_gib for result in results), default=0.0),

@@ -103,8 +103,10 @@ def read_runs(runs: Path | str | Sequence[Path | str]) -> dict[str, RunView]:
     views: dict[str, RunView] = {}
     for path in [runs] if isinstance(runs, Path | str) else runs:
         folder = Path(path)
-        is_stage = (folder / MANIFEST).exists() and read_manifest(folder)["stage"] != "pipeline"
-        for view in [read_run(folder)] if is_stage else read_pipeline(folder).values():
+        found = [read_run(folder)] if (folder / MANIFEST).exists() else []
+        if not found or found[0].stage == "rejection":  # its rounds are runs inside
+            found += read_pipeline(folder).values()
+        for view in found:
             # runs of two pipelines may share names: the parent's name keeps them apart
             name = view.name if view.name not in views else f"{view.path.resolve().parent.name}/{view.name}"
             views[name] = view

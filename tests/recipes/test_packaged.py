@@ -12,7 +12,7 @@ from handbook_utils import run_pipeline, run_stage
 from handbook_utils.data.recognise import describe_format
 from handbook_utils.pipeline.run import resolve_pipeline
 from handbook_utils.recipe import load_recipe, recipe_names, recipe_to_dict
-from handbook_utils.recipe_schema import GenerateRecipe, PipelineRecipe, TrainingRecipe
+from handbook_utils.recipe_schema import GenerateRecipe, PipelineRecipe, RejectionRecipe, TrainingRecipe
 from handbook_utils.run_folder import read_result
 from tests.recipes.shrunk import rows_like, tiny_models, two_steps
 
@@ -25,7 +25,7 @@ TRAINING.sort(key=lambda name: LOADED[name].model.from_ is not None or LOADED[na
 
 
 def test_no_recipe_was_lost() -> None:
-    assert len(NAMES) == 85
+    assert len(NAMES) == 92
     assert len(TRAINING) == 56
     assert len(PIPELINES) == 15
 
@@ -87,7 +87,9 @@ def test_every_pipelines_stages_resolve_and_its_prompts_can_be_told_from_the_dat
     pipeline, stages = resolve_pipeline(name)
     assert list(stages) == list(pipeline.stages)
     for stage in stages.values():
-        if not isinstance(stage, GenerateRecipe) or str(stage.data[0].name).startswith("pocket:"):
+        if not isinstance(stage, GenerateRecipe | RejectionRecipe):
+            continue
+        if str(stage.data[0].name).startswith("pocket:"):
             continue
         for source in stage.data:
             describe_format(rows_like(source, "sft"), kind="prompt", format=source.format)

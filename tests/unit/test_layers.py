@@ -24,6 +24,7 @@ LAYERS = [
         "recipe_cards",
         "recipe_engines",
         "recipe_fields",
+        "recipe_rounds",
         "recipe_sampling",
         "recipe_schema",
         "recipe_sections",
@@ -44,7 +45,7 @@ LAYERS = [
     {"reporting"},
     {
         *("cli", "cli_catalogue", "cli_chat", "cli_merge", "cli_options"),
-        *("cli_recipes", "cli_samples", "cli_template", "cli_train", "cli_view"),
+        *("cli_recipes", "cli_rejection", "cli_samples", "cli_template", "cli_train", "cli_view"),
     },
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,121 @@
+"""`handbook rejection-sample`: rounds of sampling, selecting and training, and the table they end with."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
+from handbook_utils.recipe_schema import AnyStage, RejectionRecipe, TrainingRecipe
+from handbook_utils.records import Estimate, RunResult
+
+
+def rejection_sample(
+    recipe: RecipeName,
+    out: Out = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Sample answers, keep those that score best, train on them, measure, and again: rejection sampling.
+
+    Each round's model is measured on held-out prompts beside the start model, the round before, and a
+    control that was trained alike on as many random samples. What selects, what is trained (sft on best
+    answers, or dpo on best-and-worst pairs), how many rounds and when to stop is in the recipe; --dry-run
+    shows the stages. A killed run goes on where it was by the same command. Examples:
+
+    handbook rejection-sample pocket/rejection
+
+    handbook rejection-sample pocket/rejection --set rounds=3 --set stop.max_kl=2
+
+    handbook rejection-sample pocket/iterative-dpo --dry-run
+    """
+    from handbook_utils import cli_view as view
+
+    loaded = view.load_for("rejection-sample", ("rejection",), recipe, changes or [], seed)
+    assert isinstance(loaded, RejectionRecipe)  # by its stage
+    folder = out or view.default_out(recipe)
+    if dry_run:
+        show_rounds_plan(loaded, folder, json)
+        return
+    from handbook_utils.pipeline.stages import rejection_sample
+
+    result = rejection_sample(loaded, folder, overwrite=overwrite, progress=not json)
+    if json:
+        view.show_result(result, json)
+    else:
+        show_rounds(loaded, result)
+
+
+def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
+    """The stages of every round and what each reads; data is read, no model is."""
+    from handbook_utils.pipeline.round_stages import all_stages
+    from handbook_utils.pipeline.rounds import plan_rounds
+    from handbook_utils.pipeline.run import stage_edges
+    from handbook_utils.recipe import recipe_to_dict
+
+    plan, stages = plan_rounds(recipe, folder), all_stages(recipe)
+    edges = stage_edges(stages)
+    if json:
+        made = {name: {"stage": stage.stage, "reads": edges[name]} for name, stage in stages.items()}
+        record = {"recipe": recipe_to_dict(recipe), "out": str(folder), "plan": plan, "stages": made}
+        print(json_module.dumps(record))
+        return
+    table = Table("run", "does", "reads", "seed", box=None, header_style="bold")
+    for name, stage in stages.items():
+        table.add_row(name, _does(stage), ", ".join(edges[name]) or "-", str(stage.seed))
+    console = Console(highlight=False)
+    console.print(table)
+    for key, value in plan.items():
+        console.print(f"{key}: {value:,}", markup=False)
+    console.print(f"would write {folder}", style="dim")
+
+
+def _does(stage: AnyStage) -> str:
+    if isinstance(stage, TrainingRecipe):
+        tables = {source.subset or "selected" for source in stage.data}
+        return f"{stage.stage} on {'random' if 'control' in tables else 'selected'} samples"
+    return stage.stage
+
+
+def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
+    """What each round's model is worth on held-out prompts, and which rule ended the rounds, if one did."""
+    console = Console(highlight=False)
+    record = json_module.loads((result.path / "rounds.json").read_text(encoding="utf-8"))
+    console.print("On held-out prompts, with 95 % intervals", style="bold")
+    for score in (*recipe.evaluate.scorers, *recipe.scorers):
+        console.print(rounds_table(result.figures, score))
+    if record["stopped"]:
+        console.print(f"stopped: {record['stopped']}", style="yellow", markup=False)
+    for caution in result.cautions:
+        console.print(f"caution: {caution}", style="yellow", markup=False)
+    kept = f"round {record['kept']}" if record["kept"] else "round 1, which a rule stopped"
+    console.print(f"{result.path}/model: {kept}; {result.runtime_s:.1f} s", style="dim")
+
+
+def rounds_table(figures: Mapping[str, Estimate], score: str) -> Table:
+    """One row a model: its score, its gains over start, round before and control, its words and KL."""
+    columns = {
+        score: score,
+        f"{score}_gain_vs_start": "over start",
+        f"{score}_gain_vs_previous": "over round before",
+        f"{score}_gain_vs_control": "over control",
+        "words": "words",
+        "kl": "KL, nats",
+    }
+    table = Table("model", *columns.values(), box=None, header_style="bold")
+    models = dict.fromkeys(name.partition(".")[0] for name in figures)
+    for model in models:
+        cells = [figures.get(f"{model}.{column}") for column in columns]
+        table.add_row(model.replace("-", " "), *("" if cell is None else _cell(cell) for cell in cells))
+    return table
+
+
+def _cell(found: Estimate) -> str:
+    return str(found).replace("[", r"\[")
