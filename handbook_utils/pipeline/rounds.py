@@ -28,6 +28,7 @@ from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.run_state import run_fingerprint
 from handbook_utils.sampling.parts import load_prompts
+from handbook_utils.sampling.score_stage import check_names
 from handbook_utils.sampling.scorers.load import check_scorers
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -76,6 +77,7 @@ def check_inputs(recipe: RejectionRecipe, run: RunFolder) -> None:
     assert isinstance(evaluation, EvaluateRecipe)
     check_start(training, run.locate(training.model))
     batch_plan(training)
+    check_names(evaluation.scorers)
     check_scorers(evaluation.scorers, run)
     check_held_out(recipe, evaluation, run)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from handbook_utils.errors import DataError
+from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.recipe_sampling import ScorerSection
 from handbook_utils.recipe_schema import ScoreRecipe
@@ -26,7 +26,7 @@ from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.score import ScoreFailure, score
 from handbook_utils.sampling.scorers.load import load_scorers
 from handbook_utils.sampling.shards import part_name
-from handbook_utils.sampling.tables import completions_of, sample_tables, score_names, scores_table
+from handbook_utils.sampling.tables import SAMPLES, completions_of, sample_tables, score_names, scores_table
 
 LOGGER = logging.getLogger("handbook_utils")
 
@@ -55,6 +55,7 @@ def write_scores(
         RecipeError: an unknown scorer, or one named like a column of samples.
         DataError: a score is not a finite number, or a scorer has none for any row.
     """
+    check_names(scorers)
     loaded = load_scorers(scorers, run, rows_per_batch=rows_per_batch)
     rows = 0
     with answer_bar("scoring", None, show=run.progress) as advance:
@@ -71,6 +72,13 @@ def write_scores(
             rows += len(table)
             advance(0, len(table))
     _note_failures(run, rows)
+
+
+def check_names(scorers: Iterable[str]) -> None:
+    """Raise RecipeError for a scorer whose column samples have already."""
+    for name in scorers:
+        if name in (*SAMPLES.names, "words"):
+            raise RecipeError(f"scorers.{name}: samples have a column '{name}' already. Use another name.")
 
 
 def _no_scores(completions: Sequence[Completion]) -> Mapping[str, Sequence[float]]:

@@ -387,6 +387,11 @@ def test_a_recipe_that_contradicts_itself_is_refused(changes: dict[str, Any], me
             "2 of 10 prompts of `evaluate",
         ),
         ({"scorers": {"brief": {"name": "pocket:glod"}}}, RecipeError, "Did you mean 'pocket:gold'"),
+        (
+            {"scorers": {"tokens": {"name": "pocket:gold"}}, "select": {"by": "tokens"}},
+            RecipeError,
+            "have a column",
+        ),
         ({"scorers": {"brief": {"name": "./nowhere"}}}, ModelError, "no such folder"),
         ({"model": {"adapter": "continue"}}, RecipeError, "is a whole model, no adapter"),
         ({"train": {**SFT, "training": {"per_device_train_batch_size": 3}}}, RecipeError, "batch"),

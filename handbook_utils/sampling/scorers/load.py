@@ -31,7 +31,7 @@ from handbook_utils.sampling.scorers.verifiers import (
     length_check,
     regex_check,
 )
-from handbook_utils.sampling.tables import SAMPLES, samples_at
+from handbook_utils.sampling.tables import samples_at
 
 POCKET_SCORERS = ("pocket:gold",)
 
@@ -46,7 +46,7 @@ def load_scorers(
         run: finds what a section reads.
         rows_per_batch: answers a forward pass of a reward model.
     Raises:
-        RecipeError: an unknown `pocket:` scorer, a verifier that cannot be made, or a name that is taken.
+        RecipeError: an unknown `pocket:` scorer, or a verifier that cannot be made.
         ModelError: no such model, or one that gives no score.
     """
     cheap = check_scorers(sections, run)
@@ -59,8 +59,6 @@ def load_scorers(
 def check_scorers(sections: Mapping[str, ScorerSection], run: Locator) -> dict[str, Scorer]:
     """Check what a recipe scores by, and make what of it needs no model; raises as `load_scorers`."""
     for name, section in sections.items():
-        if name in (*SAMPLES.names, "words"):
-            raise RecipeError(f"scorers.{name}: samples have a column '{name}' already. Use another name.")
         _check_models(name, section, run)
     return {
         name: verifier(name, section, run) for name, section in sections.items() if not _models_of(section)
