@@ -5,13 +5,15 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
-from handbook_utils.recipe_schema import AnyStage, RejectionRecipe, TrainingRecipe
-from handbook_utils.records import Estimate, RunResult
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from handbook_utils.recipe_schema import AnyStage, RejectionRecipe
+    from handbook_utils.records import Estimate, RunResult
 
 
 def rejection_sample(
@@ -38,8 +40,7 @@ def rejection_sample(
     """
     from handbook_utils import cli_view as view
 
-    loaded = view.load_for("rejection-sample", ("rejection",), recipe, changes or [], seed)
-    assert isinstance(loaded, RejectionRecipe)  # by its stage
+    loaded: Any = view.load_for("rejection-sample", ("rejection",), recipe, changes or [], seed)
     folder = out or view.default_out(recipe)
     if dry_run:
         show_rounds_plan(loaded, folder, json)
@@ -55,6 +56,9 @@ def rejection_sample(
 
 def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
     """The stages of every round and what each reads; data is read, no model is."""
+    from rich.console import Console
+    from rich.table import Table
+
     from handbook_utils.pipeline.round_stages import all_stages
     from handbook_utils.pipeline.rounds import plan_rounds
     from handbook_utils.pipeline.run import stage_edges
@@ -78,6 +82,8 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
 
 
 def _does(stage: AnyStage) -> str:
+    from handbook_utils.recipe_schema import TrainingRecipe
+
     if isinstance(stage, TrainingRecipe):
         tables = {source.subset or "selected" for source in stage.data}
         return f"{stage.stage} on {'random' if 'control' in tables else 'selected'} samples"
@@ -86,6 +92,8 @@ def _does(stage: AnyStage) -> str:
 
 def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
     """What each round's model is worth on held-out prompts, and which rule ended the rounds, if one did."""
+    from rich.console import Console
+
     console = Console(highlight=False)
     record = json_module.loads((result.path / "rounds.json").read_text(encoding="utf-8"))
     console.print("On held-out prompts, with 95 % intervals", style="bold")
@@ -101,6 +109,8 @@ def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
 
 def rounds_table(figures: Mapping[str, Estimate], score: str) -> Table:
     """One row a model: its score, its gains over start, round before and control, its words and KL."""
+    from rich.table import Table
+
     columns = {
         score: score,
         f"{score}_gain_vs_start": "over start",
