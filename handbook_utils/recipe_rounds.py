@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_va
 
 from handbook_utils.errors import suggest
 from handbook_utils.recipe_fields import checked_field, trainer_fields
-from handbook_utils.recipe_sampling import Distinct, ScorerSection, check_selection
+from handbook_utils.recipe_sampling import PAIRS, Distinct, ScorerSection, check_selection
 from handbook_utils.recipe_sections import DataSource, LaunchSection, LoraSection, Section
 
 
@@ -16,7 +16,7 @@ class RoundSelection(Section):
     """What of its scored samples a round trains on; fields as in a recipe of stage `select`."""
 
     by: str = Field("proxy", description="the score that selects, a name under `scorers`")
-    strategy: Literal["best", "top_k", "threshold", "rso", "pairs"] = "best"
+    strategy: Literal["best", "top_k", "threshold", "rso", "pairs", "rso_pairs"] = "best"
     k: PositiveInt | None = None
     threshold: float | None = None
     beta: float | None = None
@@ -75,13 +75,16 @@ def check_rounds(recipe: Any) -> None:
     by, strategy, stage = recipe.select.by, recipe.select.strategy, recipe.train.stage
     if by not in recipe.scorers:
         raise ValueError(f"`select.by` is none of `scorers`: '{by}'. {suggest(by, recipe.scorers)}")
-    if (strategy == "pairs") != (stage == "dpo"):
-        fitting = "dpo trains on pairs: `strategy: pairs`" if stage == "dpo" else "pairs are for `stage: dpo`"
-        raise ValueError(f"`select.strategy` is '{strategy}' and `train.stage` is '{stage}': {fitting}.")
-    if recipe.samples <= (recipe.select.k or 1):
-        raise ValueError(
-            f"`samples: {recipe.samples}` of which {recipe.select.k or 1} are kept is no choice. Sample more."
+    if (strategy in PAIRS) != (stage == "dpo"):
+        fitting = (
+            "dpo trains on pairs: `strategy: pairs` or `rso_pairs`"
+            if stage == "dpo"
+            else "pairs are for `stage: dpo`"
         )
+        raise ValueError(f"`select.strategy` is '{strategy}' and `train.stage` is '{stage}': {fitting}.")
+    kept = recipe.select.k or (2 if strategy == "rso_pairs" else 1)
+    if recipe.samples <= kept:
+        raise ValueError(f"`samples: {recipe.samples}` of which {kept} are kept is no choice. Sample more.")
     if recipe.prompts == "fresh" and len(recipe.data) != recipe.rounds:
         raise ValueError(
             f"`prompts: fresh` reads one source of `data` a round: {recipe.rounds} rounds, "
