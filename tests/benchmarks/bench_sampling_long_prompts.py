@@ -1,19 +1,23 @@
 """Sampling 16 answers of 64 tokens to prompts of about 200 tokens, against plain `generate`, on one model.
 
 A random model of a few layers: what is measured is the work, not the answers. In the first figure no answer
-ends before the limit; in the second they end when a model's do, at lengths spread out below it. Both sides in
-turns, so that both meet the same disturbance; only tokens up to the end of an answer count.
+ends before the limit; in the second their lengths are log-normal, as those of people and models are, and cut
+at the limit. Both sides in turns, so that both meet the same disturbance; only tokens up to the end of an
+answer count.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from _record import record
+from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from handbook_utils.sampling.engines.interface import SamplingSettings
@@ -21,9 +25,9 @@ from handbook_utils.sampling.engines.transformers import sample_tokens
 from handbook_utils.sampling.rendering import TokenPrompt
 
 PROMPTS, SAMPLES, NEW_TOKENS, ROUNDS = 8, 16, 64, 3
-VOCABULARY = 8000
-# of a vocabulary of equal chances so many tokens end an answer: its length is 64 / 3 on average
-STOPS = {"fixed": 0, "stopping": 3 * VOCABULARY // NEW_TOKENS}
+VOCABULARY, STOP, SHORTEST, LONGEST = 8000, 1, 180, 220
+# half of the answers have at most 20 tokens, one in twenty would have more than the 64 that it may have
+LENGTHS = stats.lognorm(0.7, scale=20)
 
 
 def model() -> PreTrainedModel:
@@ -41,30 +45,38 @@ def model() -> PreTrainedModel:
     return LlamaForCausalLM(config).eval()
 
 
+def set_chance_to_stop(model: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    """Give the stop token its chance in answers of such lengths, behind as many tokens as there are.
+
+    A forward hook: both sides pad on the left to the longest prompt, so the mask's width tells that number.
+    """
+    drawn = kwargs["attention_mask"].shape[1] - LONGEST
+    chance = 1 - LENGTHS.sf(drawn + 1) / LENGTHS.sf(drawn)
+    output.logits[..., STOP] = math.log(VOCABULARY) + math.log(chance / (1 - chance))
+
+
 def prompts() -> list[TokenPrompt]:
-    """Prompts of 180 to 220 random tokens."""
+    """Prompts of 180 to 220 random tokens; one has 220."""
     noise = np.random.default_rng(0)
-    lengths = noise.integers(180, 221, PROMPTS)
-    first = max(STOPS.values())
+    lengths = [LONGEST, *noise.integers(SHORTEST, LONGEST + 1, PROMPTS - 1)]
     return [
-        TokenPrompt(f"p{row}", noise.integers(first, VOCABULARY, length).tolist())
+        TokenPrompt(f"p{row}", noise.integers(STOP + 1, VOCABULARY, length).tolist())
         for row, length in enumerate(lengths)
     ]
 
 
-def ours(model: PreTrainedModel, asked: list[TokenPrompt], stops: range) -> int:
+def ours(model: PreTrainedModel, asked: list[TokenPrompt], stops: list[int]) -> int:
     """Sample by the package; return the tokens sampled."""
     settings = SamplingSettings(SAMPLES, NEW_TOKENS, rows_per_batch=PROMPTS * SAMPLES)
     rows = sample_tokens(model, asked, settings=settings, stop_ids=frozenset(stops))
     return sum(len(row.token_ids) for row in rows)
 
 
-def plain(model: PreTrainedModel, asked: list[TokenPrompt], stops: range) -> int:
+def plain(model: PreTrainedModel, asked: list[TokenPrompt], stops: list[int]) -> int:
     """Sample by `model.generate` from the same distribution; return the tokens up to the ends of answers."""
-    longest = max(len(prompt.token_ids) for prompt in asked)
-    pads = [longest - len(prompt.token_ids) for prompt in asked]
+    pads = [LONGEST - len(prompt.token_ids) for prompt in asked]
     ids = torch.tensor([[0] * pad + prompt.token_ids for pad, prompt in zip(pads, asked, strict=True)])
-    mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+    mask = torch.tensor([[0] * pad + [1] * (LONGEST - pad) for pad in pads])
     output = model.generate(
         ids,
         attention_mask=mask,
@@ -72,11 +84,11 @@ def plain(model: PreTrainedModel, asked: list[TokenPrompt], stops: range) -> int
         top_k=0,
         num_return_sequences=SAMPLES,
         max_new_tokens=NEW_TOKENS,
-        eos_token_id=list(stops) or None,
+        eos_token_id=stops or None,
         pad_token_id=0,
     )
-    new = output[:, longest:]
-    ended = torch.isin(new, torch.tensor(list(stops), dtype=torch.long))
+    new = output[:, LONGEST:]
+    ended = torch.isin(new, torch.tensor(stops, dtype=torch.long))
     lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])
     return int(lengths.sum())
 
@@ -91,8 +103,9 @@ def main() -> None:
     """Measure and record."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     built, asked = model(), prompts()
-    for name, goal in (("fixed", 2.0), ("stopping", 3.0)):
-        stops = range(STOPS[name])
+    for name, stops, goal in (("fixed", [], 2.0), ("stopping", [STOP], 3.0)):
+        if stops:
+            built.register_forward_hook(set_chance_to_stop, with_kwargs=True)
         sides = np.array(
             [
                 (

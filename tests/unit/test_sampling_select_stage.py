@@ -160,6 +160,16 @@ def test_what_is_selected_has_the_types_that_training_reads(samples, tmp_path):
     assert pairs[0]["gold_chosen"] < pairs[0]["gold_rejected"]
 
 
+def test_several_pairs_of_a_prompt_are_all_read_for_training_and_so_is_their_control(samples, tmp_path):
+    # 12 prompts of 4 samples each, all accepted
+    figures = run_select(samples, tmp_path / "run", strategy="rso_pairs", beta=1e9, k=4).figures
+    for subset in (None, "control"):
+        assert len(load_dataset(str(tmp_path / "run"), kind="preference", subset=subset)) == 24
+    # the three ways to pair 0, 1, 2 and 3 have margins of 1 and 1, 2 and 2, 3 and 1
+    assert 1 < figures["margin.proxy"].value < 2
+    assert figures["margin.gold"].value == -figures["margin.proxy"].value
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
