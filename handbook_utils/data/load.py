@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
@@ -150,8 +150,20 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
     kept = [name for name in columns if (any if name in OPTIONAL else all)(name in row for row in rows)]
     features = Features({name: _feature(name, rows) for name in kept})
     parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
-    batches = [_record_batch(part, features) for part in parts]
-    return Dataset(pa.Table.from_batches(batches))
+    return arrow_dataset(_record_batch(part, features) for part in parts)
+
+
+def arrow_dataset(batches: Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> Dataset:
+    """A dataset of Arrow's batches as they are; without any, `schema` says which columns it has.
+
+    It is named by a checksum of their memory. `datasets` would copy it more than once for that.
+    """
+    table = pa.Table.from_batches(batches, schema)
+    digest = hashlib.blake2b(str(table.schema).encode(), digest_size=8)
+    for column in table.columns:
+        for buffer in (part for chunk in column.chunks for part in chunk.buffers() if part is not None):
+            digest.update(buffer)
+    return Dataset(table, fingerprint=digest.hexdigest())
 
 
 def _record_batch(rows: Sequence[Row], features: Features) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from handbook_utils.data.render import Span
@@ -32,7 +32,7 @@ def encode_texts(
         token ends its text's list, and one whose last character is in none goes on to the end.
     """
     pattern = _boundaries(tokenizer, max(texts, key=len, default=""))
-    cut = [[piece for piece in pattern.split(text) if piece] if pattern else [text] for text in texts]
+    cut = [_cut(text, pattern) for text in texts] if pattern else [[text] for text in texts]
     places = {piece: place for place, piece in enumerate(dict.fromkeys(chain.from_iterable(cut)))}
     if not places:
         return [[] for _ in texts], [[] for _ in spans]
@@ -52,6 +52,12 @@ def encode_texts(
     return ids, found
 
 
+def _cut(text: str, pattern: re.Pattern[str]) -> list[str]:
+    """The text's pieces; each but the first starts with a match."""
+    ends = [0, *(match.start() for match in pattern.finditer(text)), len(text)]
+    return [text[begin:end] for begin, end in pairwise(ends) if begin < end]
+
+
 def _boundaries(tokenizer: Any, text: str) -> re.Pattern[str] | None:
     """Where a text may be cut: in front of added tokens, of those that a typical one holds."""
     if not tokenizer.is_fast or tokenizer.split_special_tokens:
@@ -59,7 +65,7 @@ def _boundaries(tokenizer: Any, text: str) -> re.Pattern[str] | None:
     added = list(tokenizer.added_tokens_decoder.values())
     names = [token.content for token in added]
     chosen = [token.content for token in added if token.content in text and _stands_alone(token, names)]
-    return re.compile(f"(?={'|'.join(map(re.escape, chosen))})") if chosen else None
+    return re.compile("|".join(map(re.escape, chosen))) if chosen else None
 
 
 def _stands_alone(token: Any, names: Sequence[str]) -> bool:
@@ -79,8 +85,9 @@ def _token_spans(
     encoded: Any, pieces: Sequence[str], places: Sequence[int], spans: Sequence[Span]
 ) -> list[Span]:
     """Spans of one text, in its tokens."""
+    known = encoded["input_ids"]
     chars = list(accumulate(map(len, pieces), initial=0))
-    tokens = list(accumulate((len(encoded["input_ids"][place]) for place in places), initial=0))
+    tokens = list(accumulate((len(known[place]) for place in places), initial=0))
 
     def token_of(char: int) -> int | None:
         number = bisect_right(chars, char) - 1

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
+from handbook_utils.data.load import arrow_dataset
 from handbook_utils.data.template_checks import check_chat_template
 from handbook_utils.data.turns import (
     RenderedTurns,
@@ -68,7 +69,7 @@ def training_rows(
     ours = all(recipe.training.get(name) in values for name, values in TOKEN_FIELDS.items())
     if recipe.stage != "sft" or not isinstance(rows, Dataset) or not ours:  # type: ignore[attr-defined]
         return rows
-    return Dataset(pa.Table.from_batches(_tokenized(tokenizer, rows), TOKENS))
+    return arrow_dataset(_tokenized(tokenizer, rows), TOKENS)
 
 
 def _tokenized(tokenizer: Any, rows: Dataset) -> Iterator[pa.RecordBatch]:

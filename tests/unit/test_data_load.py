@@ -199,6 +199,14 @@ def test_a_dataset_made_in_pieces_is_the_one_made_at_once(monkeypatch: pytest.Mo
     assert [row["completion"] for row in in_pieces] == [answer] * 5
 
 
+def test_a_dataset_is_named_by_its_rows_without_being_copied_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.arrow_dataset.generate_fingerprint", lambda dataset: pytest.fail("copied"))
+    texts = ["a", "b", "c"], ["a", "b", "c"], ["a", "bc", ""]
+    one, same, other = (load.to_dataset([{"text": text} for text in each]) for each in texts)
+    # datasets' own name of a dataset: what is made from it is named by it
+    assert one._fingerprint == same._fingerprint != other._fingerprint
+
+
 def test_a_fingerprint_depends_on_the_rows_alone() -> None:
     one, same = Dataset.from_list(ROWS), Dataset.from_list(ROWS)
     assert dataset_fingerprint(one) == dataset_fingerprint(same)
