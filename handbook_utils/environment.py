@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,16 @@ def environment() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Installed versions of what training depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("handbook-utils", *LIBRARIES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: _version(name) for name in ("handbook-utils", *LIBRARIES)}
+    return {"python": platform.python_version()} | {name: text for name, text in found.items() if text}
+
+
+@cache  # finding one reads the package's whole description, and every stage asks
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def hardware() -> dict[str, Any]:
