@@ -21,7 +21,7 @@ from handbook_utils.errors import DataError
 from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_stages
 from handbook_utils.pipeline.stages import resolve_inputs, run_stage
-from handbook_utils.pipeline.tables import run_scores
+from handbook_utils.pipeline.tables import shared_scores
 from handbook_utils.recipe_schema import AnyStage, EvaluateRecipe, RejectionRecipe, TrainingRecipe
 from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
@@ -36,7 +36,7 @@ START = "start-evaluate"
 
 
 def run_rejection(recipe: RejectionRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Run the rounds; `model` becomes a link to the model of the last round that was kept.
+    """Run the rounds; `model` becomes a link to the model of the last round that was kept, or to the first.
 
     Figures, N being a round: `start.SCORE`, `round-N.SCORE`, `round-N-control.SCORE` and their words, tokens
     and KL on held-out prompts; `round-N.SCORE_gain_vs_start`, `_previous` and `_control`, paired by prompt;
@@ -105,9 +105,10 @@ def stop_reason(recipe: RejectionRecipe, number: int, figures: Mapping[str, Esti
     kl, by = figures[f"round-{number}.kl"], recipe.select.by
     if recipe.stop.max_kl is not None and kl.value > recipe.stop.max_kl:
         return f"KL to the start is {kl.value:.3g} nats an answer, above stop.max_kl {recipe.stop.max_kl:g}"
-    gain = figures[f"round-{number}.{by}_gain_vs_{'start' if number == 1 else 'previous'}"]
-    if recipe.stop.stalled and gain.low <= 0:
-        return f"'{by}' on held-out prompts gained {gain} over the round before, whose interval reaches 0"
+    gain = figures.get(f"round-{number}.{by}_gain_vs_{'start' if number == 1 else 'previous'}")
+    if recipe.stop.stalled and (gain is None or gain.low <= 0):
+        found = "no gain that could be measured" if gain is None else f"{gain}, whose interval reaches 0"
+        return f"'{by}' on held-out prompts gained over the round before: {found}"
     return None
 
 
@@ -134,7 +135,9 @@ def _round_figures(
         figures |= _renamed(f"{here}-control", results[f"{here}-evaluate-control"])
     for name, other in against.items():
         for score in (*recipe.scorers, *recipe.evaluate.scorers):
-            ours, theirs = (run_scores(run.path / each, score) for each in (f"{here}-evaluate", other))
+            theirs, ours = shared_scores(run.path / other, run.path / f"{here}-evaluate", score)
+            if len(ours) < 2:  # a verifier or judge had next to no numbers, which `score` has warned of
+                continue
             compared = compare_paired(theirs, ours, unit=f"{score} reward", seed=recipe.seed)
             figures[f"{here}.{score}_gain_vs_{name}"] = compared.difference
             figures[f"{here}.{score}_win_rate_vs_{name}"] = compared.win_rate

@@ -136,6 +136,7 @@ def rejection_sample(recipe: str | Path | Recipe, run_dir: str | Path, **options
     the run's `model/`, and figures are named by round: `round-2.gold`, `round-2.gold_gain_vs_control`.
 
     Source: Touvron et al. 2023 (Llama 2); Dong et al. 2023 (RAFT); Gulcehre et al. 2023 (ReST).
+    Book: chapter "Best-of-n and rejection sampling".
     """
     return _run_only("rejection", recipe, run_dir, **options)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.evaluation.win_rate import scores_by_prompt
@@ -35,8 +36,27 @@ def run_scores(path: Path, column: str) -> dict[str, np.ndarray]:
     """Scores of a run by prompt, for a paired comparison.
 
     Raises:
-        DataError: the run holds no scores, or not that column.
+        DataError: the run holds no scores, not that column, or a row without one.
     """
+    return _by_prompt(_scored_rows(path, column), column, path)
+
+
+def shared_scores(a: Path, b: Path, column: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scores of two runs by prompt; rows that a verifier or judge had no number for are left out.
+
+    Returns:
+        The same prompts on both sides: those with a score in either run. Both are empty where there is none.
+    Raises:
+        DataError: a run holds no scores, or not that column.
+    """
+    tables = [_scored_rows(path, column) for path in (a, b)]
+    finite = [table.filter(pc.is_finite(table[column])) for table in tables]
+    first, second = (_by_prompt(table, column, path) for table, path in zip(finite, (a, b), strict=True))
+    both = [prompt for prompt in first if prompt in second]
+    return {prompt: first[prompt] for prompt in both}, {prompt: second[prompt] for prompt in both}
+
+
+def _scored_rows(path: Path, column: str) -> pa.Table:
     if not (path / "scores").is_dir():
         stage = read_manifest(path)["stage"]
         raise DataError(
@@ -46,6 +66,10 @@ def run_scores(path: Path, column: str) -> dict[str, np.ndarray]:
     known = score_columns(table)
     if column not in known:
         raise DataError(f"{path}: no score column '{column}'. {suggest(column, known)}")
+    return table
+
+
+def _by_prompt(table: pa.Table, column: str, path: Path) -> dict[str, np.ndarray]:
     return scores_by_prompt(
         table["prompt_id"].to_pylist(),
         table[column].to_numpy(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +22,7 @@ from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.pipeline import stages
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_seed
 from handbook_utils.pipeline.stages import rejection_sample, run_stage
-from handbook_utils.pipeline.tables import run_scores
+from handbook_utils.pipeline.tables import run_scores, shared_scores
 from handbook_utils.recipe import check_recipe, load_recipe
 from handbook_utils.run_folder import RunFolder, read_result
 from handbook_utils.run_state import read_manifest, read_table
@@ -337,6 +339,23 @@ def test_a_round_that_meets_a_rule_is_not_kept(
     run_stage(rejection(tiny_model_folder, rounds=3, control=False), tmp_path / "out", progress=False)
     assert json.loads((tmp_path / "out" / "rounds.json").read_text())["kept"] == 1
     assert (tmp_path / "out" / "model").resolve().parent.name == "round-1-model"
+
+
+def test_answers_without_a_score_do_not_count_and_do_not_end_the_run(finished: Path, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for out, name in ((ours, "round-1-evaluate"), (theirs, "start-evaluate")):
+        shutil.copytree(finished / name, out)
+    file = next((ours / "scores").glob("*.parquet"))
+    table = pq.read_table(file)
+    values = table["brief"].to_pylist()
+    names = table["prompt_id"].to_pylist()
+    missing = table.set_column(table.column_names.index("brief"), "brief", [[math.nan, *values[1:]]])
+    pq.write_table(missing, file)
+    with pytest.raises(DataError, match="is nan"):
+        run_scores(ours, "brief")
+    found = shared_scores(theirs, ours, "brief")
+    assert [len(side) for side in found] == [9, 9]  # one answer a prompt, ten prompts
+    assert names[0] not in found[0]
 
 
 # ---- bad input
