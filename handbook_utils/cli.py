@@ -12,7 +12,17 @@ import typer
 from handbook_utils import __version__
 from handbook_utils.cli_catalogue import convert, recipes
 from handbook_utils.cli_merge import merge
-from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
+from handbook_utils.cli_options import (
+    Changes,
+    DryRun,
+    Json,
+    OnExecutor,
+    Out,
+    Overwrite,
+    RecipeName,
+    Seed,
+    executor_changes,
+)
 from handbook_utils.cli_rejection import rejection_sample
 from handbook_utils.cli_samples import score, select
 from handbook_utils.cli_template import template
@@ -148,10 +158,12 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
         json: Json = False,
         overwrite: Overwrite = False,
         dry_run: DryRun = False,
+        executor: OnExecutor = None,
     ) -> None:
         from handbook_utils import cli_view as view
 
-        loaded = view.load_for(name, stages, recipe, changes or [], seed)
+        changes = [*executor_changes(executor), *(changes or [])]
+        loaded = view.load_for(name, stages, recipe, changes, seed)
         folder = out or view.default_out(recipe)
         view.run_or_plan(loaded, folder, overwrite=overwrite, dry_run=dry_run, json=json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,3 +26,28 @@ Overwrite = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; load no model, write nothing.")]
 RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]
+
+
+class Executor(StrEnum):
+    """Where generate, score and evaluate work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+OnExecutor = Annotated[
+    Executor | None,
+    typer.Option(
+        "--executor",
+        help="Where generate, score and evaluate work: local, on this machine; ray, on a Ray cluster (extra "
+        "`ray`). Default: as the recipe says.",
+        show_default=False,
+    ),
+]
+
+
+def executor_changes(executor: Executor | None) -> list[str]:
+    """The option as a change of the recipe; the rest of its section stays."""
+    if executor is None:
+        return []
+    return ["executor.kind=ray"] if executor is Executor.RAY else ["executor=null"]

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, RecipeName, Seed
+from handbook_utils.cli_options import (
+    Changes,
+    DryRun,
+    Json,
+    OnExecutor,
+    Out,
+    Overwrite,
+    RecipeName,
+    Seed,
+    executor_changes,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,6 +34,7 @@ def rejection_sample(
     json: Json = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    executor: OnExecutor = None,
 ) -> None:
     """Sample answers, keep those that score best, train on them, measure, and again: rejection sampling.
 
@@ -40,7 +51,8 @@ def rejection_sample(
     """
     from handbook_utils import cli_view as view
 
-    loaded: Any = view.load_for("rejection-sample", ("rejection",), recipe, changes or [], seed)
+    changes = [*executor_changes(executor), *(changes or [])]
+    loaded: Any = view.load_for("rejection-sample", ("rejection",), recipe, changes, seed)
     folder = out or view.default_out(recipe)
     if dry_run:
         show_rounds_plan(loaded, folder, json)

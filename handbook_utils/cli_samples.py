@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handbook_utils.cli_options import Changes, DryRun, Json, Out, Overwrite, Seed
+from handbook_utils.cli_options import (
+    Changes,
+    DryRun,
+    Json,
+    OnExecutor,
+    Out,
+    Overwrite,
+    Seed,
+    executor_changes,
+)
 from handbook_utils.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -43,6 +52,7 @@ def score(
     json: Json = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    executor: OnExecutor = None,
 ) -> None:
     """Score answers, or pairs of answers, by reward models, ensembles, verifiers or the gold reward.
 
@@ -56,7 +66,7 @@ def score(
 
     handbook score answers.jsonl -s proxy=my/reward-model -s 'brief={kind: length, at_most: 80}'
     """
-    given = {"--set": changes, "--seed": seed, "--dry-run": dry_run or None}
+    given = {"--set": changes, "--seed": seed, "--dry-run": dry_run or None, "--executor": executor}
     if not scorer:
         _run("score", target, {**given, "--out": out, "--json": json, "--overwrite": overwrite})
         return
@@ -121,7 +131,8 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
     if Path(recipe).exists() and Path(recipe).suffix not in (".yaml", ".yml"):
         option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
         raise RecipeError(f"{recipe}: rows, and no recipe. Say {option} as well, or give a recipe.")
-    loaded = view.load_for(command, (command,), recipe, options["--set"] or [], options["--seed"])
+    changes = [*executor_changes(options.get("--executor")), *(options["--set"] or [])]
+    loaded = view.load_for(command, (command,), recipe, changes, options["--seed"])
     view.run_or_plan(
         loaded,
         options["--out"] or view.default_out(recipe),

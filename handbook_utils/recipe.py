@@ -207,7 +207,8 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
         if isinstance(node, list):
             node = node[_position(node, part, dotted)]
         elif isinstance(node, dict):
-            node = node.setdefault(part, {})
+            node[part] = {} if node.get(part) is None else node[part]
+            node = node[part]
         else:
             raise RecipeError(f"--set {dotted}: '{part}' is inside a plain value.")
     if isinstance(node, list):

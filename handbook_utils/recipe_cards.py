@@ -24,7 +24,7 @@ NOT_A_HYPERPARAMETER = {
     *("stage", "description", "data", "eval_data", "reference", "scorers", "baselines", "launch", "stages"),
     *("prompts_per_part", "rows_per_batch", "model.name", "model.from", "model.revision", "model.adapter"),
     *("annotator", "arms", "measures", "by", "seed", "model.chat_template"),
-    *("engine", "bad_prompts", "long_prompts", "workers", "select.by"),
+    *("engine", "bad_prompts", "long_prompts", "executor", "select.by"),
     *("train.stage", "train.launch", "evaluate.data", "evaluate.samples", "evaluate.scorers"),
 }
 

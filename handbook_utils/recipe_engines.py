@@ -61,3 +61,12 @@ class VllmSection(Section):
 
 
 EngineSection = Annotated[TransformersSection | EndpointSection | VllmSection, Field(discriminator="kind")]
+
+
+def check_cut(recipe: Any) -> Any:
+    """Raise ValueError where prompts are to be cut by an engine that cannot."""
+    if recipe.long_prompts == "cut" and isinstance(recipe.engine, EndpointSection):
+        raise ValueError(
+            "`long_prompts: cut` needs the tokenizer, and an endpoint shows none. Take skip or error."
+        )
+    return recipe

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from handbook_utils.recipe_engines import EndpointSection, EngineSection, TransformersSection
+from handbook_utils.recipe_engines import EngineSection, TransformersSection, check_cut
+from handbook_utils.recipe_executor import ExecutorSection, RaySection, check_executor
 from handbook_utils.recipe_fields import checked_field, trainer_fields
 from handbook_utils.recipe_rounds import (
     RoundEvaluation,
@@ -142,15 +143,10 @@ class SamplingRecipe(StageRecipe):
     long_prompts: Literal["error", "skip", "cut"] = Field(
         "error", description="prompts beyond the model's window; cut: their oldest part is left out"
     )
-    workers: PositiveInt = Field(1, description="local processes that sample at once; changes no answer")
+    executor: ExecutorSection | None = Field(None, description="absent: this process. Changes no answer")
 
-    @model_validator(mode="after")
-    def _can_be_cut(self) -> Self:
-        if self.long_prompts == "cut" and isinstance(self.engine, EndpointSection):
-            raise ValueError(
-                "`long_prompts: cut` needs the tokenizer, and an endpoint shows none. Take skip or error."
-            )
-        return self
+    _elsewhere = model_validator(mode="after")(check_executor)
+    _can_be_cut = model_validator(mode="after")(check_cut)
 
 
 class GenerateRecipe(SamplingRecipe):
@@ -177,6 +173,9 @@ class ScoreRecipe(StageRecipe):
     data: list[DataSource] = Field(min_length=1)
     scorers: dict[str, ScorerSection] = Field(min_length=1)
     rows_per_batch: PositiveInt = 256
+    executor: RaySection | None = Field(None, description="absent: this process. Changes no score")
+
+    _elsewhere = model_validator(mode="after")(check_executor)
 
 
 class SelectRecipe(StageRecipe):

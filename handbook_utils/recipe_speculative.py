@@ -43,7 +43,7 @@ def check_speculation(recipe: Any) -> Any:
     """The recipe of a stage that samples, if what its `speculative` says can be done.
 
     Raises:
-        ValueError: another engine, several workers, or decisions that would decide nothing.
+        ValueError: another engine, several processes, or decisions that would decide nothing.
     """
     section = recipe.speculative
     if section is None:
@@ -53,8 +53,8 @@ def check_speculation(recipe: Any) -> Any:
             f"`speculative` looks at answers while they are written, and an engine of kind "
             f"'{recipe.engine.kind}' shows them when they are done. Take `engine: {{kind: transformers}}`."
         )
-    if recipe.workers > 1:
-        raise ValueError("`speculative` keeps model and scorer in one process. Take `workers: 1`.")
+    if recipe.executor is not None and recipe.executor.kind == "processes":
+        raise ValueError("`speculative` keeps model and scorer in one process. Leave `executor` out.")
     problem = speculation_problem(
         section.after,
         section.alpha,

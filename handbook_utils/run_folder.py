@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from handbook_utils.atomic import (
     TEMPORARY,
-    atomic_file,
     atomic_folder,
     explained_os_errors,
     locked,
     remove_leftovers,
     write_json,
+    write_table,
     write_text,
 )
 from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
@@ -52,6 +52,7 @@ class RunFolder:
         path: the folder.
         progress: whether to show progress bars.
         recipe: the recipe as it was resolved.
+        inputs: the run folder behind each `from` of it.
         is_main: whether this process owns the folder; of several that train together one does.
     """
 
@@ -71,14 +72,14 @@ class RunFolder:
         self._started = time.monotonic()
         self.recipe = recipe
         self.progress = progress
-        self._inputs = dict(inputs)
+        self.inputs = dict(inputs)
         self._tokens = 0
         self._notes: dict[str, Any] = {}
 
     def locate(self, source: Source) -> str:
         """Where a section's `name` or `from` is to be read."""
         if source.from_ is not None:
-            return str(self._inputs[source.from_])
+            return str(self.inputs[source.from_])
         assert source.name is not None  # held by the schema
         return source.name
 
@@ -88,10 +89,7 @@ class RunFolder:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write `name` (such as "samples/part-00000.parquet") whole or not at all."""
-        import pyarrow.parquet as pq
-
-        with atomic_file(self.path / name) as temporary:
-            pq.write_table(table, temporary)
+        write_table(self.path / name, table)
 
     def read_table(self, name: str) -> pa.Table:
         """Read one parquet file, or all parts of a folder in order."""

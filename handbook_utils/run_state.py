@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # how many processes train or sample changes nothing of what is computed
-NOT_PART_OF_A_RUN = {"description", "launch", "workers"}
+NOT_PART_OF_A_RUN = {"description", "launch", "executor"}
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from handbook_utils.sampling.figures import mean_figures
 from handbook_utils.sampling.parts import write_samples
 from handbook_utils.sampling.score_stage import write_scores
 from handbook_utils.sampling.stages import sample_figures
-from handbook_utils.sampling.tables import completions_of, sample_tables
+from handbook_utils.sampling.tables import completions_of, wanted_parts
 
 KL_ROWS_PER_BATCH = 64
 
@@ -38,8 +38,7 @@ def run_evaluate(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Estimate]:
         DataError: a baseline was measured on other prompts.
     """
     write_samples(recipe, run)
-    own_samples = sample_tables([DataSource(name=str(run.path / "samples"))], run)
-    write_scores(own_samples, run, scorers=recipe.scorers, rows_per_batch=recipe.rows_per_batch)
+    write_scores(recipe, wanted_parts([DataSource(name=str(run.path / "samples"))], run), run)
     table = run.read_table("scores")
     figures = score_means(table) | sample_figures(table)
     if recipe.reference is not None:

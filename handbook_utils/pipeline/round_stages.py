@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from handbook_utils.recipe_executor import RaySection
 from handbook_utils.recipe_schema import (
     AnyStage,
     DpoRecipe,
@@ -57,6 +58,7 @@ def round_stages(recipe: RejectionRecipe, number: int) -> dict[str, AnyStage]:
             data=[_rows(f"{here}-samples")],
             scorers=recipe.scorers,
             rows_per_batch=recipe.rows_per_batch,
+            executor=recipe.executor if isinstance(recipe.executor, RaySection) else None,
         ),
         "selected": SelectRecipe(
             stage="select", seed=seed, data=[_rows(f"{here}-scores")], **dict(recipe.select)

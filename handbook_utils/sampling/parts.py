@@ -7,21 +7,26 @@ with the first missing part, and ends with the same files as a run that was not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from handbook_utils.atomic import remove_leftovers
-from handbook_utils.data.load import Locator
+from handbook_utils.data.load import Locator, ResolvedInputs
 from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
+from handbook_utils.recipe_engines import EndpointSection, EngineSection, VllmSection
+from handbook_utils.recipe_executor import RaySection
 from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.load import load_engine
 from handbook_utils.sampling.progress import answer_bar
+from handbook_utils.sampling.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.shards import (
     Shard,
     ShardRecord,
@@ -32,6 +37,7 @@ from handbook_utils.sampling.shards import (
     prompts_of,
     read_plan,
     read_records,
+    record_shard,
     write_proof,
     write_shard,
 )
@@ -107,6 +113,7 @@ def make_shards(
                     if is_mine and not (folder / shard.file).exists():
                         answers = engine.answer(prompts, settings, progress=progress)
                         record = write_shard(folder, shard, prompts, answers, samples=settings.samples)
+                        record_shard(folder, record)
                         if made is not None:
                             made(record)
     finally:
@@ -137,10 +144,13 @@ def _cut(recipe: SamplingRecipe, run: RunFolder) -> list[Shard]:
 
 
 def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advance: Progress) -> None:
-    """Make the missing shards here, or by several processes."""
-    location = run.locate(recipe.model)
-    if recipe.workers > 1:
-        for record in run_workers(recipe.workers, run.path, location):
+    """Make the missing shards here, by several processes, or on a cluster."""
+    location, executor = run.locate(recipe.model), recipe.executor
+    if isinstance(executor, RaySection):
+        _make_on_ray(executor, recipe, run, shards, advance)
+        return
+    if executor is not None and executor.workers > 1:
+        for record in run_workers(executor.workers, run.path, location):
             advance(record.tokens, record.answers)
             _account(run, record)
         return
@@ -152,6 +162,48 @@ def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advan
         progress=advance,
         made=lambda record: _account(run, record),
     )
+
+
+def _make_on_ray(
+    section: RaySection, recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advance: Progress
+) -> None:
+    folder = run.path.absolute()
+    missing = {shard.number: shard for shard in shards if not (folder / shard.file).exists()}
+    prepare = partial(shard_maker, recipe, folder, run.inputs)
+    with closing(run_on_ray(section, Work(folder, prepare, _gpus(recipe.engine)), missing)) as made:
+        for number, record in made:
+            await_file(folder / missing[number].file)
+            record_shard(folder, record)
+            advance(record.tokens, record.answers)
+            _account(run, record)
+
+
+def shard_maker(
+    recipe: SamplingRecipe, folder: Path, inputs: Mapping[str, Path]
+) -> Callable[[Shard], ShardRecord]:
+    """What makes shards on another machine: its engine is loaded, and whoever asks it keeps the journal.
+
+    Args:
+        recipe: of the run.
+        folder: the run's, with a plan.
+        inputs: the run folder behind each `from` of the recipe.
+    """
+    located = ResolvedInputs(inputs)
+    engine, settings = load_engine(recipe, located.locate(recipe.model), located), settings_of(recipe)
+
+    def make(shard: Shard) -> ShardRecord:
+        [prompts] = prompts_of(folder, [shard])
+        answers = engine.answer(prompts, settings)
+        return write_shard(folder, shard, prompts, answers, samples=settings.samples)
+
+    return make
+
+
+def _gpus(engine: EngineSection) -> int:
+    """GPUs that one copy of the model takes."""
+    if isinstance(engine, VllmSection):
+        return engine.tensor_parallel
+    return 0 if isinstance(engine, EndpointSection) else 1
 
 
 def load_prompts(

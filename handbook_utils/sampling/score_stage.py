@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from handbook_utils.atomic import remove_leftovers, write_json, write_table
+from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.recipe_executor import RaySection
 from handbook_utils.recipe_sampling import ScorerSection
-from handbook_utils.recipe_schema import ScoreRecipe
+from handbook_utils.recipe_schema import EvaluateRecipe, ScoreRecipe
 from handbook_utils.records import REJECTED, Completion, Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
 from handbook_utils.sampling.groups import text_codes
-from handbook_utils.sampling.parts import write_part
 from handbook_utils.sampling.progress import answer_bar
+from handbook_utils.sampling.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.score import ScoreFailure, score
-from handbook_utils.sampling.scorers.load import load_scorers
+from handbook_utils.sampling.scorers.load import load_scorers, models_of
 from handbook_utils.sampling.shards import part_name
-from handbook_utils.sampling.tables import SAMPLES, completions_of, sample_tables, score_names, scores_table
+from handbook_utils.sampling.tables import (
+    SAMPLES,
+    SamplePart,
+    completions_of,
+    score_names,
+    scores_table,
+    wanted_parts,
+)
 
 LOGGER = logging.getLogger("handbook_utils")
 
@@ -37,41 +49,71 @@ def run_score(recipe: ScoreRecipe, run: RunFolder) -> dict[str, Estimate]:
     A row that a verifier or judge has no number for is recorded in failures/ with the reason, counts in
     `SCORE_failed_rate`, and has the score NaN.
     """
-    tables = sample_tables(recipe.data, run)
-    write_scores(tables, run, scorers=recipe.scorers, rows_per_batch=recipe.rows_per_batch)
+    write_scores(recipe, wanted_parts(recipe.data, run), run)
     return score_figures(run.path / "scores")
 
 
-def write_scores(
-    tables: Iterable[tuple[Path, pa.Table]],
-    run: RunFolder,
-    *,
-    scorers: Mapping[str, ScorerSection],
-    rows_per_batch: int,
-) -> None:
-    """Write the parts of scores/ that are missing, one for each table of samples.
+def write_scores(recipe: ScoreRecipe | EvaluateRecipe, parts: Sequence[SamplePart], run: RunFolder) -> None:
+    """Write the parts of scores/ that are missing, one for each part of samples.
 
     Raises:
         RecipeError: an unknown scorer, or one named like a column of samples.
         DataError: a score is not a finite number, or a scorer has none for any row.
     """
-    check_names(scorers)
-    loaded = load_scorers(scorers, run, rows_per_batch=rows_per_batch)
-    rows = 0
+    check_names(recipe.scorers)
+    files = [run.path / part_name("scores", number) for number in range(len(parts))]
+    missing = {number: part for number, part in enumerate(parts) if not files[number].exists()}
     with answer_bar("scoring", None, show=run.progress) as advance:
-        for number, (file, table) in enumerate(tables):
-            if not run.has(part_name("scores", number)):
-                failures: list[ScoreFailure] = []
-                scored = completions_of(table, where=str(file))
-                for scorer in loaded or [_no_scores]:
-                    scored = score(scored, scorer, failed=failures.append)
-                (run.path / failures_file(number)).unlink(missing_ok=True)  # of a sitting that was killed
-                if failures:
-                    run.write_json(failures_file(number), [failure.to_json() for failure in failures])
-                write_part(run, "scores", number, scores_table(scored))
-            rows += len(table)
-            advance(0, len(table))
-    _note_failures(run, rows)
+        for number, written in _scored(recipe, run, missing):
+            for name in written:
+                await_file(run.path / name)
+            advance(0, pq.read_metadata(files[number]).num_rows)
+    remove_leftovers(run.path)  # of workers that were killed
+    _note_failures(run, sum(pq.read_metadata(file).num_rows for file in files))
+
+
+def _scored(
+    recipe: ScoreRecipe | EvaluateRecipe, run: RunFolder, parts: Mapping[int, SamplePart]
+) -> Iterator[tuple[int, list[str]]]:
+    """Score parts here or on a cluster; gives the number of each and the files that were written for it."""
+    folder, items = run.path.absolute(), {number: (number, part) for number, part in parts.items()}
+    prepare = partial(score_maker, recipe.scorers, recipe.rows_per_batch, folder, run.inputs)
+    if not isinstance(recipe.executor, RaySection):
+        if items:
+            make = prepare()
+            yield from ((number, make(item)) for number, item in items.items())
+        return
+    work = Work(folder, prepare, gpus=int(any(models_of(section) for section in recipe.scorers.values())))
+    with closing(run_on_ray(recipe.executor, work, items)) as results:
+        yield from results
+
+
+def score_maker(
+    scorers: Mapping[str, ScorerSection], rows_per_batch: int, folder: Path, inputs: Mapping[str, Path]
+) -> Callable[[tuple[int, SamplePart]], list[str]]:
+    """What scores a part of samples into a run folder and names the files it wrote; scorers are loaded.
+
+    Args:
+        scorers: by the name of their column.
+        rows_per_batch: answers a forward pass of a reward model.
+        folder: the run's.
+        inputs: the run folder behind each `from` of the scorers.
+    """
+    loaded = load_scorers(scorers, ResolvedInputs(inputs), rows_per_batch=rows_per_batch)
+
+    def make(item: tuple[int, SamplePart]) -> list[str]:
+        number, part = item
+        failures: list[ScoreFailure] = []
+        scored = completions_of(part.read(), where=str(part.file))
+        for scorer in loaded or [_no_scores]:
+            scored = score(scored, scorer, failed=failures.append)
+        (folder / failures_file(number)).unlink(missing_ok=True)  # of a sitting that was killed
+        if failures:
+            write_json(folder / failures_file(number), [failure.to_json() for failure in failures])
+        write_table(folder / part_name("scores", number), scores_table(scored))
+        return [*([failures_file(number)] if failures else []), part_name("scores", number)]
+
+    return make
 
 
 def check_names(scorers: Iterable[str]) -> None:

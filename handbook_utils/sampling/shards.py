@@ -22,7 +22,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handbook_utils.atomic import atomic_file, explained_os_errors, sha256_of, write_json, write_text
+from handbook_utils.atomic import (
+    atomic_file,
+    explained_os_errors,
+    sha256_of,
+    write_json,
+    write_table,
+    write_text,
+)
 from handbook_utils.errors import DataError, ModelError
 from handbook_utils.records import REJECTED
 from handbook_utils.sampling.claims import CLAIMS
@@ -144,7 +151,7 @@ def prompts_of(folder: Path, shards: Iterable[Shard]) -> Iterator[list[Prompt]]:
 def write_shard(
     folder: Path, shard: Shard, prompts: Sequence[Prompt], answers: Answers, *, samples: int
 ) -> ShardRecord:
-    """Write the answers to a shard's prompts, then record it.
+    """Write the answers to a shard's prompts; it counts once it is recorded too (`record_shard`).
 
     Raises:
         ModelError: the engine left out, repeated or invented answers.
@@ -152,10 +159,9 @@ def write_shard(
     """
     _check_answers(prompts, answers, samples)
     file = folder / shard.file
-    with atomic_file(file) as temporary:
-        pq.write_table(samples_table(answers.completions), temporary)
+    write_table(file, samples_table(answers.completions))
     rows = answers.completions
-    record = ShardRecord(
+    return ShardRecord(
         number=shard.number,
         address=shard.address,
         sha256=sha256_of(file),
@@ -168,9 +174,16 @@ def write_shard(
         rejected=sum(row.finish_reason == REJECTED for row in rows),
         scored_tokens=answers.scored_tokens,
     )
+
+
+def record_shard(folder: Path, record: ShardRecord) -> None:
+    """Add a shard that was written to the journal.
+
+    Raises:
+        RunFolderError: the disk is full.
+    """
     with explained_os_errors(folder / JOURNAL), (folder / JOURNAL).open("a", encoding="utf-8") as stream:
         stream.write(_line(record))
-    return record
 
 
 def read_records(folder: Path) -> dict[int, ShardRecord]:

@@ -108,40 +108,49 @@ def samples_at(location: str) -> Iterator[ScoredCompletion]:
 
 
 @dataclass(frozen=True)
-class WantedPart:
+class SamplePart:
     """A file of samples, and which of its distinct prompts are wanted: those from `first` up to `end`."""
 
     file: Path
     first: int
     end: int
-    marks: NDArray[np.uint64]
+
+    def read(self) -> pa.Table:
+        """The samples of those prompts."""
+        table = pq.read_table(self.file)
+        numbers = text_codes(table["prompt_id"])
+        return table.filter(pa.array((self.first <= numbers) & (numbers < self.end)))
 
 
 def sample_tables(sources: Sequence[DataSource], run: RunFolder) -> Iterator[tuple[Path, pa.Table]]:
     """Samples of the sources, a file at a time: a prompt's samples are in one, as `generate` writes them.
 
-    A slice in `split`, such as train[:200], counts prompts. No more than a file is held in memory.
+    No more than a file is held in memory; raises as `wanted_parts`.
+    """
+    for part in wanted_parts(sources, run):
+        yield part.file, part.read()
+
+
+def wanted_parts(sources: Sequence[DataSource], run: RunFolder) -> list[SamplePart]:
+    """Where the samples of the sources are. A slice in `split`, such as train[:200], counts prompts.
 
     Raises:
-        DataError: no samples there, a prompt id in two files, or a slice beyond the prompts.
+        DataError: no samples there, a prompt id in two files, a slice beyond the prompts, or files that
+            were scored differently.
     """
-    wanted = [part for source in sources for part in _wanted_prompts(source, run.locate(source))]
-    _check_unique(wanted)
+    marked = [part for source in sources for part in _wanted_prompts(source, run.locate(source))]
+    _check_unique(marked)
+    parts = [part for part, _ in marked if part.first < part.end]
     scores: set[str] | None = None
-    for part in wanted:
-        if part.first >= part.end:
-            continue
-        file, table = part.file, pq.read_table(part.file)
-        found = set(score_names(table, where=str(file)))
-        numbers = text_codes(table["prompt_id"])
-        kept = table.filter(pa.array((part.first <= numbers) & (numbers < part.end)))
+    for part in parts:
+        found = set(score_names(pq.read_schema(part.file).empty_table(), where=str(part.file)))
         if scores is not None and found != scores:
             raise DataError(
-                f"{file}: has the scores {sorted(found)}, an earlier file {sorted(scores)}. "
+                f"{part.file}: has the scores {sorted(found)}, an earlier file {sorted(scores)}. "
                 "Score all samples by the same scorers first."
             )
         scores = found
-        yield file, kept
+    return parts
 
 
 def score_names(table: pa.Table, *, where: str) -> list[str]:
@@ -159,7 +168,11 @@ def score_names(table: pa.Table, *, where: str) -> list[str]:
     return [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
 
 
-def _wanted_prompts(source: DataSource, location: str) -> list[WantedPart]:
+# a part, and a mark for each of its prompts
+Marked = tuple[SamplePart, NDArray[np.uint64]]
+
+
+def _wanted_prompts(source: DataSource, location: str) -> list[Marked]:
     """Files of a source and which of their prompts the slice wants."""
     split = parse_split(source.split)
     if split.base != "train":
@@ -170,19 +183,19 @@ def _wanted_prompts(source: DataSource, location: str) -> list[WantedPart]:
     parts, before = [], 0
     for file, found in zip(files, marks, strict=True):
         start, stop = max(0, first - before), min(len(found), max(0, end - before))
-        parts.append(WantedPart(file, start, stop, found[start:stop]))
+        parts.append((SamplePart(file, start, stop), found[start:stop]))
         before += len(found)
     return parts
 
 
-def _check_unique(parts: Sequence[WantedPart]) -> None:
+def _check_unique(parts: Sequence[Marked]) -> None:
     """Refuse a prompt that is wanted from two files."""
-    marks = np.concatenate([part.marks for part in parts])
+    marks = np.concatenate([found for _, found in parts])
     if len(np.unique(marks)) == len(marks):
         return
     seen: set[int] = set()
-    for part in parts:
-        repeated = seen.intersection(part.marks.tolist())
+    for part, found in parts:
+        repeated = seen.intersection(found.tolist())
         if repeated:
             names = _prompt_ids(part.file)[part.first : part.end]
             name = next(name for name in names if _mark(name) in repeated)
@@ -190,7 +203,7 @@ def _check_unique(parts: Sequence[WantedPart]) -> None:
                 f"{part.file}: prompt '{name}' has samples in an earlier file too. Samples of one "
                 "prompt belong in one file; the same run may have been given twice."
             )
-        seen.update(part.marks.tolist())
+        seen.update(found.tolist())
 
 
 def _prompt_marks(file: Path) -> NDArray[np.uint64]:

@@ -24,6 +24,7 @@ LAYERS = [
         "recipe_cards",
         "recipe_engines",
         "recipe_fields",
+        "recipe_executor",
         "recipe_rounds",
         "recipe_sampling",
         "recipe_schema",

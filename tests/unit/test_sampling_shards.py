@@ -357,7 +357,8 @@ def test_shards_of_other_prompts_than_the_plans_are_refused(tmp_path):
     """Data that changed between two sittings where no checksum tells, such as those of the hub."""
     asked = [("p", [{"role": "user", "content": "hi"}])]
     [shard] = cut_shards(tmp_path, asked, size=1, decides={}, left_out=[])
-    shards.write_shard(tmp_path, shard, asked, Answers(answers_to(asked[0], 1)), samples=1)
+    record = shards.write_shard(tmp_path, shard, asked, Answers(answers_to(asked[0], 1)), samples=1)
+    shards.record_shard(tmp_path, record)
     assert list(keep_whole(tmp_path, [shard])) == [0]
     changed = cut_shards(tmp_path, [("q", asked[0][1])], size=1, decides={}, left_out=[])
     with pytest.raises(DataError, match="prompts of shard 0 are not those that this run began with"):

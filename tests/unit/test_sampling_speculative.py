@@ -204,7 +204,7 @@ def recipe(model: Path, reward: Path, **changes: Any) -> GenerateRecipe:
     [
         ({"engine": {"kind": "endpoint", "url": "http://localhost:1/v1"}}, "shows them when they are done"),
         ({"engine": {"kind": "vllm"}}, "shows them when they are done"),
-        ({"workers": 2}, "Take `workers: 1`"),
+        ({"executor": {"kind": "processes"}}, "Leave `executor` out"),
         ({"rows_per_batch": 7}, "must be at least `samples`"),
         ({"samples": 1}, "stops none"),
         ({"speculative": {"after": [8]}}, "below `max_new_tokens`"),
@@ -231,7 +231,7 @@ def test_an_evaluation_cannot_speculate():
 
 
 def test_a_worker_that_cannot_find_the_scorer_says_so_before_it_loads_a_model():
-    with pytest.raises(RecipeError, match="own process"):
+    with pytest.raises(RecipeError, match="several processes"):
         load_engine(recipe(Path("nowhere"), Path("reward")), "nowhere")
 
 

@@ -26,6 +26,9 @@ pytestmark = [
 ]
 
 
+TWO = {"kind": "processes", "workers": 2}
+
+
 def recipe(model: Path, **changes: Any) -> GenerateRecipe:
     content = {
         "stage": "generate",
@@ -46,19 +49,21 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_two_worker_processes_give_the_bytes_of_one_and_its_metrics(tiny_model_folder, tmp_path):
     run_stage(recipe(tiny_model_folder), tmp_path / "one", progress=False)
-    run_stage(recipe(tiny_model_folder, workers=2), tmp_path / "two", progress=False)
+    run_stage(recipe(tiny_model_folder, executor=TWO), tmp_path / "two", progress=False)
     assert content(tmp_path / "two") == content(tmp_path / "one")
     kept = [{**each, "time": None} for each in read_metrics(tmp_path / "two")]
     assert kept == [{**each, "time": None} for each in read_metrics(tmp_path / "one")]
     # a run goes on with another number of workers
     (tmp_path / "two" / "samples" / "part-00003.parquet").unlink()
-    run_stage(recipe(tiny_model_folder, workers=1), tmp_path / "two", progress=False)
+    run_stage(recipe(tiny_model_folder), tmp_path / "two", progress=False)
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 
 def test_an_error_in_a_worker_is_raised_as_what_it_is(tiny_model_folder, tmp_path):
     with pytest.raises(DataError, match=r"prompt '.*' has \d+ tokens; with max_new_tokens=511"):
-        run_stage(recipe(tiny_model_folder, max_new_tokens=511, workers=2), tmp_path / "run", progress=False)
+        run_stage(
+            recipe(tiny_model_folder, max_new_tokens=511, executor=TWO), tmp_path / "run", progress=False
+        )
     assert not (tmp_path / "run").exists()
 
 

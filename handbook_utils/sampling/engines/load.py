@@ -45,7 +45,7 @@ def _speculation(recipe: SamplingRecipe, run: Locator | None) -> Speculation | N
     if section is None:
         return None
     if run is None:
-        raise RecipeError("`speculative` works in the run's own process only. Take `workers: 1`.")
+        raise RecipeError("`speculative` does not work in several processes. Leave `executor` out.")
     from handbook_utils.sampling.scorers.load import load_scorers
 
     [scorer] = load_scorers({"beginning": section.scorer}, run, rows_per_batch=recipe.rows_per_batch)

@@ -61,7 +61,7 @@ def check_scorers(sections: Mapping[str, ScorerSection], run: Locator) -> dict[s
     for name, section in sections.items():
         _check_models(name, section, run)
     return {
-        name: verifier(name, section, run) for name, section in sections.items() if not _models_of(section)
+        name: verifier(name, section, run) for name, section in sections.items() if not models_of(section)
     }
 
 
@@ -142,7 +142,7 @@ def read_answers(section: AnswerSection, run: Locator) -> dict[str, str]:
 
 
 def _check_models(name: str, section: ScorerSection, run: Locator) -> None:
-    for model in _models_of(section):
+    for model in models_of(section):
         location = run.locate(model)
         if location in POCKET_SCORERS:
             continue
@@ -155,7 +155,8 @@ def _check_models(name: str, section: ScorerSection, run: Locator) -> None:
         check_reward_model(location, revision=model.revision)
 
 
-def _models_of(section: ScorerSection) -> list[ModelSection]:
+def models_of(section: ScorerSection) -> list[ModelSection]:
+    """The models that a scorer loads; none for a verifier or a judge."""
     if isinstance(section, EnsembleSection):
         return list(section.models)
     return [section] if isinstance(section, ModelSection) else []
@@ -168,7 +169,7 @@ def _of_models(name: str, section: ScorerSection, run: Locator, rows_per_batch: 
 
     models = [
         reward_model.load_reward_model(model, run.locate(model), name=name, rows_per_batch=rows_per_batch)
-        for model in _models_of(section)
+        for model in models_of(section)
     ]
     if isinstance(section, EnsembleSection):
         return reward_model.EnsembleScorer(models, section.combine, section.k, name)
