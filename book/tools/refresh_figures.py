@@ -204,6 +204,60 @@ def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
     axes.set_ylabel("gold reward")
 
 
+def draw_overoptimisation(results: Mapping[str, Any]) -> None:
+    """Chapter 11: gold of the best of n for three ways to choose; parts of gold under the biased one."""
+    figure, (gold, parts) = _panels(2, widths=(1, 1))
+    found = {int(name[2:]): each for name, each in results["measured"].items() if name.startswith("n-")}
+    ns = sorted(found)
+    names = {"biased": (BLUE, "o", "biased reward model"), "fair": (ORANGE, "s", "fair reward model")}
+    for arm, (colour, marker, label) in {**names, "noise": (INK, "^", "gold with noise")}.items():
+        low, value, high = ([found[n][arm][end] for n in ns] for end in ("low", "value", "high"))
+        gold.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
+        gold.plot(ns, value, color=colour, marker=marker, markersize=4, label=label)
+    gold.set_title("gold reward of the best of n")
+    styles = {"helpful": (BLUE, "-"), "polite": (INK, ":"), "concise": (ORANGE, "--")}
+    for part, (colour, style) in styles.items():
+        values = [found[n][part]["value"] - found[1][part]["value"] for n in ns]
+        parts.plot(ns, values, style, color=colour, label=part)
+    parts.axhline(0, color=INK, linewidth=0.8)
+    parts.set_title("parts of gold, biased: change since n = 1")
+    for axes in (gold, parts):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ns, [str(n) for n in ns])
+        axes.set_xlabel("n")
+        axes.legend(frameon=False, fontsize=8)
+    _save(figure, "overoptimisation")
+
+
+def draw_speculative(results: Mapping[str, Any]) -> None:
+    """Chapter 11: score of the chosen answer against tokens, speculative rejection beside plain best-of-m."""
+    figure, both = _panels(2, widths=(1, 1))
+    found = results["measured"]
+    titles = {
+        "biased": "score of the chosen answer, in spreads",
+        "gold": "gold stops and chooses: gold reward",
+    }
+    for axes, (judge, title) in zip(both, titles.items(), strict=True):
+        figure_name = "gold" if judge == "gold" else "proxy"
+        plain = [found[f"plain-{judge}-{m}"] for m in (1, 2, 4, 8, 16, 32)]
+        axes.plot(
+            *([each[key]["value"] for each in plain] for key in ("tokens", figure_name)),
+            "o-",
+            color=INK,
+            markersize=3,
+            label="plain best of m",
+        )
+        for name, each in found.items():
+            if re.fullmatch(rf"{judge}-[\d-]+-0\.\d+", name):
+                axes.plot(each["tokens"]["value"], each[figure_name]["value"], "x", color=ORANGE)
+        axes.plot([], [], "x", color=ORANGE, label="speculative rejection")
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("generated tokens a prompt")
+        axes.set_title(title)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _save(figure, "speculative")
+
+
 def draw_reward_models(results: Mapping[str, Any]) -> None:
     """Chapter 6: accuracy on the gold order against the number of pairs; sureness against the share right."""
     figure, (pairs, sure) = _panels(2, widths=(1, 1))
@@ -289,6 +343,8 @@ def write_all() -> None:
     draw_lora(read_results("lora"))
     draw_reward_models(read_results("reward_models"))
     draw_dpo(read_results("dpo"))
+    draw_overoptimisation(read_results("overoptimisation"))
+    draw_speculative(read_results("speculative"))
     demo = read_results("demo")
     draw_demo(demo)
     write_readme(demo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import random
@@ -22,7 +23,9 @@ import torch
 from book_pages import ROOT, chapters
 from scipy import stats
 
+from handbook_utils.evaluation.best_of_n import best_of_n_values, kl_bound
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
+from handbook_utils.records import Estimate
 from tests.chat_templates import FORGETFUL, tokenizer_of
 from tests.tiny_models import build_tiny_tokenizer
 
@@ -648,3 +651,105 @@ def test_centring_adds_a_price_on_the_squared_sum_of_both_scores() -> None:
 def test_a_demanded_distance_is_taken_off_the_margin() -> None:
     found = loss_of_the_trainer(margin=torch.tensor([2.0]))
     assert found == pytest.approx(math.log1p(math.exp(-(1.5 - 0.5 - 2.0))))
+
+
+@equation("over-estimator")
+def test_the_best_of_n_by_hand_is_the_mean_over_all_subsets() -> None:
+    """The chapter's four answers, and six random ones."""
+    by_hand = from_notebook("overoptimisation.ipynb", "best_of_n_by_hand")
+    by_hand.__globals__["comb"] = math.comb
+    golds = [0.2, 0.9, 0.7, 0.4]
+    found = [by_hand([1, 2, 3, 4], golds, n) for n in (1, 2, 4)]
+    assert found == pytest.approx([0.55, (0.9 + 2 * 0.7 + 3 * 0.4) / 6, 0.4])
+    proxy, values = np.random.default_rng(0).normal(size=(2, 6))
+    for n in range(1, 7):
+        picked = [
+            values[max(each, key=lambda row: proxy[row])] for each in itertools.combinations(range(6), n)
+        ]
+        assert by_hand(proxy, values, n) == pytest.approx(np.mean(picked))
+        assert best_of_n_values([proxy], [values], ns=[n])[0, 0] == pytest.approx(np.mean(picked))
+
+
+@equation("over-kl")
+def test_the_divergence_of_the_best_of_n_is_the_integral_over_ranks() -> None:
+    ranks = (np.arange(200_000) + 0.5) / 200_000
+    for n in (1, 4, 64):
+        density = n * ranks ** (n - 1)
+        # ranks near 0 have a density that rounds to nothing, and add nothing
+        logs = np.log(np.where(density > 0, density, 1.0))
+        assert (density * logs).mean() == pytest.approx(kl_bound(n), abs=1e-4)
+    # where all answers are alike nothing is changed by choosing: the bound is not the divergence
+    assert kl_bound(4) > 0
+
+
+@equation("over-gao")
+@equation("over-peak")
+def test_the_fitted_curve_is_highest_at_half_the_ratio_of_its_coefficients() -> None:
+    alpha, beta = 0.3, 0.1
+    distances = np.linspace(0, 4, 40_001)
+    gains = distances * (alpha - beta * distances)
+    assert distances[gains.argmax()] == pytest.approx(alpha / (2 * beta), abs=1e-4)
+    assert gains.max() == pytest.approx(alpha**2 / (4 * beta))
+
+
+@equation("over-regression")
+@equation("over-gap")
+def test_under_normal_noise_gold_rises_by_the_correlation_times_the_expected_maximum() -> None:
+    rho, sigma_g, n = 0.4, 0.3, 8
+    rng = np.random.default_rng(0)
+    gold = rng.normal(size=(20_000, n))
+    proxy = rho * gold + math.sqrt(1 - rho**2) * rng.normal(size=gold.shape)
+    maximum = 1.4236  # of eight standard normal numbers, expected (Harter 1961)
+    best = gold[np.arange(len(gold)), proxy.argmax(axis=1)]
+    # standard errors: 1 / sqrt(20,000) = 0.007
+    assert proxy.max(axis=1).mean() == pytest.approx(maximum, abs=0.02)
+    assert (sigma_g * best).mean() == pytest.approx(rho * sigma_g * maximum, abs=0.01)
+    assert proxy.max(axis=1).mean() - best.mean() == pytest.approx((1 - rho) * maximum, abs=0.03)
+
+
+@equation("over-stop")
+def test_the_n_to_stop_at_is_where_the_mean_over_prompts_is_highest() -> None:
+    """Every prompt has one answer of 1 among zeros, ranked second of four: three draws find it best."""
+    stop = from_notebook("overoptimisation.ipynb", "n_to_stop")
+    proxy = np.tile(np.arange(64.0), (30, 1))
+    gold = np.zeros((30, 64))
+    gold[:, 62] = 1.0
+    by_n = best_of_n_values(proxy, gold).mean(axis=0)
+    stop.__globals__.update(
+        best_of=lambda judge, value, ns: best_of_n_values(judge, value, ns=ns), SEED=0, Estimate=Estimate
+    )
+    found = stop(proxy, gold, draws=50)
+    assert found.value == found.low == found.high == by_n.argmax() + 1
+    # C(62, n-1) / C(64, n) = n (64 - n) / (64 * 63) is highest at n = 32
+    assert found.value == 32
+
+
+@equation("over-ensemble")
+def test_an_ensemble_is_its_mean_less_what_its_members_disagree_on() -> None:
+    from handbook_utils.sampling.scorers.reward_model import combine_scores
+
+    members = np.array([[1.0, 4.0], [2.0, 4.0], [3.0, 4.0]])
+    assert combine_scores(members, "mean_minus_std", k=0.5).tolist() == pytest.approx(
+        [2 - 0.5 * math.sqrt(2 / 3), 4.0]
+    )
+
+
+@equation("over-penalty")
+def test_the_penalised_score_is_uncorrelated_with_length_and_a_pure_length_score_vanishes() -> None:
+    rng = np.random.default_rng(0)
+    words = rng.integers(5, 40, 200).astype(float)
+    for score in (0.3 * words + rng.normal(size=200), 0.3 * words):
+        slope = np.cov(score, words)[0, 1] / np.var(words, ddof=1)
+        penalised = score - slope * words
+        assert np.cov(penalised, words)[0, 1] == pytest.approx(0, abs=1e-9)
+    assert np.ptp(penalised) == pytest.approx(0, abs=1e-9)
+
+
+@equation("over-equal")
+def test_plain_best_of_m_generates_as_many_tokens_as_were_spent() -> None:
+    """Of four answers of 8 tokens two are stopped after 4: 24 tokens, as three whole answers have."""
+    from handbook_utils.sampling.speculative import replay
+
+    _, generated, _ = replay([[0.0], [1.0], [2.0], [3.0]], [8] * 4, after=[4], alpha=0.5)
+    assert generated.tolist() == [4, 4, 8, 8]
+    assert generated.sum() / np.mean([8] * 4) == 3

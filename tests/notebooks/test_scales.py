@@ -21,7 +21,7 @@ from tests.recipes.shrunk import tiny_models, two_steps
 
 HEADING = "## On a real model"
 # what the last section needs of the cells before it, besides imports and functions
-NEEDED = {"SCALE", "SEED", "conversation"}
+NEEDED = {"NS", "SCALE", "SEED", "conversation"}
 REAL_SCALES = [scale for scale in SCALES if scale != "pocket"]
 # run folders that each notebook's last section leaves, and the stage each is of
 MADE = {
@@ -29,6 +29,7 @@ MADE = {
     "dpo": {"dpo": "dpo", "evaluate-dpo": "evaluate"},
     "scaling": {"sft": "sft"},
     "lora": {"rank-1": "sft", "rank-16": "sft"},
+    "overoptimisation": {"sft": "sft", "reward": "reward"},
     "reward_models": {"sft": "sft", "reward": "reward"},
     "sft": {"sft": "sft", "shuffled": "sft"},
 }
@@ -106,7 +107,7 @@ def test_the_last_section_runs_at_every_scale(
         folder: json.loads((runs / folder / "manifest.json").read_text())["stage"] for folder in MADE[name]
     }
     assert stages == MADE[name]
-    stage = {"dpo": "dpo", "reward_models": "reward"}.get(name, "sft")
+    stage = {"dpo": "dpo", "overoptimisation": "reward", "reward_models": "reward"}.get(name, "sft")
     assert recipe_for_scale(stage, scale) in asked or f"{SCALES[scale]}/sft-qlora" in asked
     assert not any(wanted.startswith("pocket/") and "evaluate" not in wanted for wanted in asked)
 
