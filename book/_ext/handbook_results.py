@@ -32,7 +32,7 @@ OBSERVED = "Observation: "
 NOTE = (
     "An observation was seen here and need not be seen on the next seed; Results and status has the margins."
 )
-SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n", "measured")
+SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n", "rounds", "measured")
 
 
 class UnknownResultError(KeyError):

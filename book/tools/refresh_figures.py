@@ -291,6 +291,34 @@ def _reliability(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
+def draw_rejection(results: Mapping[str, Any]) -> None:
+    """Chapter 8: gold of the best of n by either judge; gold against KL by round, fair and biased."""
+    figure, (best, rounds) = _panels(2, widths=(1, 1))
+    found, ns = results["measured"], (1, 2, 4, 8, 16)
+    for judge, (colour, marker, run) in {
+        "fair": (BLUE, "o", "rejection"),
+        "biased": (ORANGE, "s", "biased"),
+    }.items():
+        golds = [found[f"{judge}-{n}"]["gold"] for n in ns]
+        low, value, high = ([gold[end] for gold in golds] for end in ("low", "value", "high"))
+        best.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
+        best.plot(ns, value, color=colour, marker=marker, markersize=4, label=f"{judge} judge")
+        models = [found[f"{run}-{model}"] for model in ("start", "round-1", "round-2", "round-3")]
+        at = [model["kl"]["value"] if "kl" in model else 0.0 for model in models]
+        for place, model in zip(at, models, strict=True):
+            rounds.plot([place] * 2, [model["gold"][end] for end in ("low", "high")], color=colour, alpha=0.5)
+        golds = [model["gold"]["value"] for model in models]
+        rounds.plot(at, golds, color=colour, marker=marker, markersize=4, label=f"{judge} judge")
+    best.set_xscale("log", base=2)
+    best.set_xticks(ns, [str(n) for n in ns])
+    best.set_xlabel("n")
+    best.set_title("gold reward of the best of n")
+    rounds.set_xlabel("KL to SFT, nats an answer")
+    rounds.set_title("gold reward after each round")
+    best.legend(frameon=False, fontsize=8)
+    _save(figure, "rejection_sampling")
+
+
 def _dot(axes: Any, at: float, found: Mapping[str, Any]) -> None:
     """A figure with its interval, upright at one place."""
     axes.plot([at, at], [found["low"], found["high"]], color=BLUE, alpha=0.5)
@@ -342,6 +370,7 @@ def write_all() -> None:
     draw_sft(read_results("sft"))
     draw_lora(read_results("lora"))
     draw_reward_models(read_results("reward_models"))
+    draw_rejection(read_results("rejection_sampling"))
     draw_dpo(read_results("dpo"))
     draw_overoptimisation(read_results("overoptimisation"))
     draw_speculative(read_results("speculative"))

@@ -753,3 +753,64 @@ def test_plain_best_of_m_generates_as_many_tokens_as_were_spent() -> None:
     _, generated, _ = replay([[0.0], [1.0], [2.0], [3.0]], [8] * 4, after=[4], alpha=0.5)
     assert generated.tolist() == [4, 4, 8, 8]
     assert generated.sum() / np.mean([8] * 4) == 3
+
+
+@equation("rs-pmf")
+def test_the_best_of_n_shares_ties_and_agrees_with_drawing_every_tuple() -> None:
+    best_of_n_policy = from_notebook("rejection_sampling.ipynb", "best_of_n_policy")
+    policy, scores = np.array([0.5, 0.2, 0.2, 0.1]), np.array([0.0, 1.0, 1.0, 2.0])
+    by_hand = np.zeros(4)
+    for drawn in itertools.product(range(4), repeat=3):
+        best = [each for each in drawn if scores[each] == scores[list(drawn)].max()]
+        for each in best:
+            by_hand[each] += policy[list(drawn)].prod() / len(best)
+    assert best_of_n_policy(policy, scores, 3) == pytest.approx(by_hand)
+    # the chapter's numbers: nothing above it, probability 0.1, best of 4
+    assert best_of_n_policy(policy, scores, 4)[3] == pytest.approx(0.344, abs=5e-4)
+
+
+@equation("rs-bound")
+def test_kl_of_best_of_n_stays_below_its_bound_and_meets_it_where_no_answer_weighs_much() -> None:
+    bound = from_notebook("rejection_sampling.ipynb", "kl_bound")
+    best_of_n_policy = from_notebook("rejection_sampling.ipynb", "best_of_n_policy")
+    assert [round(float(bound(n)), 3) for n in (1, 4, 16, 1000)] == [0.0, 0.636, 1.835, 5.909]
+    for answers in (6, 20_000):
+        policy = np.full(answers, 1 / answers)
+        picked = best_of_n_policy(policy, np.arange(answers), 4)
+        gap = bound(4) - (picked * np.log(np.maximum(picked, 1e-300) / policy)).sum()
+        assert gap > 0
+        assert (gap < 1e-3) == (answers == 20_000)
+
+
+@equation("rs-estimator")
+def test_rank_weights_are_the_share_of_subsets_in_which_a_rank_is_best() -> None:
+    from handbook_utils.evaluation.best_of_n import best_of_n_weights
+
+    weights = from_notebook("rejection_sampling.ipynb", "rank_weights")
+    subsets = list(itertools.combinations(range(1, 7), 3))
+    by_hand = [sum(max(each) == rank for each in subsets) / len(subsets) for rank in range(1, 7)]
+    assert weights(6, 3) == pytest.approx(by_hand)
+    assert weights(6, 3) == pytest.approx(best_of_n_weights(6)[2])
+
+
+@equation("rs-tilted")
+def test_the_tilted_policy_has_the_best_score_less_beta_times_its_kl() -> None:
+    tilted = from_notebook("rejection_sampling.ipynb", "tilted")
+    policy, scores, beta = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 3.0]), 1.5
+
+    def worth(other: Any) -> float:
+        return float((other * scores).sum() - beta * (other * np.log(other / policy)).sum())
+
+    best = tilted(policy, scores, beta)
+    others = np.random.default_rng(0).dirichlet(np.ones(3), size=500)
+    assert all(worth(other) <= worth(best) for other in others)
+
+
+@equation("rs-accept")
+def test_accepting_by_chance_turns_the_policy_into_the_tilted_one() -> None:
+    accepts = from_notebook("rejection_sampling.ipynb", "accepts")
+    tilted = from_notebook("rejection_sampling.ipynb", "tilted")
+    policy, scores, beta = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 3.0]), 1.5
+    kept = policy * accepts(scores, beta)
+    assert kept / kept.sum() == pytest.approx(tilted(policy, scores, beta))
+    assert accepts(scores, beta).max() == 1

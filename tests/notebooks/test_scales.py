@@ -16,8 +16,8 @@ from run_notebooks import find_notebooks
 from handbook_utils import recipe
 from handbook_utils.errors import RecipeError
 from handbook_utils.recipe import SCALES, check_recipe, find_recipe, read_recipe_file, recipe_for_scale
-from handbook_utils.recipe_schema import TrainingRecipe
-from tests.recipes.shrunk import tiny_models, two_steps
+from handbook_utils.recipe_schema import RejectionRecipe, TrainingRecipe
+from tests.recipes.shrunk import small_round, tiny_models, two_steps
 
 HEADING = "## On a real model"
 # what the last section needs of the cells before it, besides imports and functions
@@ -30,6 +30,7 @@ MADE = {
     "scaling": {"sft": "sft"},
     "lora": {"rank-1": "sft", "rank-16": "sft"},
     "overoptimisation": {"sft": "sft", "reward": "reward"},
+    "rejection_sampling": {"sft": "sft", "reward": "reward", "rejection": "rejection"},
     "reward_models": {"sft": "sft", "reward": "reward"},
     "sft": {"sft": "sft", "shuffled": "sft"},
 }
@@ -66,10 +67,13 @@ def shrunk_recipes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     def find(name: str) -> Path:
         packaged = find_recipe(name)
         loaded = check_recipe(read_recipe_file(packaged), name)
-        if not isinstance(loaded, TrainingRecipe):
+        if not isinstance(loaded, TrainingRecipe | RejectionRecipe):
             return packaged
         file = folder / f"{name}.yaml"
-        content = two_steps(loaded, shrunk, folder / "data" / name, held_out=True)
+        if isinstance(loaded, RejectionRecipe):
+            content = small_round(loaded, folder / "data" / name)
+        else:
+            content = two_steps(loaded, shrunk, folder / "data" / name, held_out=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content), encoding="utf-8")
         return file

@@ -119,8 +119,27 @@ def two_steps(
     if held_out and recipe.eval_data:
         content["eval_data"] = [write_rows(recipe.eval_data[0], recipe.stage, folder / "held-out.jsonl")]
     content["global_batch_size"] = 4
-    kept = {key: value for key, value in recipe.training.items() if key not in WITHOUT}
+    content["training"] = few_steps(recipe.training)
+    return content
+
+
+def few_steps(training: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's `training` as far as a CPU takes it, cut to two steps."""
+    kept = {key: value for key, value in training.items() if key not in WITHOUT}
     if kept.get("optim") in PAGED:
         del kept["optim"]
-    content["training"] = {**kept, **TWO_STEPS}
+    return {**kept, **TWO_STEPS}
+
+
+def small_round(recipe: Any, folder: Path) -> dict[str, Any]:
+    """A `rejection` recipe on made-up prompts: two short answers each, two steps of training."""
+    content = recipe_to_dict(recipe)
+    content["data"] = [write_rows(recipe.data[0], "sft", folder / "rows.jsonl")]
+    content["evaluate"]["data"] = [write_rows(recipe.evaluate.data[0], "sft", folder / "held-out.jsonl")]
+    content |= {"samples": 2, "max_new_tokens": 8}
+    for section in (content["model"], *content["scorers"].values()):
+        section["dtype"] = "auto"
+    content["train"].pop("launch")
+    content["train"]["global_batch_size"] = 4
+    content["train"]["training"] = few_steps(recipe.train.training)
     return content
