@@ -211,9 +211,9 @@ def test_killed_workers_lose_nothing_and_nothing_that_is_there_is_made_again(clu
     there: list[str] = []
 
     def kill() -> None:
-        wait_for(lambda: "question 9" in server.asked, timeout_s=200)
+        wait_for(lambda: "question 9" in server.asked, timeout_s=400)
         # the other worker has made all that is left, and waits
-        wait_for(lambda: len(list((tmp_path / "ray" / "samples").glob("part-*.parquet"))) == 5, timeout_s=200)
+        wait_for(lambda: len(list((tmp_path / "ray" / "samples").glob("part-*.parquet"))) == 5, timeout_s=400)
         there.extend(file.name for file in (tmp_path / "ray" / "samples").glob("part-*.parquet"))
         for pid in workers():
             os.kill(pid, signal.SIGKILL)
@@ -292,14 +292,14 @@ def test_a_killed_command_leaves_no_process_and_only_what_is_missing_is_made_aga
         assert command.poll() is None, command.communicate()
         return journal.exists() and len(journal.read_text(encoding="utf-8").splitlines()) == 5
 
-    wait_for(is_made, timeout_s=200)
+    wait_for(is_made, timeout_s=400)
     with pytest.raises(RunFolderError, match=rf"in use by process {command.pid} on {socket.gethostname()}"):
         run_stage(recipe, folder, progress=False)
     below = started_by(command.pid)
     assert [name for name in below.values() if "gcs_server" in name]
     command.kill()
     command.communicate()
-    wait_for(lambda: not set(below) & set(processes()))
+    wait_for(lambda: not set(below) & set(processes()), timeout_s=200)
     server.held = None
     server.release.set()
     server.asked.clear()
@@ -317,7 +317,7 @@ def test_a_command_joins_the_cluster_at_an_address_and_prints_its_result_alone(
     options = ["--out", str(tmp_path / "run"), "--json", "--set", f"executor.address={address}"]
     command = start_command(recipe, place, *options)
     try:
-        said, complained = command.communicate(timeout=200)
+        said, complained = command.communicate(timeout=400)
     finally:
         command.kill()
     assert command.returncode == 0, complained
