@@ -42,8 +42,10 @@ def test_a_citation_has_a_title_and_a_number_of_its_year() -> None:
 
 def test_a_paper_in_the_bibliography_has_the_same_title_here() -> None:
     text = re.sub(r"[{}]", "", BIBLIOGRAPHY.read_text(encoding="utf-8")).replace('\\"u', "ü")
-    titles = dict(re.findall(r"title = (.+?),\n(?:.*\n)*?.*?arxiv.org/abs/([\d.]+)", text))
-    known = {number: title for title, number in titles.items()}
+    entries = [
+        re.search(r"title = (.+?),\n(?:.*\n)*?.*?arxiv.org/abs/([\d.]+)", each) for each in text.split("@")
+    ]
+    known = {entry[2]: entry[1] for entry in entries if entry}
     shared = [method for method in methods() if method.arxiv in known]
     assert shared
     for method in shared:
