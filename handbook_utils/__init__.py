@@ -115,7 +115,6 @@ if TYPE_CHECKING:
         train_reward_model,
         train_sft,
     )
-    from handbook_utils.recipe import load_recipe, recipe_for_scale
     from handbook_utils.records import Estimate, RunResult
     from handbook_utils.reporting.claims import claim
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
@@ -124,6 +123,7 @@ if TYPE_CHECKING:
     from handbook_utils.sampling.generate import generate
     from handbook_utils.sampling.score import score
     from handbook_utils.sampling.select import select
+    from handbook_utils.schema.recipe import load_recipe, recipe_for_scale
 
 
 def __getattr__(name: str) -> Any:

@@ -15,15 +15,15 @@ from handbook_utils.atomic import write_text
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.convert.notes import Note
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import (
+from handbook_utils.schema.cards import NOT_LOADED, RecipeCard, hyperparameters, recipe_card
+from handbook_utils.schema.recipe import (
     check_recipe,
     load_recipe,
     read_recipe_file,
     recipe_json_schema,
     recipe_names,
 )
-from handbook_utils.recipe_cards import NOT_LOADED, RecipeCard, hyperparameters, recipe_card
-from handbook_utils.recipe_schema import TrainingRecipe, recipe_types
+from handbook_utils.schema.stages import TrainingRecipe, recipe_types
 
 COMMANDS = {"pipeline": "run", "best_of_n": "evaluate"}
 

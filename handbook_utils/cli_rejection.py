@@ -22,8 +22,8 @@ from handbook_utils.cli_options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from handbook_utils.recipe_schema import AnyStage, RejectionRecipe
     from handbook_utils.records import Estimate, RunResult
+    from handbook_utils.schema.stages import AnyStage, RejectionRecipe
 
 
 def rejection_sample(
@@ -74,7 +74,7 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
     from handbook_utils.pipeline.round_stages import all_stages
     from handbook_utils.pipeline.rounds import plan_rounds
     from handbook_utils.pipeline.run import stage_edges
-    from handbook_utils.recipe import recipe_to_dict
+    from handbook_utils.schema.recipe import recipe_to_dict
 
     plan, stages = plan_rounds(recipe, folder), all_stages(recipe)
     edges = stage_edges(stages)
@@ -94,7 +94,7 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
 
 
 def _does(stage: AnyStage) -> str:
-    from handbook_utils.recipe_schema import TrainingRecipe
+    from handbook_utils.schema.stages import TrainingRecipe
 
     if isinstance(stage, TrainingRecipe):
         tables = {source.subset or "selected" for source in stage.data}

@@ -152,10 +152,10 @@ def _score_rows(
     name: str, scorers: list[str], how: dict[str, Any], to: tuple[Path | None, bool, bool]
 ) -> None:
     from handbook_utils.pipeline.cautions import with_cautions
-    from handbook_utils.recipe import scorer_sections
     from handbook_utils.sampling.progress import answer_bar
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
     from handbook_utils.sampling.score_rows import failed_counts, score_rows
+    from handbook_utils.schema.recipe import scorer_sections
 
     out, json, overwrite = to
     out = out or Path(f"{Path(name).name.partition('.')[0]}.scored.jsonl")

@@ -13,21 +13,21 @@ from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import (
+from handbook_utils.records import Estimate, RunResult
+from handbook_utils.schema.recipe import (
     find_recipe,
     load_recipe,
     read_recipe_file,
     recipe_to_dict,
     recipe_to_yaml,
 )
-from handbook_utils.recipe_schema import (
+from handbook_utils.schema.stages import (
     AnyStage,
     PipelineRecipe,
     SamplingRecipe,
     TrainingRecipe,
     recipe_types,
 )
-from handbook_utils.records import Estimate, RunResult
 
 if TYPE_CHECKING:
     from handbook_utils.models.merge import MergeReport

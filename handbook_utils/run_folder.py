@@ -23,9 +23,6 @@ from handbook_utils.atomic import (
 )
 from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
 from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
-from handbook_utils.recipe import recipe_to_dict, recipe_to_yaml
-from handbook_utils.recipe_schema import StageRecipe
-from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_log import LOGGER, log_file
 from handbook_utils.run_state import (
@@ -36,6 +33,9 @@ from handbook_utils.run_state import (
     read_manifest,
     read_table,
 )
+from handbook_utils.schema.recipe import recipe_to_dict, recipe_to_yaml
+from handbook_utils.schema.sections import Source
+from handbook_utils.schema.stages import StageRecipe
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.recipe_schema import StageRecipe
 from handbook_utils.run_folder import RunFolder
+from handbook_utils.schema.stages import StageRecipe
 
 
 class FollowedRun(RunFolder):

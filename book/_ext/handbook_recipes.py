@@ -17,8 +17,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from handbook_utils.cli_recipes import card_sections
 from handbook_utils.methods import methods
-from handbook_utils.recipe import load_recipe, recipe_names
-from handbook_utils.recipe_cards import NOT_LOADED, hyperparameters, recipe_card
+from handbook_utils.schema.cards import NOT_LOADED, hyperparameters, recipe_card
+from handbook_utils.schema.recipe import load_recipe, recipe_names
 
 # the page says these once, not on each of its cards
 SAID_ONCE = {"About", "Hardware", "Not run here"}

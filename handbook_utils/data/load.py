@@ -20,7 +20,7 @@ from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.recipe_sections import DataSource, Source
+from handbook_utils.schema.sections import DataSource, Source
 
 # rows of a piece in Arrow: of all rows together a column may not hold more than 2 GiB of text
 BATCH = 10_000

@@ -13,8 +13,8 @@ from handbook_utils.data.load import Locator, check_asked_once, drawn_rows, norm
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import Origin, iterate_rows, read_rows
 from handbook_utils.errors import DataError
-from handbook_utils.recipe_sections import DataSource
 from handbook_utils.records import Message
+from handbook_utils.schema.sections import DataSource
 
 Prompt = tuple[str, list[Message]]
 

@@ -11,7 +11,7 @@ from handbook_utils.data.load import Locator, normaliser_of, origin_of
 from handbook_utils.data.mixture import SourceReport, example_key
 from handbook_utils.data.recognise import Kind, Row
 from handbook_utils.data.sources import iterate_rows
-from handbook_utils.recipe_sections import DataSource
+from handbook_utils.schema.sections import DataSource
 
 # examples among which the next one is drawn: a stream cannot be shuffled as a whole
 SHUFFLE_BUFFER = 1000

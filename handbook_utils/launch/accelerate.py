@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Literal
 
 from handbook_utils.errors import LaunchError, MissingDependencyError
-from handbook_utils.recipe_sections import ZERO3_QUANTIZED
+from handbook_utils.schema.sections import ZERO3_QUANTIZED
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3", "none"]
 PROGRAM = "handbook_utils.cli"

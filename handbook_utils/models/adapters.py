@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from handbook_utils.errors import ModelError
 from handbook_utils.models.places import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weights_fingerprint
 from handbook_utils.models.precision import QUANTIZATIONS, Head
-from handbook_utils.recipe_sections import LoraSection
+from handbook_utils.schema.sections import LoraSection
 
 BASE_RECORD = "base.json"
 SCORE_HEAD, OUTPUT_HEADS = "score", ("lm_head", "embed_out")

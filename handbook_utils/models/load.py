@@ -26,7 +26,7 @@ from handbook_utils.models.precision import (
     quantized,
 )
 from handbook_utils.pocket.base_model import build_init_model, build_tokenizer
-from handbook_utils.recipe_sections import ModelSection
+from handbook_utils.schema.sections import ModelSection
 
 LOGGER = logging.getLogger("handbook_utils")
 

@@ -14,8 +14,6 @@ from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
-from handbook_utils.recipe_schema import EvaluateRecipe
-from handbook_utils.recipe_sections import DataSource, ModelSection
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
@@ -23,6 +21,8 @@ from handbook_utils.sampling.parts import write_samples
 from handbook_utils.sampling.score_stage import write_scores
 from handbook_utils.sampling.stages import sample_figures
 from handbook_utils.sampling.tables import completions_of, wanted_parts
+from handbook_utils.schema.sections import DataSource, ModelSection
+from handbook_utils.schema.stages import EvaluateRecipe
 
 KL_ROWS_PER_BATCH = 64
 

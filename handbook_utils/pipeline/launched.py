@@ -10,8 +10,8 @@ from pathlib import Path
 from handbook_utils.launch.accelerate import Layout, Rendezvous, checked_layout, launch_command
 from handbook_utils.launch.watch import watch
 from handbook_utils.processes import is_launched
-from handbook_utils.recipe import recipe_to_yaml
-from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.schema.recipe import recipe_to_yaml
+from handbook_utils.schema.stages import TrainingRecipe
 
 
 def needs_launcher(recipe: TrainingRecipe) -> bool:

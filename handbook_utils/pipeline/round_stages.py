@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from handbook_utils.recipe_executor import RaySection
-from handbook_utils.recipe_schema import (
+from handbook_utils.schema.executor import RaySection
+from handbook_utils.schema.sections import DataSource, ModelSection, Source, TrainedModelSection
+from handbook_utils.schema.stages import (
     AnyStage,
     DpoRecipe,
     EvaluateRecipe,
@@ -24,7 +25,6 @@ from handbook_utils.recipe_schema import (
     SelectRecipe,
     SftRecipe,
 )
-from handbook_utils.recipe_sections import DataSource, ModelSection, Source, TrainedModelSection
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound=ModelSection)

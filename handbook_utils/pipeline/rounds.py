@@ -22,14 +22,14 @@ from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_stages
 from handbook_utils.pipeline.stages import resolve_inputs, run_stage
 from handbook_utils.pipeline.tables import shared_scores
-from handbook_utils.recipe_schema import AnyStage, EvaluateRecipe, RejectionRecipe, TrainingRecipe
-from handbook_utils.recipe_sections import Source
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.run_state import run_fingerprint
 from handbook_utils.sampling.parts import load_prompts
 from handbook_utils.sampling.score_stage import check_names
 from handbook_utils.sampling.scorers.load import check_scorers
+from handbook_utils.schema.sections import Source
+from handbook_utils.schema.stages import AnyStage, EvaluateRecipe, RejectionRecipe, TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 START = "start-evaluate"

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, RecipeError, suggest
-from handbook_utils.recipe_sampling import PAIRS, Distinct, Strategy, check_selection
 from handbook_utils.records import REJECTED
 from handbook_utils.sampling import strategies
 from handbook_utils.sampling.distinct import first_of_each_text, first_of_the_alike
 from handbook_utils.sampling.groups import Bools, Floats, Groups, Ints, group_rows, text_codes
+from handbook_utils.schema.sampling import PAIRS, Distinct, Strategy, check_selection
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from handbook_utils.atomic import remove_leftovers
 from handbook_utils.data.load import Locator, ResolvedInputs
 from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
-from handbook_utils.recipe_engines import EndpointSection, EngineSection, VllmSection
-from handbook_utils.recipe_executor import RaySection
-from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
@@ -42,6 +39,9 @@ from handbook_utils.sampling.shards import (
     write_shard,
 )
 from handbook_utils.sampling.workers import run_workers
+from handbook_utils.schema.engines import EndpointSection, EngineSection, VllmSection
+from handbook_utils.schema.executor import RaySection
+from handbook_utils.schema.stages import SamplingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 # of a recipe: what decides its answers, besides the prompts

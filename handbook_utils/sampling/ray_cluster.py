@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from handbook_utils.errors import LaunchError, MissingDependencyError
-from handbook_utils.recipe_executor import RaySection, checked_ray_address
+from handbook_utils.schema.executor import RaySection, checked_ray_address
 
 CONNECT_S = 10
 # only numbers of shards and records of them go through it; Ray takes no less than 75 MiB

@@ -20,9 +20,9 @@ from typing import Any
 from handbook_utils.atomic import temporary_name, write_text
 from handbook_utils.environment import versions
 from handbook_utils.errors import RunFolderError
-from handbook_utils.recipe_executor import RaySection
 from handbook_utils.sampling.ray_cluster import need_of, ray_cluster, room_for
 from handbook_utils.sampling.ray_pool import RESTARTS, RayPool
+from handbook_utils.schema.executor import RaySection
 
 LOOK_EVERY_S = 0.5
 SEEN_WITHIN_S = 90  # network file systems remember for up to a minute that a file was not there

@@ -19,9 +19,6 @@ from handbook_utils.atomic import remove_leftovers, write_json, write_table
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
-from handbook_utils.recipe_executor import RaySection
-from handbook_utils.recipe_sampling import ScorerSection
-from handbook_utils.recipe_schema import EvaluateRecipe, ScoreRecipe
 from handbook_utils.records import REJECTED, Completion, Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
@@ -39,6 +36,9 @@ from handbook_utils.sampling.tables import (
     scores_table,
     wanted_parts,
 )
+from handbook_utils.schema.executor import RaySection
+from handbook_utils.schema.sampling import ScorerSection
+from handbook_utils.schema.stages import EvaluateRecipe, ScoreRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 

@@ -13,8 +13,6 @@ import pyarrow as pa
 
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import paired_difference
-from handbook_utils.recipe_sampling import PAIRS
-from handbook_utils.recipe_schema import SelectRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.sampling.choose import Choice, Rule, choose
@@ -24,6 +22,8 @@ from handbook_utils.sampling.parts import write_part
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.selected import selected_answers, selected_pairs
 from handbook_utils.sampling.tables import sample_tables, score_names
+from handbook_utils.schema.sampling import PAIRS
+from handbook_utils.schema.stages import SelectRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 

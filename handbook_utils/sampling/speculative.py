@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from handbook_utils.errors import DataError
-from handbook_utils.recipe_speculative import speculation_problem
 from handbook_utils.records import Completion, Message
 from handbook_utils.sampling.engines.interface import SamplingSettings
 from handbook_utils.sampling.rendering import FittedPrompts
 from handbook_utils.sampling.score import Scorer, score
+from handbook_utils.schema.speculative import speculation_problem
 
 
 def survivors(scores: ArrayLike, alpha: float) -> NDArray[np.bool_]:

@@ -13,13 +13,13 @@ import threading
 from pathlib import Path
 
 from handbook_utils.errors import HandbookError
-from handbook_utils.recipe import load_recipe
-from handbook_utils.recipe_schema import SamplingRecipe
 from handbook_utils.run_folder import RECIPE
 from handbook_utils.sampling.engines.load import load_engine
 from handbook_utils.sampling.parts import make_shards, settings_of
 from handbook_utils.sampling.shards import read_plan
 from handbook_utils.sampling.workers import EXPECTED
+from handbook_utils.schema.recipe import load_recipe
+from handbook_utils.schema.stages import SamplingRecipe
 
 
 def work(folder: Path, location: str) -> None:

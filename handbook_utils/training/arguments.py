@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.schema.stages import TrainingRecipe
 from handbook_utils.training.plan import TrainingPlan, trains_on_cpu
 
 # transformers 5 renamed these and warns about the old names, which recipes still use

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.schema.stages import TrainingRecipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.plan import TrainingPlan
 

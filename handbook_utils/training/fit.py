@@ -18,9 +18,9 @@ from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.load import check_vocabulary, load_model, load_tokenizer
 from handbook_utils.models.precision import Head
-from handbook_utils.recipe_schema import TrainingRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
+from handbook_utils.schema.stages import TrainingRecipe
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint

@@ -17,8 +17,8 @@ from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import ModelError, RecipeError
 from handbook_utils.models.load import load_tokenizer
 from handbook_utils.processes import is_launched, world_size
-from handbook_utils.recipe_fields import trainer_fields
-from handbook_utils.recipe_schema import TrainingRecipe
+from handbook_utils.schema.fields import trainer_fields
+from handbook_utils.schema.stages import TrainingRecipe
 from handbook_utils.training.rows import training_rows
 
 KINDS: dict[str, Kind] = {

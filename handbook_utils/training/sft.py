@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from handbook_utils.recipe_schema import SftRecipe
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
+from handbook_utils.schema.stages import SftRecipe
 from handbook_utils.training.figures import answer_loss
 from handbook_utils.training.fit import fit, load_rows
 

@@ -1,4 +1,4 @@
-"""Write `recipe_fields.json`: what `training:` in a recipe may hold, so that checking it needs no TRL.
+"""Write `schema/trainer_fields.json`: what `training:` in a recipe may hold; checking it then needs no TRL.
 
 python -m handbook_utils.training.snapshot_fields
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import handbook_utils
 
-SNAPSHOT = Path(handbook_utils.__file__).parent / "recipe_fields.json"
+SNAPSHOT = Path(handbook_utils.__file__).parent / "schema" / "trainer_fields.json"
 
 
 def render_snapshot() -> str:

@@ -15,9 +15,9 @@ from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, 
 from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
 from handbook_utils.models.places import INIT, find_place, is_adapter, weights_fingerprint
 from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
-from handbook_utils.recipe_schema import TrainingRecipe
-from handbook_utils.recipe_sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.run_folder import RunFolder
+from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
+from handbook_utils.schema.stages import TrainingRecipe
 from handbook_utils.training.group import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
 

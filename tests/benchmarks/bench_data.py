@@ -29,8 +29,8 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.data.training_data import load_training_data
-from handbook_utils.recipe import check_recipe
-from handbook_utils.recipe_sections import DataSource
+from handbook_utils.schema.recipe import check_recipe
+from handbook_utils.schema.sections import DataSource
 from handbook_utils.training.rows import check_rows, training_rows
 
 CONVERSATIONS, CORES, STREAM_BYTES = 100_000, 2, 2 * 10**9

@@ -27,7 +27,7 @@ GOAL_S, GOAL_GIB = 180, 1.0
 PROGRAM = """
 import sys
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe import check_recipe
+from handbook_utils.schema.recipe import check_recipe
 recipe = check_recipe({"stage": "select", "data": [{"name": sys.argv[1]}]}, "benchmark")
 result = run_stage(recipe, sys.argv[2], progress=False)
 print({name: str(figure) for name, figure in result.figures.items()})

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.recipe import check_recipe
+from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.plan import make_plan
 from handbook_utils.training.trl_bridge import make_trainer, training_conditions

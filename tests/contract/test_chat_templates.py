@@ -16,7 +16,7 @@ from handbook_utils.data.probes import SHAPES, WITH_TOOL
 from handbook_utils.data.render import REFUSALS, _render, _render_plain, render_conversations
 from handbook_utils.data.turns import has_marks
 from handbook_utils.errors import TemplateError
-from handbook_utils.recipe import check_recipe
+from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training.rows import training_rows
 from tests.chat_templates import (
     FORGETFUL,

@@ -16,7 +16,7 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.models.adapters import new_adapter
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.precision import Loading, dequantized, quantized
-from handbook_utils.recipe_sections import LoraSection
+from handbook_utils.schema.sections import LoraSection
 from tests.contract.conftest import train
 
 Architecture = Callable[[str], Path]

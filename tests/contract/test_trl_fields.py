@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from handbook_utils.recipe_fields import trainer_fields
+from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.training.snapshot_fields import SNAPSHOT, render_snapshot
 
 
 def test_the_stored_fields_are_those_of_the_installed_trl() -> None:
     assert SNAPSHOT.read_text(encoding="utf-8") == render_snapshot(), (
-        "recipe_fields.json is stale: run `python -m handbook_utils.training.snapshot_fields`"
+        "trainer_fields.json is stale: run `python -m handbook_utils.training.snapshot_fields`"
     )
 
 

@@ -17,7 +17,7 @@ from handbook_utils.errors import RecipeError
 from handbook_utils.methods import methods
 from handbook_utils.models.load import load_model
 from handbook_utils.models.logprobs import render_ids, response_logprob_sums, sequence_logprob_sums
-from handbook_utils.recipe_fields import trainer_fields
+from handbook_utils.schema.fields import trainer_fields
 from tests.contract.conftest import train
 
 Build = Callable[..., Any]

@@ -124,7 +124,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("rows", [8, 9, 21])
 def test_the_trainer_would_make_as_many_steps_as_planned(rows: int, packing: bool, trainer_on: Build) -> None:
-    from handbook_utils.recipe import check_recipe
+    from handbook_utils.schema.recipe import check_recipe
     from handbook_utils.training.plan import make_plan
     from handbook_utils.training.trl_bridge import count_rows
 
@@ -163,7 +163,7 @@ def test_the_trainer_would_make_as_many_steps_as_planned(rows: int, packing: boo
 def test_the_trainer_makes_as_many_steps_as_planned(
     rows: int, training: dict[str, Any], trainer_on: Build
 ) -> None:
-    from handbook_utils.recipe import check_recipe
+    from handbook_utils.schema.recipe import check_recipe
     from handbook_utils.training.plan import make_plan
     from handbook_utils.training.trl_bridge import count_rows
 

@@ -19,8 +19,8 @@ from run_notebooks import EXECUTED
 from set_address import read_address
 
 import handbook_utils
-from handbook_utils.recipe import recipe_names
-from handbook_utils.recipe_cards import NOT_LOADED
+from handbook_utils.schema.cards import NOT_LOADED
+from handbook_utils.schema.recipe import recipe_names
 
 
 class Tags(HTMLParser):

@@ -180,7 +180,7 @@ def test_that_many_prompts_find_the_gain_four_times_in_five() -> None:
 @equation("data-share")
 def test_the_share_of_a_source_is_its_weighted_rows_over_all(tmp_path: Path) -> None:
     from handbook_utils.data.load import ResolvedInputs, load_mixture
-    from handbook_utils.recipe_sections import DataSource
+    from handbook_utils.schema.sections import DataSource
 
     sizes, weights = (40, 10), (0.5, 3.0)
     sources = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.recipe import recipe_to_dict
+from handbook_utils.schema.recipe import recipe_to_dict
 from tests.tiny_models import tiny_model
 
 # which architecture a published model has, by a part of its name; the first that fits

@@ -11,9 +11,9 @@ import pytest
 from handbook_utils import run_pipeline, run_stage
 from handbook_utils.data.recognise import describe_format
 from handbook_utils.pipeline.run import resolve_pipeline
-from handbook_utils.recipe import load_recipe, recipe_names, recipe_to_dict
-from handbook_utils.recipe_schema import GenerateRecipe, PipelineRecipe, RejectionRecipe, TrainingRecipe
 from handbook_utils.run_folder import read_result
+from handbook_utils.schema.recipe import load_recipe, recipe_names, recipe_to_dict
+from handbook_utils.schema.stages import GenerateRecipe, PipelineRecipe, RejectionRecipe, TrainingRecipe
 from tests.recipes.shrunk import rows_like, tiny_models, two_steps
 
 NAMES = recipe_names()
@@ -70,7 +70,7 @@ def test_every_recipes_training_section_is_taken_by_its_trainers_configuration(
 @pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.TemplateWarning")
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_recipe_trains_two_steps_on_a_shrunk_model(name: str, shrunk: Any, runs: Path) -> None:
-    from handbook_utils.recipe import check_recipe
+    from handbook_utils.schema.recipe import check_recipe
 
     run = runs / name
     recipe = check_recipe(two_steps(LOADED[name], shrunk, runs / "data" / name), name)

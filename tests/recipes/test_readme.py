@@ -73,7 +73,7 @@ def test_files_the_readme_links_to_exist() -> None:
 
 
 def test_techniques_name_packaged_recipes() -> None:
-    from handbook_utils.recipe import recipe_names
+    from handbook_utils.schema.recipe import recipe_names
 
     named = re.findall(r"^\| [^|]+ \| `(\w+/[\w-]+)` \|", README, re.MULTILINE)
     assert len(named) >= 5

@@ -89,7 +89,7 @@ def test_an_unknown_command_exits_with_2(handbook):
 
 
 def test_recipes_as_json_lists_every_packaged_recipe(handbook):
-    from handbook_utils.recipe import recipe_names
+    from handbook_utils.schema.recipe import recipe_names
 
     rows = json.loads(handbook("recipes", "--json")[1])
     assert [row["name"] for row in rows] == recipe_names()
@@ -116,7 +116,7 @@ FLAT = "model_name_or_path: m\ndataset_name: d\nmax_seq_length: 64\nlearning_rat
 
 
 def test_convert_prints_a_recipe_alone_and_says_beside_it_what_became_of_each_key(handbook, tmp_path):
-    from handbook_utils.recipe import load_recipe
+    from handbook_utils.schema.recipe import load_recipe
 
     (tmp_path / "dpo").mkdir()
     (tmp_path / "dpo" / "config.yaml").write_text(FLAT)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import check_recipe
+from handbook_utils.schema.recipe import check_recipe
 
 # hyperparameters of huggingface/alignment-handbook, recipes/ at commit 925acdf, Apache-2.0
 FACTS = json.loads(

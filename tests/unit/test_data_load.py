@@ -14,7 +14,7 @@ from handbook_utils.data import load
 from handbook_utils.data.load import dataset_fingerprint, load_dataset, load_sources
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError
-from handbook_utils.recipe_sections import DataSource
+from handbook_utils.schema.sections import DataSource
 
 ROWS = [{"prompt": f"question {index}", "completion": f"answer {index}"} for index in range(10)]
 

@@ -15,8 +15,8 @@ from handbook_utils.data.load import ResolvedInputs, load_dataset, load_mixture
 from handbook_utils.data.mixture import draw_rows
 from handbook_utils.data.training_data import LeakedRowsWarning, load_training_data
 from handbook_utils.errors import DataError, RecipeError
-from handbook_utils.recipe import check_recipe
-from handbook_utils.recipe_sections import DataSource
+from handbook_utils.schema.recipe import check_recipe
+from handbook_utils.schema.sections import DataSource
 
 SIZES = st.integers(1, 300)
 WEIGHTS = st.floats(0.01, 5)

@@ -17,8 +17,8 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, RecipeError
-from handbook_utils.recipe import check_recipe
-from handbook_utils.recipe_sections import DataSource
+from handbook_utils.schema.recipe import check_recipe
+from handbook_utils.schema.sections import DataSource
 
 
 def texts(mark: str, rows: int) -> list[dict[str, str]]:

@@ -23,8 +23,8 @@ from handbook_utils.launch import accelerate
 from handbook_utils.launch.accelerate import Layout, Rendezvous, checked_layout, free_port, launch_command
 from handbook_utils.launch.slurm import Job, sbatch_script
 from handbook_utils.launch.watch import watch
-from handbook_utils.recipe import check_recipe, load_recipe
 from handbook_utils.run_state import differences, read_manifest
+from handbook_utils.schema.recipe import check_recipe, load_recipe
 from tests.waiting import wait_for
 
 TESTS = Path(__file__).parents[1]
@@ -229,7 +229,7 @@ def recipe(**launch: Any) -> Any:
 
 
 def test_how_many_processes_train_does_not_make_another_run() -> None:
-    from handbook_utils.recipe import recipe_to_dict
+    from handbook_utils.schema.recipe import recipe_to_dict
 
     one, two = recipe_to_dict(recipe()), recipe_to_dict(recipe(processes=2, strategy="fsdp2"))
     assert two["launch"] == {"strategy": "fsdp2", "processes": 2, "nodes": 1}

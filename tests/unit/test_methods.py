@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import get_args
 
 from handbook_utils.methods import methods
-from handbook_utils.recipe_fields import trainer_fields
-from handbook_utils.recipe_sampling import Strategy
-from handbook_utils.recipe_schema import recipe_types
+from handbook_utils.schema.fields import trainer_fields
+from handbook_utils.schema.sampling import Strategy
+from handbook_utils.schema.stages import recipe_types
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "book" / "references.bib"
 

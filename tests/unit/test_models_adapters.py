@@ -18,7 +18,7 @@ from handbook_utils.models.adapters import AdapterBase, new_adapter, save_adapte
 from handbook_utils.models.load import load_merged, load_model, load_pair, load_tokenizer
 from handbook_utils.models.places import find_place, is_adapter, weights_fingerprint
 from handbook_utils.models.precision import Loading, choose_attention, is_quantized, quantized_share
-from handbook_utils.recipe_sections import LoraSection
+from handbook_utils.schema.sections import LoraSection
 from tests.tiny_models import build_tiny_tokenizer, tiny_model
 
 Architecture = Callable[[str], Path]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import (
+from handbook_utils.schema.recipe import (
     check_recipe,
     load_recipe,
     recipe_json_schema,
@@ -20,7 +20,7 @@ from handbook_utils.recipe import (
     recipe_to_yaml,
     stage_recipe,
 )
-from handbook_utils.recipe_schema import PipelineRecipe, recipe_types
+from handbook_utils.schema.stages import PipelineRecipe, recipe_types
 
 SFT = "stage: sft\nmodel: {name: m}\ndata: [{name: d}]\nglobal_batch_size: 4\n"
 

@@ -11,8 +11,8 @@ import pytest
 from handbook_utils.cli_recipes import card_sections
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import SCALES, find_recipe, read_recipe_file, recipe_for_scale, recipe_names
-from handbook_utils.recipe_cards import NOT_LOADED, card_names, hyperparameters, recipe_card
+from handbook_utils.schema.cards import NOT_LOADED, card_names, hyperparameters, recipe_card
+from handbook_utils.schema.recipe import SCALES, find_recipe, read_recipe_file, recipe_for_scale, recipe_names
 
 ROOT = Path(__file__).parents[2]
 # hyperparameters of huggingface/alignment-handbook, recipes/ at commit 925acdf, Apache-2.0

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from handbook_utils.errors import DataError, ModelError, RecipeError
-from handbook_utils.recipe_engines import EndpointSection
-from handbook_utils.recipe_schema import GenerateRecipe
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.endpoint_client import EndpointClient, wait_before
 from handbook_utils.sampling.engines.endpoint import EndpointEngine
 from handbook_utils.sampling.engines.interface import SamplingSettings
+from handbook_utils.schema.engines import EndpointSection
+from handbook_utils.schema.stages import GenerateRecipe
 
 PROMPTS = [(f"p{row}", [{"role": "user", "content": f"question {row}"}]) for row in range(3)]
 Reply = Callable[["Handler"], None]

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe import check_recipe
 from handbook_utils.records import Completion
 from handbook_utils.run_state import read_manifest
 from handbook_utils.sampling import endpoint_client
@@ -29,6 +28,7 @@ from handbook_utils.sampling.scorers.judge import judge_messages, read_verdict
 from handbook_utils.sampling.scorers.load import load_scorers
 from handbook_utils.sampling.scorers.replies import ReplyStore
 from handbook_utils.sampling.tables import samples_table
+from handbook_utils.schema.recipe import check_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
 PROMPT = [{"role": "user", "content": "Which river?"}]

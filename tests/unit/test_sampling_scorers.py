@@ -16,7 +16,6 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.models.load import load_tokenizer
 from handbook_utils.pipeline.stages import run_stage, sources_of
-from handbook_utils.recipe import check_recipe, recipe_to_dict
 from handbook_utils.records import Completion
 from handbook_utils.run_state import read_manifest, read_table
 from handbook_utils.sampling.score import NoScore, score
@@ -24,6 +23,7 @@ from handbook_utils.sampling.scorers.load import load_scorers
 from handbook_utils.sampling.scorers.reward_model import combine_scores
 from handbook_utils.sampling.scorers.verifiers import VerifierScorer, regex_check
 from handbook_utils.sampling.tables import samples_table
+from handbook_utils.schema.recipe import check_recipe, recipe_to_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
 

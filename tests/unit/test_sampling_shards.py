@@ -19,7 +19,6 @@ import pytest
 
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe_schema import GenerateRecipe
 from handbook_utils.records import Completion
 from handbook_utils.run_folder import open_run, read_result
 from handbook_utils.run_state import read_manifest
@@ -28,6 +27,7 @@ from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Answers, Prompt, SamplingSettings
 from handbook_utils.sampling.parts import make_shards
 from handbook_utils.sampling.shards import cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.schema.stages import GenerateRecipe
 from tests.waiting import wait_for
 
 pytestmark = [

@@ -17,13 +17,6 @@ from pydantic import ValidationError
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe_schema import (
-    BestOfNRecipe,
-    EvaluateRecipe,
-    GenerateRecipe,
-    ScoreRecipe,
-    SelectRecipe,
-)
 from handbook_utils.records import Completion
 from handbook_utils.run_folder import read_result
 from handbook_utils.run_state import read_manifest, read_table
@@ -34,6 +27,13 @@ from handbook_utils.sampling.engines.load import load_engine
 from handbook_utils.sampling.generate import TransformersEngine
 from handbook_utils.sampling.score import NoScore, score
 from handbook_utils.sampling.speculative import Speculation, replay, survivors
+from handbook_utils.schema.stages import (
+    BestOfNRecipe,
+    EvaluateRecipe,
+    GenerateRecipe,
+    ScoreRecipe,
+    SelectRecipe,
+)
 
 # a handful of prompts is too few for an interval to rely on, and the figures say so
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")

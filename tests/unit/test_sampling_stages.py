@@ -16,12 +16,12 @@ from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe_schema import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 from handbook_utils.run_folder import read_result
 from handbook_utils.run_state import read_manifest, read_table
 from handbook_utils.sampling import score_stage
 from handbook_utils.sampling.generate import TransformersEngine
 from handbook_utils.sampling.stages import count_prompts
+from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 
 pytestmark = [
     # a dozen prompts are too few for an interval to rely on, and the figures say so

@@ -14,10 +14,10 @@ import pytest
 
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe_schema import GenerateRecipe
 from handbook_utils.run_state import read_metrics
 from handbook_utils.sampling import workers
 from handbook_utils.sampling.workers import run_workers
+from handbook_utils.schema.stages import GenerateRecipe
 from tests.waiting import wait_for
 
 pytestmark = [

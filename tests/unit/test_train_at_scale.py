@@ -10,7 +10,7 @@ import pytest
 from handbook_utils import train_at_scale
 from handbook_utils.errors import RecipeError
 from handbook_utils.pipeline import scale as module
-from handbook_utils.recipe import SCALES, check_recipe, load_recipe, recipe_for_scale, recipe_to_dict
+from handbook_utils.schema.recipe import SCALES, check_recipe, load_recipe, recipe_for_scale, recipe_to_dict
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value
 from handbook_utils.data.load import to_dataset
 from handbook_utils.errors import TemplateError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.recipe import check_recipe
+from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training import fit, rows
 from handbook_utils.training.rows import TemplateWarning, check_rows, training_rows
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from handbook_utils.data.load import Locator
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe_engines import EndpointSection, VllmSection
-from handbook_utils.recipe_schema import GenerateRecipe, SamplingRecipe
 from handbook_utils.sampling.engines.interface import Engine
 from handbook_utils.sampling.speculative import Speculation
+from handbook_utils.schema.engines import EndpointSection, VllmSection
+from handbook_utils.schema.stages import GenerateRecipe, SamplingRecipe
 
 
 def load_engine(recipe: SamplingRecipe, location: str, run: Locator | None = None) -> Engine:

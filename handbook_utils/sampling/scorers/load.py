@@ -7,18 +7,6 @@ from collections.abc import Mapping
 from handbook_utils.data.load import Locator, normaliser_of, origin_of
 from handbook_utils.data.sources import read_rows
 from handbook_utils.errors import DataError, RecipeError, suggest
-from handbook_utils.recipe_sampling import (
-    AnswerSection,
-    EnsembleSection,
-    FunctionSection,
-    JsonSection,
-    JudgeSection,
-    LengthSection,
-    RegexSection,
-    ScorerSection,
-    ScoringModelSection,
-)
-from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.records import Message
 from handbook_utils.sampling.score import Scorer
 from handbook_utils.sampling.scorers.gold import GoldScorer
@@ -32,6 +20,18 @@ from handbook_utils.sampling.scorers.verifiers import (
     regex_check,
 )
 from handbook_utils.sampling.tables import samples_at
+from handbook_utils.schema.sampling import (
+    AnswerSection,
+    EnsembleSection,
+    FunctionSection,
+    JsonSection,
+    JudgeSection,
+    LengthSection,
+    RegexSection,
+    ScorerSection,
+    ScoringModelSection,
+)
+from handbook_utils.schema.sections import ModelSection
 
 POCKET_SCORERS = ("pocket:gold",)
 

@@ -16,8 +16,8 @@ from handbook_utils.errors import ModelError
 from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.models.places import ADAPTER_CONFIG, find_place, is_adapter
-from handbook_utils.recipe_sections import ModelSection
 from handbook_utils.records import Completion
+from handbook_utils.schema.sections import ModelSection
 
 Combine = Literal["mean", "minimum", "mean_minus_std"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import regex
 
 from handbook_utils.errors import DataError, RecipeError, suggest
-from handbook_utils.recipe_sampling import JsonSection, LengthSection
 from handbook_utils.records import Completion
 from handbook_utils.sampling.score import NoScore
+from handbook_utils.schema.sampling import JsonSection, LengthSection
 
 Check = Callable[[Completion], float]
 # patterns exist that take for ever on some texts, and a model may well write such a text

@@ -6,18 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from handbook_utils.recipe_engines import EngineSection, TransformersSection, check_cut
-from handbook_utils.recipe_executor import ExecutorSection, RaySection, check_executor
-from handbook_utils.recipe_fields import checked_field, trainer_fields
-from handbook_utils.recipe_rounds import (
+from handbook_utils.schema.engines import EngineSection, TransformersSection, check_cut
+from handbook_utils.schema.executor import ExecutorSection, RaySection, check_executor
+from handbook_utils.schema.fields import checked_field, trainer_fields
+from handbook_utils.schema.rounds import (
     RoundEvaluation,
     RoundSelection,
     RoundTraining,
     StopSection,
     check_rounds,
 )
-from handbook_utils.recipe_sampling import Distinct, ScorerSection, Strategy, check_selection
-from handbook_utils.recipe_sections import (
+from handbook_utils.schema.sampling import Distinct, ScorerSection, Strategy, check_selection
+from handbook_utils.schema.sections import (
     DataSource,
     LaunchSection,
     LoraSection,
@@ -29,7 +29,7 @@ from handbook_utils.recipe_sections import (
     check_streaming,
     check_trainable,
 )
-from handbook_utils.recipe_speculative import SpeculativeSection, check_speculation
+from handbook_utils.schema.speculative import SpeculativeSection, check_speculation
 
 
 class StageRecipe(Section):

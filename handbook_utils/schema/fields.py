@@ -24,7 +24,7 @@ RUN_OWNED = {
 @cache
 def trainer_fields(trainer: str) -> dict[str, dict[str, Any]]:
     """The stored snapshot of a TRL config's fields: type names and choices by field name."""
-    text = files("handbook_utils").joinpath("recipe_fields.json").read_text(encoding="utf-8")
+    text = files("handbook_utils").joinpath("schema", "trainer_fields.json").read_text(encoding="utf-8")
     fields: dict[str, dict[str, Any]] = json.loads(text)[trainer]
     return fields
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
-from handbook_utils.recipe_engines import checked_url
-from handbook_utils.recipe_sections import DataSource, ModelSection, Section, Source
+from handbook_utils.schema.engines import checked_url
+from handbook_utils.schema.sections import DataSource, ModelSection, Section, Source
 
 Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "rso_pairs", "random"]
 Distinct = Literal["none", "text", "near"]

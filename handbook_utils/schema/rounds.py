@@ -7,9 +7,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from handbook_utils.errors import suggest
-from handbook_utils.recipe_fields import checked_field, trainer_fields
-from handbook_utils.recipe_sampling import PAIRS, Distinct, ScorerSection, check_selection
-from handbook_utils.recipe_sections import DataSource, LaunchSection, LoraSection, Section
+from handbook_utils.schema.fields import checked_field, trainer_fields
+from handbook_utils.schema.sampling import PAIRS, Distinct, ScorerSection, check_selection
+from handbook_utils.schema.sections import DataSource, LaunchSection, LoraSection, Section
 
 
 class RoundSelection(Section):

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from handbook_utils.errors import RecipeError
-from handbook_utils.recipe import CARDS_FILE, find_recipe, read_recipe_file, recipe_names
-from handbook_utils.recipe_yaml import parse_yaml
+from handbook_utils.schema.recipe import CARDS_FILE, find_recipe, read_recipe_file, recipe_names
+from handbook_utils.schema.yaml import parse_yaml
 
 # shown on every card, so that no card can leave it out
 NOT_LOADED = (

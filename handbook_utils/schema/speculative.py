@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import Field, PositiveInt, field_validator
 
-from handbook_utils.recipe_engines import TransformersSection
-from handbook_utils.recipe_sampling import (
+from handbook_utils.schema.engines import TransformersSection
+from handbook_utils.schema.sampling import (
     EnsembleSection,
     FunctionSection,
     ScorerSection,
     ScoringModelSection,
 )
-from handbook_utils.recipe_sections import Section
+from handbook_utils.schema.sections import Section
 
 
 class SpeculativeSection(Section):

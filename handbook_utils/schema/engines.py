@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from handbook_utils.recipe_sections import Section
+from handbook_utils.schema.sections import Section
 
 # what the package itself says in a request, so that `extra_body` adds to it and never contradicts it
 OWN_FIELDS = frozenset({"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n", "stream"})

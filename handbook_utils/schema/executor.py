@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from handbook_utils.recipe_sampling import JudgeSection
-from handbook_utils.recipe_sections import Section
+from handbook_utils.schema.sampling import JudgeSection
+from handbook_utils.schema.sections import Section
 
 
 def checked_ray_address(address: str | None) -> str | None:

@@ -1,0 +1,1 @@
+"""The strict shape of recipes: read, checked, described; loads nothing heavy."""
