@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_recipe": "recipe",
-    "recipe_for_scale": "recipe",
+    "load_recipe": "schema.recipe",
+    "recipe_for_scale": "schema.recipe",
     "run_stage": "pipeline.stages",
     "train_sft": "pipeline.stages",
     "train_reward_model": "pipeline.stages",
