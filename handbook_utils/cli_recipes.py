@@ -23,7 +23,8 @@ from handbook_utils.schema.recipe import (
     recipe_json_schema,
     recipe_names,
 )
-from handbook_utils.schema.stages import TrainingRecipe, recipe_types
+from handbook_utils.schema.stages import recipe_types
+from handbook_utils.schema.training import TrainingRecipe
 
 COMMANDS = {"pipeline": "run", "best_of_n": "evaluate"}
 

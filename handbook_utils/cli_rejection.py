@@ -94,7 +94,7 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
 
 
 def _does(stage: AnyStage) -> str:
-    from handbook_utils.schema.stages import TrainingRecipe
+    from handbook_utils.schema.training import TrainingRecipe
 
     if isinstance(stage, TrainingRecipe):
         tables = {source.subset or "selected" for source in stage.data}

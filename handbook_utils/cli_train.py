@@ -17,7 +17,8 @@ from handbook_utils.launch.slurm import Job, sbatch_script
 from handbook_utils.pipeline.launched import launch_program, layout_here, needs_launcher, planned_layout
 from handbook_utils.pipeline.stages import finished, run_stage
 from handbook_utils.processes import rank
-from handbook_utils.schema.stages import AnyStage, TrainingRecipe
+from handbook_utils.schema.stages import AnyStage
+from handbook_utils.schema.training import TrainingRecipe
 
 
 def launch_changes(processes: int | None, strategy: str | None, nodes: int | None) -> list[str]:

@@ -21,13 +21,8 @@ from handbook_utils.schema.recipe import (
     recipe_to_dict,
     recipe_to_yaml,
 )
-from handbook_utils.schema.stages import (
-    AnyStage,
-    PipelineRecipe,
-    SamplingRecipe,
-    TrainingRecipe,
-    recipe_types,
-)
+from handbook_utils.schema.stages import AnyStage, PipelineRecipe, SamplingRecipe, recipe_types
+from handbook_utils.schema.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from handbook_utils.models.merge import MergeReport

@@ -35,7 +35,7 @@ from handbook_utils.run_state import (
 )
 from handbook_utils.schema.recipe import recipe_to_dict, recipe_to_yaml
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import StageRecipe
+from handbook_utils.schema.training import StageRecipe
 
 if TYPE_CHECKING:
     import pyarrow as pa

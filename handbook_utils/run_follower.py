@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.schema.stages import StageRecipe
+from handbook_utils.schema.training import StageRecipe
 
 
 class FollowedRun(RunFolder):

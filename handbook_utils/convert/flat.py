@@ -19,7 +19,8 @@ from handbook_utils.convert.tables import (
 )
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
-from handbook_utils.schema.stages import TrainingRecipe, recipe_types
+from handbook_utils.schema.stages import recipe_types
+from handbook_utils.schema.training import TrainingRecipe
 
 # GPUs that the alignment-handbook's per-device batch sizes are meant for
 PROCESSES = 8

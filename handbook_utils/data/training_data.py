@@ -13,7 +13,7 @@ from handbook_utils.data.load import Locator, dataset_fingerprint, load_mixture,
 from handbook_utils.data.mixture import SourceReport, example_key
 from handbook_utils.data.recognise import Kind
 from handbook_utils.data.stream import stream_sources
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 

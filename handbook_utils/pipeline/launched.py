@@ -11,7 +11,7 @@ from handbook_utils.launch.accelerate import Layout, Rendezvous, checked_layout,
 from handbook_utils.launch.watch import watch
 from handbook_utils.processes import is_launched
 from handbook_utils.schema.recipe import recipe_to_yaml
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 
 
 def needs_launcher(recipe: TrainingRecipe) -> bool:

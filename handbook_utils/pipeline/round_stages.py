@@ -16,15 +16,14 @@ from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.sections import DataSource, ModelSection, Source, TrainedModelSection
 from handbook_utils.schema.stages import (
     AnyStage,
-    DpoRecipe,
     EvaluateRecipe,
     GenerateRecipe,
     RejectionRecipe,
     SamplingRecipe,
     ScoreRecipe,
     SelectRecipe,
-    SftRecipe,
 )
+from handbook_utils.schema.training import DpoRecipe, SftRecipe
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound=ModelSection)

@@ -29,7 +29,8 @@ from handbook_utils.sampling.parts import load_prompts
 from handbook_utils.sampling.score_stage import check_names
 from handbook_utils.sampling.scorers.load import check_scorers
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import AnyStage, EvaluateRecipe, RejectionRecipe, TrainingRecipe
+from handbook_utils.schema.stages import AnyStage, EvaluateRecipe, RejectionRecipe
+from handbook_utils.schema.training import TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 START = "start-evaluate"

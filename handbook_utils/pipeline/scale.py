@@ -9,7 +9,7 @@ from handbook_utils.errors import RecipeError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import RunResult
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_for_scale
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 
 HELD_OUT_SHARE = 5  # a fifth as many held-out rows
 

@@ -22,7 +22,8 @@ from handbook_utils.run_follower import FollowedRun
 from handbook_utils.run_state import damaged_outputs, differences, is_finished, read_manifest, run_fingerprint
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe, TrainingRecipe, recipe_types
+from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe, recipe_types
+from handbook_utils.schema.training import TrainingRecipe
 
 StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
 

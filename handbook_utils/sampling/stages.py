@@ -20,11 +20,7 @@ from handbook_utils.sampling.annotate import Annotation, annotate, load_annotato
 from handbook_utils.sampling.figures import mean_over_prompts
 from handbook_utils.sampling.parts import load_prompts, write_part, write_samples
 from handbook_utils.sampling.tables import pairs_table, sample_parts
-from handbook_utils.schema.stages import (
-    AnnotateRecipe,
-    GenerateRecipe,
-    SamplingRecipe,
-)
+from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, SamplingRecipe
 
 
 def run_generate(recipe: GenerateRecipe, run: RunFolder) -> dict[str, Estimate]:

@@ -13,13 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.sampling import ScorerSection
 from handbook_utils.schema.sections import PipelineStage
-from handbook_utils.schema.stages import (
-    AnyRecipe,
-    PipelineRecipe,
-    Recipe,
-    ScoreRecipe,
-    recipe_types,
-)
+from handbook_utils.schema.stages import AnyRecipe, PipelineRecipe, Recipe, ScoreRecipe, recipe_types
 from handbook_utils.schema.yaml import parse_yaml
 
 MAX_RECIPE_BYTES = 1 << 20

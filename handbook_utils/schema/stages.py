@@ -1,14 +1,13 @@
-"""The strict shape of every recipe: one type a stage, shared sections, no unknown keys."""
+"""The strict shape of every recipe: those that train are in `training.py`, the others here."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from handbook_utils.schema.engines import EngineSection, TransformersSection, check_cut
 from handbook_utils.schema.executor import ExecutorSection, RaySection, check_executor
-from handbook_utils.schema.fields import checked_field, trainer_fields
 from handbook_utils.schema.rounds import (
     RoundEvaluation,
     RoundSelection,
@@ -19,108 +18,22 @@ from handbook_utils.schema.rounds import (
 from handbook_utils.schema.sampling import Distinct, ScorerSection, Strategy, check_selection
 from handbook_utils.schema.sections import (
     DataSource,
-    LaunchSection,
-    LoraSection,
     ModelSection,
     PipelineStage,
-    Section,
     Source,
     TrainedModelSection,
-    check_streaming,
     check_trainable,
 )
 from handbook_utils.schema.speculative import SpeculativeSection, check_speculation
-
-
-class StageRecipe(Section):
-    """What every stage has."""
-
-    description: str = ""
-    seed: int = Field(0, ge=0, lt=2**31)
-
-
-class TrainingRecipe(StageRecipe):
-    """What every training stage has."""
-
-    trainer: ClassVar[str]
-    model: TrainedModelSection
-    lora: LoraSection | None = Field(None, description="train an adapter; absent: train all weights")
-    data: list[DataSource] = Field(min_length=1)
-    eval_data: list[DataSource] = Field(default_factory=list)
-    streaming: bool = Field(False, description="read `data` while training; needs training.max_steps")
-    global_batch_size: PositiveInt = Field(description="examples an optimiser step, over all processes")
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="any field of the trainer's TRL config"
-    )
-    launch: LaunchSection = Field(default_factory=LaunchSection)
-
-    @field_validator("training")
-    @classmethod
-    def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
-        fields = trainer_fields(cls.trainer)
-        return {key: checked_field(key, value, fields) for key, value in training.items()}
-
-    @model_validator(mode="after")
-    def _test_rows_stay_out(self) -> Self:
-        for source in self.data:
-            if source.split.strip().lower().startswith("test") and not source.allow_test:
-                raise ValueError(
-                    f"`data` reads the split '{source.split}' of {source.label}, and test rows are not "
-                    "trained on. Take another split, or say `allow_test: true` beside it."
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _can_stream(self) -> Self:
-        check_streaming(self)
-        return self
-
-    @model_validator(mode="after")
-    def _something_is_trainable(self) -> Self:
-        check_trainable(self.model, self.lora)
-        return self
-
-
-class PretrainRecipe(TrainingRecipe):
-    """Next-token training on plain text."""
-
-    trainer = "sft"
-    stage: Literal["pretrain"]
-
-
-class SftRecipe(TrainingRecipe):
-    """Supervised fine-tuning on conversations; loss on the answers only."""
-
-    trainer = "sft"
-    stage: Literal["sft"]
-
-
-class RewardRecipe(TrainingRecipe):
-    """A reward model from preference pairs."""
-
-    trainer = "reward"
-    stage: Literal["reward"]
-
-
-class DpoRecipe(TrainingRecipe):
-    """Direct preference optimisation; the start model is the reference."""
-
-    trainer = "dpo"
-    stage: Literal["dpo"]
-
-
-class OrpoRecipe(TrainingRecipe):
-    """Odds ratio preference optimisation: SFT and preferences in one, without a reference."""
-
-    trainer = "orpo"
-    stage: Literal["orpo"]
-
-
-class KtoRecipe(TrainingRecipe):
-    """Kahneman-Tversky optimisation: answers marked good or bad, no pairs needed."""
-
-    trainer = "kto"
-    stage: Literal["kto"]
+from handbook_utils.schema.training import (
+    DpoRecipe,
+    KtoRecipe,
+    OrpoRecipe,
+    PretrainRecipe,
+    RewardRecipe,
+    SftRecipe,
+    StageRecipe,
+)
 
 
 class SamplingRecipe(StageRecipe):

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.schema.stages import TrainingRecipe
-from handbook_utils.training.plan import TrainingPlan, trains_on_cpu
+from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.training.plan import TrainingPlan, largest_batch, trains_on_cpu
 
 # transformers 5 renamed these and warns about the old names, which recipes still use
 RENAMED = {
@@ -31,7 +31,7 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
         "activation_checkpointing": not trains_on_cpu(recipe),
         # two: a kill while the newest is written leaves the one before it
         "save_total_limit": 2,
-        "per_device_eval_batch_size": plan.per_device_batch,
+        "per_device_eval_batch_size": min(plan.per_device_batch, largest_batch(recipe)),
         "report_to": "none",
         # every weight of these models gets a gradient in every step; looking for others costs time
         "ddp_find_unused_parameters": False,

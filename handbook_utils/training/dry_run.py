@@ -11,22 +11,19 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import trainer_arguments
+from handbook_utils.training.batches import length_batches
 from handbook_utils.training.plan import TrainingPlan
+from handbook_utils.training.prepared_rows import Counted, count_rows
 
 
-def counted_rows(
-    recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, train: Dataset
-) -> tuple[int, int | None]:
+def counted_rows(recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, train: Dataset) -> Counted:
     """Rows and tokens that the trainer itself makes of the examples: tokenized, cut, packed.
 
     Importing TRL costs about 8 seconds; counting it ourselves would have to follow every change there.
-
-    Returns:
-        (rows, tokens).
     """
-    from handbook_utils.training.trl_bridge import count_rows, make_trainer, training_conditions
+    from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 
     with tempfile.TemporaryDirectory() as folder, quiet_libraries(), training_conditions():
         arguments = trainer_arguments(recipe, plan, Path(folder))
@@ -40,6 +37,7 @@ def counted_rows(
             data=(train, None),
             callbacks=[],
         )
+        trainer.length_batches = length_batches(recipe, plan, trainer)
         return count_rows(trainer)
 
 

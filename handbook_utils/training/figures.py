@@ -21,7 +21,7 @@ from handbook_utils.models.logprobs import (
 )
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.plan import setting
 from handbook_utils.training.rows import tell
 from handbook_utils.training.start import load_reference

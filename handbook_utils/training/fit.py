@@ -20,14 +20,16 @@ from handbook_utils.models.load import check_vocabulary, load_model, load_tokeni
 from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
+from handbook_utils.training.batches import length_batches, prompts_computed_once
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.figures import Measure
 from handbook_utils.training.group import decided_by_main, wait_for_all
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
+from handbook_utils.training.prepared_rows import count_rows
 from handbook_utils.training.rows import check_rows, tell, training_rows
 from handbook_utils.training.start import Start, check_start, start_model
 
@@ -132,6 +134,7 @@ def _train(
         )
         if isinstance(data[0], Dataset):
             _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
+        trainer.length_batches = length_batches(recipe, plan, trainer)
         _settle_plan(recipe, run, trainer, examples=plan.examples)
         # process 0 also deletes broken ones, so no other may look meanwhile
         checkpoint = decided_by_main(lambda: newest_checkpoint(run.path / CHECKPOINTS))
@@ -139,7 +142,7 @@ def _train(
             LOGGER.info("going on from %s", checkpoint.name)
         try:
             # again: building a trainer turns transformers' own messages back on
-            with quiet_libraries():
+            with quiet_libraries(), prompts_computed_once(recipe, run, trainer):
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             if bar is not None:
@@ -154,11 +157,10 @@ def _train(
 
 def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, examples: int | None) -> None:
     """Plan again with the rows the trainer has prepared, show it, and log and save by its steps."""
-    from handbook_utils.training.trl_bridge import count_rows
-
     counted = None if examples is None else count_rows(trainer)  # a stream has no end to count to
     plan = make_plan(recipe, examples, counted=counted)
-    for name, value in step_arguments(recipe, plan.steps).items():
+    passes = {"gradient_accumulation_steps": plan.accumulation}
+    for name, value in (step_arguments(recipe, plan.steps) | passes).items():
         setattr(trainer.args, name, value)
     run.note(plan=asdict(plan))
     if run.progress:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from handbook_utils.processes import is_launched, world_size
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.plan import setting, trains_on_cpu
 
 Value = TypeVar("Value")

@@ -6,7 +6,7 @@ from functools import partial
 
 from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
-from handbook_utils.schema.stages import OrpoRecipe
+from handbook_utils.schema.training import OrpoRecipe
 from handbook_utils.training.figures import odds_ratio_figures
 from handbook_utils.training.fit import fit, load_rows
 

@@ -18,7 +18,8 @@ from handbook_utils.errors import ModelError, RecipeError
 from handbook_utils.models.load import load_tokenizer
 from handbook_utils.processes import is_launched, world_size
 from handbook_utils.schema.fields import trainer_fields
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.training.prepared_rows import Counted
 from handbook_utils.training.rows import training_rows
 
 KINDS: dict[str, Kind] = {
@@ -44,10 +45,11 @@ class TrainingPlan:
         steps_per_epoch: optimiser steps in one pass over the rows; the last one may be smaller.
         steps: optimiser steps in all; None where rows are packed and not yet counted.
         epochs: passes over the rows.
-        per_device_batch: rows a forward pass on each device.
+        per_device_batch: rows a forward pass on each device; on average where `max_tokens_per_batch` is set.
+        max_tokens_per_batch: tokens a forward pass on each device may have; None: any number.
         accumulation: forward passes an optimiser step.
         processes: processes that train together.
-        effective_batch: rows an optimiser step: the product of the three above.
+        effective_batch: rows an optimiser step.
         warmup_steps: steps in which the learning rate rises from 0.
         learning_rate: its peak.
         schedule: how it goes on from there.
@@ -61,6 +63,7 @@ class TrainingPlan:
     steps: int | None
     epochs: float
     per_device_batch: int
+    max_tokens_per_batch: int | None
     accumulation: int
     processes: int
     effective_batch: int
@@ -101,7 +104,7 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
 
 def _counted(
     recipe: TrainingRecipe, plan: TrainingPlan, train: Dataset, located: ResolvedInputs
-) -> tuple[int, int | None] | None:
+) -> Counted | None:
     """Rows and tokens as the trainer will prepare them; None without the model's tokenizer at hand."""
     is_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
     try:
@@ -119,20 +122,22 @@ def _counted(
 
 
 def make_plan(
-    recipe: TrainingRecipe, examples: int | None, *, counted: tuple[int, int | None] | None = None
+    recipe: TrainingRecipe, examples: int | None, *, counted: Counted | None = None
 ) -> TrainingPlan:
     """Plan a run.
 
     Args:
         recipe: of a training stage.
         examples: training examples; None on a stream.
-        counted: (rows, tokens) as prepared for the trainer; None before that, when rows that are
-            not packed are taken to be the examples.
+        counted: what the trainer has prepared; None before that, when rows that are not packed are taken to
+            be the examples.
     Raises:
         RecipeError: as `batch_plan`, or there is no full batch and `dataloader_drop_last` drops all others.
     """
     per_device, accumulation, processes = batch_plan(recipe)
-    rows, tokens = counted or (None if setting(recipe, "packing") else examples, None)
+    if counted is None:
+        counted = Counted(None if setting(recipe, "packing") else examples, None)
+    rows = counted.rows
     an_epoch = None if rows is None else _steps_per_epoch(recipe, rows, per_device * processes, accumulation)
     steps = None if an_epoch is None else math.ceil(setting(recipe, "num_train_epochs") * an_epoch)
     if setting(recipe, "max_steps") > 0:
@@ -143,12 +148,13 @@ def make_plan(
     return TrainingPlan(
         examples=examples,
         rows=rows,
-        tokens=tokens,
+        tokens=counted.tokens,
         steps_per_epoch=an_epoch,
         steps=steps,
         epochs=_epochs(recipe, steps, an_epoch),
-        per_device_batch=per_device,
-        accumulation=accumulation,
+        per_device_batch=math.ceil(per_device / counted.passes) if counted.passes else per_device,
+        max_tokens_per_batch=getattr(recipe, "max_tokens_per_batch", None),
+        accumulation=counted.passes or accumulation,
         processes=processes,
         effective_batch=recipe.global_batch_size,
         warmup_steps=None if warmup is None else int(warmup),
@@ -188,6 +194,11 @@ def trains_on_cpu(recipe: TrainingRecipe) -> bool:
     return bool(recipe.training.get("use_cpu")) or not torch.cuda.is_available()
 
 
+def largest_batch(recipe: TrainingRecipe) -> int:
+    """Rows a forward pass where the recipe does not say."""
+    return LARGEST_CPU_BATCH if trains_on_cpu(recipe) else LARGEST_GPU_BATCH
+
+
 def planned_processes(recipe: TrainingRecipe) -> int:
     """Processes that train together: those that were started, or else those the recipe asks for."""
     if is_launched():
@@ -221,9 +232,10 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
     share = total // processes
     divisors = [size for size in range(1, share + 1) if share % size == 0]
     given = recipe.training.get("per_device_train_batch_size")
+    if getattr(recipe, "max_tokens_per_batch", None):
+        given = share  # cut into passes when the rows are counted
     if given is None:
-        largest = LARGEST_CPU_BATCH if trains_on_cpu(recipe) else LARGEST_GPU_BATCH
-        given = max(size for size in divisors if size <= largest)
+        given = max(size for size in divisors if size <= largest_batch(recipe))
     if given not in divisors:
         raise RecipeError(
             f"'global_batch_size' {total} is no multiple of 'training.per_device_train_batch_size' {given} "

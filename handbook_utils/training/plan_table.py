@@ -27,6 +27,10 @@ def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
     if plan["rows"] is not None and plan["rows"] != plan["examples"]:
         rows += " after packing and leaving out"
     batch = f"{plan['per_device_batch']} a device x {plan['accumulation']} accumulated"
+    batch += f" x {plan['processes']} processes"
+    if plan.get("max_tokens_per_batch") is not None:
+        batch = f"{plan['accumulation']} passes x {plan['processes']} processes"
+        batch += f", at most {plan['max_tokens_per_batch']:,} tokens in each,"
     return {
         "examples": _number(plan["examples"]),
         "rows": rows,
@@ -36,7 +40,7 @@ def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
         "steps in all": _number(plan["steps"]),
         "warm-up steps": _number(plan["warmup_steps"]),
         "learning rate": f"{plan['learning_rate']:g}, {plan['schedule']}",
-        "batch a step": f"{batch} x {plan['processes']} processes = {plan['effective_batch']}",
+        "batch a step": f"{batch} = {plan['effective_batch']}",
         "device": plan["device"],
         **_sources(plan),
     }

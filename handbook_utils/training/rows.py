@@ -27,7 +27,7 @@ from handbook_utils.data.turns import (
 )
 from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import TemplateError
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 # fields that change which tokens a row has or which are learned, and the values under which ours are right

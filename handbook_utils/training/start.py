@@ -17,7 +17,7 @@ from handbook_utils.models.places import INIT, find_place, is_adapter, weights_f
 from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
-from handbook_utils.schema.stages import TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.group import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
 

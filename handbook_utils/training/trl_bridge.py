@@ -14,8 +14,6 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import IterableDataset
 from peft import PeftModel
@@ -23,6 +21,8 @@ from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from handbook_utils.errors import TrainingError
+from handbook_utils.shared_prefix.batching import LengthBatches
+from handbook_utils.training.batches import LengthBatchSampler
 from handbook_utils.training.references import frozen_copy, restore_adapter, trained_weights
 
 with warnings.catch_warnings():
@@ -64,7 +64,13 @@ WITH_REFERENCE = ("dpo", "kto")
 
 
 class _HandbookTrainer:
-    """What is different in every trainer here: each loss is checked, and no model card is drafted."""
+    """What is different in every trainer here.
+
+    Each loss is checked, no model card is drafted, and rows may stand in batches of like length.
+    """
+
+    length_batches: LengthBatches | None = None
+    _rows: tuple[int, ...] = ()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no card: TRL drafts one beside every checkpoint, and the run folder says more."""
@@ -75,6 +81,31 @@ class _HandbookTrainer:
         if not torch.isfinite(loss):
             raise TrainingError(bad_loss_message(float(loss), self.state.global_step + 1))  # type: ignore[attr-defined]
         return loss
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        if self.length_batches is None:
+            return super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+        return LengthBatchSampler(self.length_batches, self.args.process_index)  # type: ignore[attr-defined]
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Fetch the batches of one step, and remember how many rows each has."""
+        batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        self._rows = tuple(_rows_of(batch) for batch in batches)
+        return batches, items
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute a batch's loss, by its share of the step's rows where batches are of unlike size."""
+        share = 1.0
+        # a loss over all tokens of the step, as in SFT, has them counted already
+        if model.training and kwargs.get("num_items_in_batch") is None and len(set(self._rows)) > 1:
+            share = _rows_of(inputs) * len(self._rows) / sum(self._rows)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        return loss if share == 1.0 else loss * share
+
+
+def _rows_of(batch: Any) -> int:
+    """Rows of a batch; of pairs twice as many, which changes no share."""
+    return len(next(iter(batch.values())))
 
 
 def bad_loss_message(loss: float, step: int) -> str:
@@ -142,47 +173,6 @@ def make_trainer(
     if has_adapter:
         restore_adapter(trainer, trained)
     return trainer
-
-
-def count_rows(trainer: Any) -> tuple[int, int | None]:
-    """Count what a trainer trains on, as it has prepared it: cut, packed, without what was left out.
-
-    Returns:
-        (rows, tokens of them all without padding; of pairs, both answers, each with its prompt). Tokens are
-        None where the rows are in no form known here.
-    """
-    prepared = trainer.train_dataset
-    tokens = 0
-    for batch in prepared.with_format("arrow").iter(batch_size=10_000):
-        counted = _tokens_of(batch, trainer.args.max_length)
-        if counted is None:
-            return len(prepared), None
-        tokens += counted
-    return len(prepared), tokens
-
-
-# what TRL calls the sequences of a row, and whether the prompt is in a column of its own
-_SEQUENCES = (
-    (("input_ids",), False),
-    (("chosen_ids", "rejected_ids"), True),
-    (("chosen_input_ids", "rejected_input_ids"), False),
-    (("completion_ids",), True),
-)
-
-
-def _tokens_of(batch: Any, max_length: int | None) -> int | None:
-    """Tokens of some prepared rows; pairs and feedback are cut to `max_length` only when they are batched."""
-    known = (form for form in _SEQUENCES if set(form[0]) <= set(batch.column_names))
-    names, has_prompt = next(known, ((), False))
-    if not names:
-        return None
-
-    def lengths(name: str) -> Any:
-        return pc.list_value_length(batch[name]).to_numpy()
-
-    prompt = lengths("prompt_ids") if has_prompt and "prompt_ids" in batch.column_names else 0
-    limit = max_length or np.iinfo(np.int64).max
-    return sum(int(np.minimum(prompt + lengths(name), limit).sum()) for name in names)
 
 
 def collect_weights(trainer: Any) -> dict[str, torch.Tensor] | None:

@@ -16,7 +16,8 @@ from run_notebooks import find_notebooks
 from handbook_utils.errors import RecipeError
 from handbook_utils.schema import recipe
 from handbook_utils.schema.recipe import SCALES, check_recipe, find_recipe, read_recipe_file, recipe_for_scale
-from handbook_utils.schema.stages import RejectionRecipe, TrainingRecipe
+from handbook_utils.schema.stages import RejectionRecipe
+from handbook_utils.schema.training import TrainingRecipe
 from tests.recipes.shrunk import small_round, tiny_models, two_steps
 
 HEADING = "## On a real model"

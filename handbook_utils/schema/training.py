@@ -1,0 +1,129 @@
+"""The strict shape of training recipes: one type a stage, shared sections, no unknown keys."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from handbook_utils.schema.batching import OnOff, check_batching
+from handbook_utils.schema.fields import checked_field, trainer_fields
+from handbook_utils.schema.sections import (
+    DataSource,
+    LaunchSection,
+    LoraSection,
+    Section,
+    TrainedModelSection,
+    check_streaming,
+    check_trainable,
+)
+
+
+class StageRecipe(Section):
+    """What every stage has."""
+
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class TrainingRecipe(StageRecipe):
+    """What every training stage has."""
+
+    trainer: ClassVar[str]
+    model: TrainedModelSection
+    lora: LoraSection | None = Field(None, description="train an adapter; absent: train all weights")
+    data: list[DataSource] = Field(min_length=1)
+    eval_data: list[DataSource] = Field(default_factory=list)
+    streaming: bool = Field(False, description="read `data` while training; needs training.max_steps")
+    global_batch_size: PositiveInt = Field(description="examples an optimiser step, over all processes")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="any field of the trainer's TRL config"
+    )
+    launch: LaunchSection = Field(default_factory=LaunchSection)
+
+    @field_validator("training")
+    @classmethod
+    def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
+        fields = trainer_fields(cls.trainer)
+        return {key: checked_field(key, value, fields) for key, value in training.items()}
+
+    @model_validator(mode="after")
+    def _test_rows_stay_out(self) -> Self:
+        for source in self.data:
+            if source.split.strip().lower().startswith("test") and not source.allow_test:
+                raise ValueError(
+                    f"`data` reads the split '{source.split}' of {source.label}, and test rows are not "
+                    "trained on. Take another split, or say `allow_test: true` beside it."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _can_stream(self) -> Self:
+        check_streaming(self)
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trainable(self) -> Self:
+        check_trainable(self.model, self.lora)
+        return self
+
+
+class BatchedRecipe(TrainingRecipe):
+    """A training stage whose rows may stand in batches of like length."""
+
+    length_batching: bool = Field(False, description="batches of rows of like length, drawn at random")
+    max_tokens_per_batch: PositiveInt | None = Field(
+        None, description="tokens a forward pass on each device; batches then have unlike numbers of rows"
+    )
+
+    _can_be_batched = model_validator(mode="after")(check_batching)
+
+
+class PairRecipe(BatchedRecipe):
+    """A training stage on preference pairs, whose two answers share a prompt."""
+
+    shared_prefix: OnOff = Field(
+        "auto", description="compute a pair's prompt once; auto: where no number changes by it"
+    )
+
+
+class PretrainRecipe(BatchedRecipe):
+    """Next-token training on plain text."""
+
+    trainer = "sft"
+    stage: Literal["pretrain"]
+
+
+class SftRecipe(BatchedRecipe):
+    """Supervised fine-tuning on conversations; loss on the answers only."""
+
+    trainer = "sft"
+    stage: Literal["sft"]
+
+
+class RewardRecipe(PairRecipe):
+    """A reward model from preference pairs."""
+
+    trainer = "reward"
+    stage: Literal["reward"]
+
+
+class DpoRecipe(PairRecipe):
+    """Direct preference optimisation; the start model is the reference."""
+
+    trainer = "dpo"
+    stage: Literal["dpo"]
+
+
+class OrpoRecipe(PairRecipe):
+    """Odds ratio preference optimisation: SFT and preferences in one, without a reference."""
+
+    trainer = "orpo"
+    stage: Literal["orpo"]
+
+
+class KtoRecipe(TrainingRecipe):
+    """Kahneman-Tversky optimisation: answers marked good or bad, no pairs needed."""
+
+    trainer = "kto"
+    stage: Literal["kto"]
