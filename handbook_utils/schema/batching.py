@@ -52,6 +52,11 @@ def check_batching(recipe: Any) -> Any:
 
 
 def _check_budget(recipe: Any) -> None:
+    if recipe.trainer == "orpo":
+        raise ValueError(
+            "`max_tokens_per_batch` cuts a step into passes of unlike size, and a part of ORPO's loss is a "
+            "mean over the tokens of each: take `length_batching`."
+        )
     if "per_device_train_batch_size" in recipe.training:
         raise ValueError(
             "`max_tokens_per_batch` says how much a device takes at once, and so does "

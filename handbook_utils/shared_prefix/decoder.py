@@ -14,6 +14,7 @@ from handbook_utils.shared_prefix.layout import PADDING, SharedRows, attention, 
 
 _ATTENTIONS = ("sdpa", "eager")
 _LAYERS = {"full_attention", "sliding_attention"}
+ROUTER_LOSS = "the router's auxiliary loss counts tokens; set the model's router_aux_loss_coef to 0"
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def why_not_shared(model: Any) -> str | None:
     if config._attn_implementation not in _ATTENTIONS:
         return f"attention '{config._attn_implementation}' takes no mask of its own; sdpa does"
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
-        return "the router's auxiliary loss counts tokens; set router_aux_loss_coef to 0"
+        return ROUTER_LOSS
     return None
 
 
@@ -86,7 +87,7 @@ def _shared(
 ) -> SharedRows | None:
     """The layout of a batch, or None where it has to run as it is."""
     has_cache = rest.get("past_key_values") is not None or rest.get("use_cache")
-    if ids is None or has_cache or rest.get("position_ids") is not None:
+    if ids is None or has_cache or rest.get("position_ids") is not None or rest.get("output_router_logits"):
         return None
     if mask is not None and mask.dim() != 2:
         return None

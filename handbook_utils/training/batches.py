@@ -15,7 +15,7 @@ from handbook_utils.errors import RecipeError
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.schema.training import BatchedRecipe, PairRecipe, TrainingRecipe
 from handbook_utils.shared_prefix.batching import LengthBatches
-from handbook_utils.shared_prefix.decoder import shared_prefixes, why_not_shared
+from handbook_utils.shared_prefix.decoder import ROUTER_LOSS, shared_prefixes, why_not_shared
 from handbook_utils.training.plan import TrainingPlan
 from handbook_utils.training.prepared_rows import row_costs
 
@@ -53,7 +53,7 @@ def length_batches(recipe: TrainingRecipe, plan: TrainingPlan, trainer: Any) -> 
     if not (recipe.length_batching or limit):
         return None
     batches = LengthBatches(
-        row_costs(trainer, is_shared=why_apart(recipe, trainer.model) is None),
+        row_costs(trainer, is_shared=why_apart(recipe, trainer) is None),
         step_rows=plan.effective_batch,
         processes=plan.processes,
         passes=plan.accumulation,
@@ -72,11 +72,15 @@ def length_batches(recipe: TrainingRecipe, plan: TrainingPlan, trainer: Any) -> 
         ) from None
 
 
-def why_apart(recipe: TrainingRecipe, model: Any) -> str | None:
+def why_apart(recipe: TrainingRecipe, trainer: Any) -> str | None:
     """Why a stage computes every row by itself; None where a prompt is computed once for both its answers."""
     if not isinstance(recipe, PairRecipe):
         return "its rows are no pairs"
-    return "the recipe says so" if recipe.shared_prefix == "off" else why_not_shared(model)
+    if recipe.shared_prefix == "off":
+        return "the recipe says so"
+    if getattr(trainer, "aux_loss_enabled", False):  # TRL asks for it whatever the model's own default
+        return ROUTER_LOSS
+    return why_not_shared(trainer.model)
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def prompts_computed_once(recipe: TrainingRecipe, run: RunFolder, trainer: Any) 
     if not isinstance(recipe, PairRecipe):
         yield
         return
-    reason = why_apart(recipe, trainer.model)
+    reason = why_apart(recipe, trainer)
     if reason and recipe.shared_prefix == "on":
         raise RecipeError(
             f"'shared_prefix: on' would not be exact: {reason}. Write auto, which shares where it is."

@@ -72,26 +72,21 @@ def row_costs(trainer: Any, *, is_shared: bool) -> Indices:
 
 def _lengths(batch: Any, max_length: int | None) -> list[Indices] | None:
     """(rows,) tokens of each sequence; pairs and feedback are cut only when they are batched."""
-    form = _form(batch)
-    if form is None:
+    known = (form for form in _SEQUENCES if set(form[0]) <= set(batch.column_names))
+    names, has_prompt = next(known, ((), False))
+    if not names:
         return None
-    names, has_prompt = form
     prompt = _list_lengths(batch["prompt_ids"]) if has_prompt and "prompt_ids" in batch.column_names else 0
     limit = max_length or np.iinfo(np.int64).max
     return [np.minimum(prompt + _list_lengths(batch[name]), limit) for name in names]
-
-
-def _form(batch: Any) -> tuple[tuple[str, ...], bool] | None:
-    return next((form for form in _SEQUENCES if set(form[0]) <= set(batch.column_names)), None)
 
 
 def _common(batch: Any) -> Indices:
     """(rows,) tokens that both sequences of a pair begin with."""
     if "prompt_ids" in batch.column_names:
         return _list_lengths(batch["prompt_ids"])
-    chosen, rejected = (
-        batch[name].to_numpy(zero_copy_only=False) for name in ("chosen_input_ids", "rejected_input_ids")
-    )
+    names = next(names for names, _ in _SEQUENCES if set(names) <= set(batch.column_names))
+    chosen, rejected = (batch[name].to_numpy() for name in names)
     common = np.zeros(len(chosen), np.int64)
     for row, (one, other) in enumerate(zip(chosen, rejected, strict=True)):
         shortest = min(len(one), len(other))

@@ -193,8 +193,9 @@ def collect_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
 def training_conditions() -> Iterator[None]:
     """Hide the warnings no caller can avoid, and let TRL's output head skip what carries no loss."""
     with warnings.catch_warnings(), _head_on_answers_only():
-        # trl/models/utils.py reads it around every reference pass of DPO
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # trl/models/utils.py reads and switches it around every reference pass of DPO
+        older = "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated"
+        warnings.filterwarnings("ignore", older, FutureWarning)
         # PEFT prepares for adapters on the experts of a mixture, which get none; DPO's copy says so again
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not", RuntimeWarning)
         yield

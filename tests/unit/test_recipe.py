@@ -77,6 +77,43 @@ def test_a_wrong_recipe_is_refused_with_file_place_and_remedy(write, text, messa
     assert message in str(caught.value)
 
 
+DPO = SFT.replace("stage: sft", "stage: dpo")
+BUDGET = "max_tokens_per_batch: 4096\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DPO + "shared_prefix: sometimes", "for 'shared_prefix'. Choose from: auto, off, on"),
+        (SFT + "shared_prefix: on", "unknown key 'shared_prefix'"),
+        (SFT.replace("stage: sft", "stage: kto") + "length_batching: on", "unknown key 'length_batching'"),
+        (SFT + "length_batching: on\ntraining: {packing: true}", "packing makes them alike"),
+        (DPO + "length_batching: on\ntraining: {loss_type: [aot]}", "the loss aot"),
+        (DPO + "length_batching: on\ntraining: {train_sampling_strategy: sequential}", "both say which rows"),
+        (DPO + "length_batching: on\nstreaming: true\ntraining: {max_steps: 3}", "a stream has none"),
+        (DPO + BUDGET + "training: {per_device_train_batch_size: 2}", "how much a device takes at once"),
+        (DPO + BUDGET + "launch: {strategy: zero2}", "DeepSpeed has to know before"),
+        (DPO.replace("dpo", "orpo") + BUDGET, "take `length_batching`"),
+        (DPO + "max_tokens_per_batch: 0", "'max_tokens_per_batch'"),
+    ],
+)
+def test_a_recipe_whose_batches_cannot_be_made_is_refused_with_the_remedy(write, text, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")]
+)
+def test_on_and_off_are_read_as_words_and_stay_so(write, tmp_path, written, read):
+    recipe = load_recipe(write(DPO + f"shared_prefix: {written}"))
+    assert recipe.shared_prefix == read
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(again) == recipe
+
+
 def test_a_ten_megabyte_nest_is_refused_before_it_is_parsed(write):
     path = write("[" * (10 << 20))
     with pytest.raises(RecipeError, match="at most 1,048,576"):

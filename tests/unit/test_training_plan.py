@@ -16,6 +16,7 @@ from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.plan import batch_plan, make_plan, plan_training
+from handbook_utils.training.prepared_rows import Counted
 
 
 def recipe(stage: str = "sft", batch: int = 8, name: str = "x.jsonl", **training: Any) -> Any:
@@ -80,7 +81,7 @@ def test_packed_rows_are_the_ones_that_count() -> None:
     before = make_plan(packed, 100)
     assert (before.rows, before.steps, before.warmup_steps) == (None, None, None)
     # 25 rows in batches of 8: 4 steps an epoch, 12 in all; a tenth of them, rounded up, is 2
-    plan = make_plan(packed, 100, counted=(25, 1234))
+    plan = make_plan(packed, 100, counted=Counted(25, 1234))
     assert (plan.examples, plan.rows, plan.tokens, plan.steps_per_epoch) == (100, 25, 1234, 4)
     assert (plan.steps, plan.warmup_steps) == (12, 2)
 

@@ -34,13 +34,13 @@ def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: P
     """A recipe of three small steps on hand-written data and a model folder, both by path."""
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": f"Line {i}."}) + "\n" for i in range(24)), encoding="utf-8")
-    files = {"pretrain": texts, "sft": conversations_file, "reward": pairs_file, "dpo": pairs_file}
+    files = {"pretrain": texts, "sft": conversations_file}
 
     def make(stage: str, *, evaluate: bool = False, data: Path | None = None, **training: Any) -> Any:
         content: dict[str, Any] = {
             "stage": stage,
             "model": {"name": str(tiny_model_folder)},
-            "data": [{"name": str(data or files[stage])}],
+            "data": [{"name": str(data or files.get(stage, pairs_file))}],
             "global_batch_size": 4,
             "training": {"max_steps": 3, "learning_rate": 1e-2, "use_cpu": True, **training},
         }
@@ -139,8 +139,7 @@ def test_a_stage_killed_on_a_stream_ends_bitwise_as_an_uninterrupted_one(
 
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
 def test_preferences_and_feedback_train_from_a_stream(stage: str, make_recipe: Any, tmp_path: Path) -> None:
-    made = make_recipe("dpo", max_steps=2, logging_steps=1)
-    content = {**recipe_to_dict(made), "stage": stage, "streaming": True}
+    content = {**recipe_to_dict(make_recipe(stage, max_steps=2, logging_steps=1)), "streaming": True}
     run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     first, second = losses(tmp_path / "run").values()
     if stage == "dpo":  # ln 2 before anything is learned

@@ -34,13 +34,13 @@ def trl_loaded() -> None:
 
 @pytest.fixture
 def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: Path) -> Make:
-    files = {"sft": conversations_file, "reward": pairs_file, "dpo": pairs_file}
+    files = {"sft": conversations_file}
 
-    def make(stage: str, *, lora: bool = False, **training: Any) -> Any:
+    def make(stage: str, *, lora: bool = False, also: Any = None, **training: Any) -> Any:
         content = {
             "stage": stage,
             "model": {"name": str(tiny_model_folder)},
-            "data": [{"name": str(files[stage]), "split": "train[:24]"}],
+            "data": [{"name": str(files.get(stage, pairs_file)), "split": "train[:24]"}],
             "global_batch_size": 4,
             "training": {
                 "use_cpu": True,
@@ -52,7 +52,7 @@ def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: P
                 **training,
             },
         }
-        return check_recipe(content | ({"lora": {"rank": 4}} if lora else {}), "test")
+        return check_recipe(content | ({"lora": {"rank": 4}} if lora else {}) | (also or {}), "test")
 
     return make
 
@@ -152,6 +152,81 @@ def test_a_stream_gives_two_processes_the_rows_and_steps_of_one(
     assert len(set(once)) == kept, "one pass gives each row once"
     assert len(once) == kept * len(columns)
     np.testing.assert_allclose(losses(tmp_path / "run of 2"), losses(tmp_path / "run of 1"), **LOSS)
+
+
+LIKE_LENGTHS = {"rows": {"length_batching": True}, "tokens": {"max_tokens_per_batch": 250}}
+
+
+@pytest.mark.parametrize("by", LIKE_LENGTHS)
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_batches_of_like_length_give_two_processes_the_rows_steps_and_weights_of_one(
+    stage: str, by: str, make_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = make_recipe(stage, also=LIKE_LENGTHS[by])
+    for count in (1, 2):
+        folder = tmp_path / f"rows of {count}"
+        folder.mkdir()
+
+        def seen(folder: Path = folder, count: int = count) -> None:
+            record_rows(folder)
+            run_stage(recipe, tmp_path / f"run of {count}", progress=False)
+
+        assert run_ranks(seen, count=count) == [0] * count
+    one, two = rows_by_step(tmp_path / "rows of 1"), rows_by_step(tmp_path / "rows of 2")
+    assert one == two
+    answers = 1 if stage == "sft" else 2
+    assert {len(rows) for rows in one.values()} == {4 * answers}
+    assert sum(map(len, one.values())) == 24 * answers
+    plan = read_manifest(tmp_path / "run of 1")["notes"]["plan"]
+    assert plan["steps"] == len(losses(tmp_path / "run of 1")) == 6
+    assert (plan["accumulation"] > 1) == (by == "tokens")
+    np.testing.assert_allclose(losses(tmp_path / "run of 2"), losses(tmp_path / "run of 1"), **LOSS)
+    np.testing.assert_allclose(weights(tmp_path / "run of 2"), weights(tmp_path / "run of 1"), **WEIGHT)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_a_token_budget_changes_the_passes_of_a_step_and_not_its_loss_or_its_weights(
+    stage: str, make_recipe: Make, tmp_path: Path
+) -> None:
+    passes = {}
+    for budget in (250, 100_000):
+        run = tmp_path / str(budget)
+        assert train_together(make_recipe(stage, also={"max_tokens_per_batch": budget}), run, count=1) == [0]
+        passes[budget] = read_manifest(run)["notes"]["plan"]["accumulation"]
+    assert passes[250] > passes[100_000] == 1
+    np.testing.assert_allclose(losses(tmp_path / "250"), losses(tmp_path / "100000"), **LOSS)
+    np.testing.assert_allclose(weights(tmp_path / "250"), weights(tmp_path / "100000"), **WEIGHT)
+
+
+@pytest.mark.parametrize("by", LIKE_LENGTHS)
+def test_a_killed_run_goes_on_with_the_batches_it_would_have_had(
+    by: str, make_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = make_recipe("dpo", also=LIKE_LENGTHS[by], save_steps=2, num_train_epochs=2)
+    assert train_together(recipe, tmp_path / "whole", count=1) == [0]
+
+    def killed() -> None:
+        die_at("after a checkpoint", step=8)  # in the second epoch
+        run_stage(recipe, tmp_path / "run", progress=False)
+
+    assert_killed(run_ranks(killed, count=1), 0)
+    assert train_together(recipe, tmp_path / "run", count=1) == [0]
+    assert "going on from checkpoint-8" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_two_hundred_steps_end_at_the_same_weights_with_a_prompt_computed_once_or_twice(
+    stage: str, make_recipe: Make, tmp_path: Path
+) -> None:
+    for shared in ("on", "off"):
+        recipe = make_recipe(stage, also={"shared_prefix": shared}, max_steps=200)
+        assert train_together(recipe, tmp_path / shared, count=1) == [0]
+    assert read_manifest(tmp_path / "on")["notes"]["shared_prefix"] is True
+    assert read_manifest(tmp_path / "off")["notes"]["shared_prefix_off"] == "the recipe says so"
+    # measured: 2.4e-7 in the weights
+    np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), **LOSS)
+    np.testing.assert_allclose(weights(tmp_path / "on"), weights(tmp_path / "off"), **WEIGHT)
 
 
 def kill_here(*_: Any, **__: Any) -> None:
