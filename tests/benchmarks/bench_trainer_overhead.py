@@ -12,16 +12,14 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-import threading
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from _record import record
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from _turns import Conditions, Turn, in_turns
+from transformers import PrinterCallback, Trainer
 
 from handbook_utils.data.load import load_dataset
 from handbook_utils.data.quiet import quiet_libraries
@@ -42,74 +40,25 @@ DATA = {
     "dpo": ("pocket:preferences", "preference"),
 }
 # under which conditions each side's steps run
-SIDES: dict[str, Callable[[], AbstractContextManager[None]]] = {
+SIDES: dict[str, Conditions] = {
     "ours": training_conditions,
     "TRL, same head": training_conditions,
     "TRL": nullcontext,
 }
 
 
-class Turn(TrainerCallback):
-    """One side's turns and its CPU seconds: a step, then the next side's step, until all have trained."""
-
-    def __init__(self, conditions: Callable[[], AbstractContextManager[None]]) -> None:
-        self.conditions, self.mine = conditions, threading.Semaphore(0)
-        self.held = ExitStack()
-        self.seconds = math.nan
-
-    def take(self) -> None:
-        """Wait for the turn."""
-        self.mine.acquire()
-        self.held.enter_context(self.conditions())
-
-    def give(self) -> None:
-        """Let the next side do its step."""
-        self.held.close()
-        self.next.mine.release()
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.thread_time()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.give()
-        self.take()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.thread_time() - self.began
-
-
 def one_round(stage: str, work: dict[str, Any], run: RunFolder, folder: Path) -> dict[str, float]:
     """CPU seconds of each side for the same steps, done in turns."""
-    turns = {side: Turn(conditions) for side, conditions in SIDES.items()}
-    for turn, after in zip(turns.values(), [*turns.values()][1:] + [*turns.values()][:1], strict=True):
-        turn.next = after
+
+    def build(side: str, turn: Turn) -> Trainer:
+        return make(stage, side, work, run, folder / side.replace(",", ""), turn)
+
     with quiet_libraries():
-        trainers = {
-            side: make(stage, side, work, run, folder / side.replace(",", ""), turn)
-            for side, turn in turns.items()
-        }
-        threads = [
-            threading.Thread(target=train_in_turns, args=(trainers[side], turns[side])) for side in SIDES
-        ]
-        for thread in threads:
-            thread.start()
-        turns["ours"].mine.release()
-        for thread in threads:
-            thread.join()
+        turns, trainers = in_turns(SIDES, build)
     seen = {trainer.state.num_input_tokens_seen for trainer in trainers.values()}
     if len(seen) != 1 or 0 in seen:
         raise RuntimeError(f"the sides did not train on the same tokens: {seen}")
     return {side: turn.seconds for side, turn in turns.items()}
-
-
-def train_in_turns(trainer: Trainer, turn: Turn) -> None:
-    """Train on this thread; hand the turn on even where training fails, or the others would wait forever."""
-    torch.set_num_threads(1)
-    turn.take()
-    try:
-        trainer.train()
-    finally:
-        turn.give()
 
 
 def make(stage: str, side: str, work: dict[str, Any], run: RunFolder, folder: Path, turn: Turn) -> Trainer:
