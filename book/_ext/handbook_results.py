@@ -2,7 +2,8 @@
 
 {result}`sft:evaluate-sft.gold`          the estimate with its interval
 {result}`sft:evaluate-sft.gold|value`    the estimate alone; also |percent, |n, |minutes
-```{results-table} sft                   a table of run folders (rows) and figures (columns)
+{result}`calibration:claim.ID|held`      on how many fresh seeds it held
+```{results-table} sft                   run folders as rows, figures as columns, with a |style or none
 ```{results-claims} sft                  the claims, as measured
 ```{results-cost} sft                    time, memory and hardware
 ```{results-calibration} calibration     how the claims fared on fresh seeds
@@ -88,13 +89,19 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
 
     >>> render_figure({"value": 0.51234, "low": 0.4812, "high": 0.5449, "n": 200})
     '0.512 [0.481, 0.545]'
+    >>> render_figure({"value": -0.0004}, "value")  # no zero below zero
+    '0.000'
     >>> render_figure({"value": 0.034, "low": 0.02, "high": 0.06, "n": 200}, "percent")
     '3.4\xa0%'
+    >>> render_figure({"held": 4, "of": 5}, "held")
+    '4 of 5'
     """
+    if style == "held":
+        return f"{figure['held']} of {figure['of']}"
     value = figure["value"]
     digits = 1 if abs(value) >= 10 else 3
     if style == "value":
-        return f"{value:.{digits}f}"
+        return f"{value:z.{digits}f}"
     if style == "percent":
         return f"{value:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
     if style == "n":
@@ -102,9 +109,9 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     if style == "minutes":
         return f"{value / 60:.1f} minutes"
     if style == "interval":
-        return f"{value:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+        return f"{value:z.{digits}f} [{figure['low']:z.{digits}f}, {figure['high']:z.{digits}f}]"
     raise UnknownResultError(
-        f"no style '{style}'. {_nearest(style, ['interval', 'value', 'percent', 'n', 'minutes'])}"
+        f"no style '{style}'. {_nearest(style, ['interval', 'value', 'percent', 'n', 'minutes', 'held'])}"
     )
 
 
@@ -178,12 +185,16 @@ class FiguresTable(ResultsDirective):
         """Build a table; a figure that a run does not have is a dash."""
         rows, columns = self.options["rows"], self.options["columns"]
         names, figures = self.options.get("names") or rows, all_figures(results)
-        for column in columns:  # a column nobody has is a misspelt one
+        styled = [column.partition("|")[::2] for column in columns]
+        for column, _ in styled:  # a column nobody has is a misspelt one
             if not any(f"{row}.{column}" in figures for row in rows):
                 find_figure(results, f"{rows[0]}.{column}")
-        keys = [[f"{row}.{column}" for column in columns] for row in rows]
-        shown = [[render_figure(figures[key]) if key in figures else DASH for key in line] for line in keys]
-        plain = [column.replace("_", " ").replace("gold.", "") for column in columns]
+
+        def cell(key: str, style: str) -> str:
+            return render_figure(figures[key], style or "interval") if key in figures else DASH
+
+        shown = [[cell(f"{row}.{column}", style) for column, style in styled] for row in rows]
+        plain = [column.replace("_", " ").replace("gold.", "") for column, _ in styled]
         head = ["", *self.options.get("heads", plain)]
         return [table(head, [[name, *line] for name, line in zip(names, shown, strict=True)])]
 

@@ -2,7 +2,10 @@
 
     python -m handbook_utils.reporting.calibrate --seeds 101 102 103 104 105 --out runs/calibrate [--jobs 2]
 
-A seed that is finished is not run again, and parts made in several sittings are merged.
+A seed that is finished is not run again, and parts made in several sittings are merged. With `--only` the
+claims of some notebooks are measured anew: those of earlier sittings are left out where they are merged.
+
+    python -m handbook_utils.reporting.calibrate --notebooks-only --only lora sft --merge FILE
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.atomic import write_json
-from handbook_utils.errors import DataError, HandbookError, RunFolderError
+from handbook_utils.errors import DataError, HandbookError, RunFolderError, suggest
 from handbook_utils.reporting.claims import project_root
 from handbook_utils.reporting.margins import summarise
 from handbook_utils.reporting.notebook_claims import execute_notebook, notebook_claim_ids
@@ -75,22 +78,45 @@ def _run_seed(pipeline: str, seed: int, out: Path, jobs: int) -> str | None:
     return f"seed {seed} failed: {' '.join(last)} (all of it: {log}). Mend it and run the same command again."
 
 
-def run_notebooks(seeds: Sequence[int], out: Path, notebooks: Path) -> None:
-    """Run every notebook that makes claims once a seed, which it reads from HANDBOOK_SEED.
+def claims_to_calibrate(notebooks: Path, only: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Claims by notebook, in the order asked for.
+
+    Args:
+        notebooks: the folder.
+        only: names of notebooks, such as `dpo`; None for all that make claims.
+
+    Raises:
+        DataError: a name is no notebook's that makes claims.
+    """
+    found = {Path(name).stem: ids for name, ids in notebook_claim_ids(notebooks).items()}
+    for name in only or ():
+        if name not in found:
+            raise DataError(f"--only {name}: no notebook of that name makes claims. {suggest(name, found)}")
+    return found if only is None else {name: found[name] for name in only}
+
+
+def run_notebooks(seeds: Sequence[int], out: Path, notebooks: Path, claims: Mapping[str, list[str]]) -> None:
+    """Run notebooks once a seed, which they read from HANDBOOK_SEED.
 
     Records go to `seed-<seed>-notebooks/<notebook>/claims`; a notebook that left all of them is not run
     again.
 
+    Args:
+        seeds: seeds no setting was chosen on.
+        out: where records go.
+        notebooks: the folder.
+        claims: ids by notebook, as `claims_to_calibrate` gives them; the first notebook first, on all seeds.
+
     Raises:
         RunFolderError: a notebook broke before it made all its claims.
     """
-    for seed in seeds:
-        for name, ids in notebook_claim_ids(notebooks).items():
-            folder = out / f"seed-{seed}-notebooks" / Path(name).stem
+    for name, ids in claims.items():
+        for seed in seeds:
+            folder = out / f"seed-{seed}-notebooks" / name
             if all((folder / "claims" / f"{each}.json").exists() for each in ids):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            content = json.loads((notebooks / name).read_text(encoding="utf-8"))
+            content = json.loads((notebooks / f"{name}.ipynb").read_text(encoding="utf-8"))
             errors, records = execute_notebook(content, folder, settings={"HANDBOOK_SEED": str(seed)})
             missing = [each for each in ids if each not in records]
             if missing:
@@ -120,6 +146,11 @@ def gather(seeds: Sequence[int], out: Path, *, pipeline: bool = True) -> Part:
         for path in sorted((out / f"seed-{seed}-notebooks").glob("*/claims/*.json")):
             records.setdefault(path.stem, {})[str(seed)] = json.loads(path.read_text(encoding="utf-8"))
     return _part(records, [provenance(seeds=seeds, made=made)])
+
+
+def without(part: Part, ids: Collection[str]) -> Part:
+    """An earlier sitting without the claims that are measured anew."""
+    return part | {"claims": {name: each for name, each in part["claims"].items() if name not in ids}}
 
 
 def merge_parts(parts: Sequence[Part]) -> Part:
@@ -178,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--notebooks", action="store_true", help="the notebooks' claims on these seeds too")
     which.add_argument("--notebooks-only", action="store_true", help="theirs, and not the pipeline's")
+    parser.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="of the notebooks only these")
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="files of earlier sittings")
     parser.add_argument(
         "--results", type=Path, help="what to write; book/results/calibration.json by default"
@@ -185,11 +217,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     root = project_root()
     try:
+        claims = claims_to_calibrate(root / "notebooks", asked.only)
         if not asked.notebooks_only:
             run_seeds(asked.pipeline, asked.seeds, asked.out, jobs=asked.jobs)
         if asked.notebooks or asked.notebooks_only:
-            run_notebooks(asked.seeds, asked.out, root / "notebooks")
-        earlier = [json.loads(path.read_text(encoding="utf-8")) for path in asked.merge]
+            run_notebooks(asked.seeds, asked.out, root / "notebooks", claims)
+        anew = [each for ids in claims.values() for each in ids] if asked.only else []
+        earlier = [without(json.loads(path.read_text(encoding="utf-8")), anew) for path in asked.merge]
         part = merge_parts([*earlier, gather(asked.seeds, asked.out, pipeline=not asked.notebooks_only)])
     except HandbookError as error:
         print(error, file=sys.stderr)

@@ -94,10 +94,10 @@ def test_sittings_that_disagree_on_a_seed_are_refused(seeds):
         merge_parts([part, other])
 
 
-def leave_claim(folder, *, seed=101, name="mask-matters"):
+def leave_claim(folder, *, seed=101, name="mask-matters", low=0.1):
     claims = folder / f"seed-{seed}-notebooks" / "sft" / "claims"
     claims.mkdir(parents=True, exist_ok=True)
-    record = {"says": "", "relation": ">", "bound": 0.0, "unit": "", "low": 0.1, "high": 0.2, "holds": True}
+    record = {"says": "", "relation": ">", "bound": 0.0, "unit": "", "low": low, "high": 0.9, "holds": True}
     (claims / f"{name}.json").write_text(json.dumps(record))
 
 
@@ -115,6 +115,23 @@ def test_notebooks_alone_need_no_pipeline_and_join_an_earlier_sitting(seeds, tmp
     assert main([*asked, "--merge", str(earlier)]) == 0
     claims = json.loads((alone / "all.json").read_text())["claims"]
     assert set(claims) == {"mask-matters", *(claim.id for claim in PIPELINE_CLAIMS)}
+
+
+def test_claims_of_a_notebook_that_is_calibrated_anew_replace_the_earlier_ones(tmp_path, monkeypatch):
+    earlier, anew = tmp_path / "earlier", tmp_path / "anew"
+    for folder, low in ((earlier, 0.1), (anew, 0.3)):
+        leave_claim(folder, name="chosen-falls", low=low)
+    leave_claim(earlier, name="sft-learns-to-stop")
+    monkeypatch.setattr(calibrate, "run_notebooks", lambda *a: None)
+    asked = ["--notebooks-only", "--seeds", "101", "--results", str(tmp_path / "all.json")]
+    assert main([*asked, "--out", str(earlier)]) == 0
+    # the two differ on seed 101, which is refused unless the notebook is named
+    again = [*asked, "--out", str(anew), "--merge", str(tmp_path / "all.json")]
+    assert main(again) == 2
+    assert main([*again, "--only", "dpo"]) == 0
+    claims = json.loads((tmp_path / "all.json").read_text())["claims"]
+    assert claims["chosen-falls"]["by_seed"]["101"]["low"] == 0.3
+    assert set(claims) == {"chosen-falls", "sft-learns-to-stop"}
 
 
 def test_a_missing_seed_is_an_error(seeds, capsys):

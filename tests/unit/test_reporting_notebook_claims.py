@@ -7,7 +7,7 @@ import json
 import pytest
 
 from handbook_utils.errors import DataError
-from handbook_utils.reporting.calibrate import run_notebooks
+from handbook_utils.reporting.calibrate import claims_to_calibrate, run_notebooks
 from handbook_utils.reporting.notebook_claims import (
     NotebookSabotage,
     break_notebook,
@@ -94,9 +94,15 @@ def test_one_run_judges_every_claim_of_a_broken_notebook(notebooks):
 
 
 def test_calibration_runs_the_notebook_as_it_is_on_disk(notebooks, tmp_path):
-    run_notebooks([7], tmp_path / "out", notebooks)
+    run_notebooks([7], tmp_path / "out", notebooks, claims_to_calibrate(notebooks))
     records = tmp_path / "out" / "seed-7-notebooks" / "toy" / "claims"
     assert {path.stem for path in records.glob("*.json")} == {"first-claim", "second-claim"}
+
+
+def test_calibration_of_a_notebook_that_is_none_names_the_nearest(notebooks):
+    assert claims_to_calibrate(notebooks, ["toy"]) == {"toy": ["first-claim", "second-claim"]}
+    with pytest.raises(DataError, match=r"--only tony: .*Did you mean 'toy'"):
+        claims_to_calibrate(notebooks, ["tony"])
 
 
 def test_another_error_than_the_claims_own_shows_nothing(notebooks):
