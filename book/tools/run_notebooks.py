@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "runs" / "notebooks"  # not below _build, which nbmake leaves out
 CELL_TIMEOUT_S = 900
+# bitsandbytes says this on some CPUs when it is imported: about that computer, and not for readers
+ABOUT_THE_COMPUTER = "Failed to load CPU gemm_4bit_forward"
 
 
 def find_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
@@ -105,6 +107,18 @@ def execute(paths: Sequence[Path], into: Path = EXECUTED) -> subprocess.Complete
     )
 
 
+def for_readers(outputs: Sequence[Any]) -> list[Any]:
+    """The outputs without lines that are about the computer they were made on."""
+    kept = []
+    for each in outputs:
+        if "text" in each:
+            lines = each["text"].splitlines(keepends=True)
+            each["text"] = "".join(line for line in lines if ABOUT_THE_COMPUTER not in line)
+        if each.get("text", True):
+            kept.append(each)
+    return kept
+
+
 def store(executed: Path, tracked: Path) -> None:
     """Put an executed copy's outputs into the tracked notebook, without timings, and stamp it."""
     notebook = nbformat.read(executed, as_version=4)
@@ -113,6 +127,8 @@ def store(executed: Path, tracked: Path) -> None:
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = for_readers(cell.outputs)
     stamp(notebook)
     nbformat.write(notebook, tracked)
 

@@ -18,6 +18,7 @@ from handbook_utils.reporting.notebook_claims import (
     notebook_claim_ids,
     read_notebook_sabotages,
 )
+from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 
 NOTEBOOKS = find_notebooks()
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -148,6 +149,14 @@ def test_every_claim_has_a_sabotage_that_still_applies() -> None:
     assert claims == {(each.notebook, each.claim) for each in sabotages}
     for each in sabotages:
         assert break_notebook(folder / each.notebook, each.old, each.new)
+
+
+def test_no_two_claims_share_an_id() -> None:
+    """A calibration keeps claims by id: of two with one id, a page would show the other's seeds."""
+    ids = [each for found in notebook_claim_ids(ROOT / "notebooks").values() for each in found]
+    counted = Counter([*ids, *(claim.id for claim in PIPELINE_CLAIMS)])
+    assert ids
+    assert [name for name, count in counted.items() if count > 1] == []
 
 
 def test_no_function_is_defined_twice_in_the_book() -> None:

@@ -43,3 +43,11 @@ def test_estimates_beside_the_run_folders_are_stored_with_them(executed, finishe
 
 def test_a_notebook_that_measures_nothing_aside_stores_no_such_figures(executed):
     assert stored(executed)["measured"] == {}
+
+
+def test_lines_about_the_computer_are_not_stored_and_other_warnings_are():
+    noise = f"{run_notebooks.ABOUT_THE_COMPUTER} from afar: no such module\n"
+    alone, mixed = ({"name": "stderr", "text": text} for text in (noise, f"{noise}UserWarning: look\n"))
+    picture = {"output_type": "display_data", "data": {}}
+    kept = run_notebooks.for_readers([alone, mixed, picture])
+    assert kept == [{"name": "stderr", "text": "UserWarning: look\n"}, picture]
