@@ -715,9 +715,7 @@ def test_the_n_to_stop_at_is_where_the_mean_over_prompts_is_highest() -> None:
     gold = np.zeros((30, 64))
     gold[:, 62] = 1.0
     by_n = best_of_n_values(proxy, gold).mean(axis=0)
-    stop.__globals__.update(
-        best_of=lambda judge, value, ns: best_of_n_values(judge, value, ns=ns), SEED=0, Estimate=Estimate
-    )
+    stop.__globals__.update(best_of_n_values=best_of_n_values, SEED=0, Estimate=Estimate)
     found = stop(proxy, gold, draws=50)
     assert found.value == found.low == found.high == by_n.argmax() + 1
     # C(62, n-1) / C(64, n) = n (64 - n) / (64 * 63) is highest at n = 32
