@@ -20,6 +20,7 @@ from handbook_utils.models.precision import (
     Head,
     Loading,
     LoadOptions,
+    alike_on_all_cpus,
     choose_attention,
     dequantized,
     quantization_options,
@@ -211,7 +212,7 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
         tokenizer = load_tokenizer(name, revision=how.revision, for_chat=False)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     # quantised weights were placed while they were loaded, and cannot all be moved
-    return (model if "quantization_config" in options else model.to(how.target)).eval()
+    return alike_on_all_cpus(model if "quantization_config" in options else model.to(how.target)).eval()
 
 
 def _has_flash(auto: Any, place: str, how: Loading) -> bool:

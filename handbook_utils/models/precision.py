@@ -134,7 +134,19 @@ def quantized(model: Any, how: Loading) -> Any:
         None, config=model.config, state_dict=model.state_dict(), dtype=how.torch_dtype, **options
     )
     packed.name_or_path = packed.config.name_or_path = model.name_or_path
-    return packed.eval()
+    return alike_on_all_cpus(packed.eval())
+
+
+def alike_on_all_cpus(model: Any) -> Any:
+    """The model, which is to hold its 4-bit weights as they were loaded.
+
+    On a CPU that computes in bfloat16, bitsandbytes 0.50 rounds their scales to it at the first pass in
+    evaluation mode. The model then can be neither trained nor dequantised, and gives other numbers.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def is_quantized(model: Any) -> bool:

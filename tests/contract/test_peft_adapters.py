@@ -148,6 +148,19 @@ def test_a_quantised_model_can_be_made_from_weights_in_memory(tiny_architecture:
         torch.testing.assert_close(from_memory(IDS).logits, from_disk(IDS).logits, rtol=0, atol=0)
 
 
+def test_a_pass_in_evaluation_mode_leaves_4_bit_weights_as_they_were(tiny_architecture: Architecture) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    model = load_model(str(tiny_architecture("llama")), quantization="nf4", device="cpu")
+    layers = [layer for layer in model.modules() if isinstance(layer, Linear4bit)]
+    # what has bitsandbytes pack them anew, on CPUs that compute in bfloat16
+    assert [layer.support_avx512bf16_for_cpu for layer in layers] == [False] * len(layers) != []
+    before = [layer.weight.clone() for layer in layers]
+    with torch.inference_mode():
+        model(IDS)
+    assert all(torch.equal(layer.weight, old) for layer, old in zip(layers, before, strict=True))
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_dequantised_weights_are_those_that_were_computed_with(
     quantization: str, tiny_architecture: Architecture
