@@ -193,6 +193,28 @@ def check_streaming(recipe: Any) -> None:
             raise ValueError(problem)
 
 
+def check_reference_logps(recipe: Any) -> Any:
+    """Raise ValueError for a recipe whose reference cannot be computed in advance as it says."""
+    named, asked = recipe.reference_logps is not None, recipe.training.get("precompute_ref_log_probs")
+    problems = {
+        "`training.sync_ref_model` moves the reference while it trains, so its log-probabilities cannot be "
+        "computed before: drop it, or `reference_logps` and `training.precompute_ref_log_probs`.": (
+            (named or asked) and recipe.training.get("sync_ref_model")
+        ),
+        "`reference_logps` goes through all rows first: no `streaming`.": named and recipe.streaming,
+        "`reference_logps` keeps what is computed before training, and `training.precompute_ref_log_probs` "
+        "is false: drop one of the two.": named and asked is False,
+        "`reference_logps` cannot be kept under `launch.strategy` zero3, which splits the reference too: "
+        "take ddp, fsdp2 or zero2, or `training.precompute_ref_log_probs` alone, which keeps nothing.": (
+            named and recipe.launch.strategy == "zero3"
+        ),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ValueError(problem)
+    return recipe
+
+
 class PipelineStage(BaseModel):
     """One stage of a pipeline: a recipe, and what to change in it."""
 

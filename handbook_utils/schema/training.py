@@ -14,6 +14,7 @@ from handbook_utils.schema.sections import (
     LoraSection,
     Section,
     TrainedModelSection,
+    check_reference_logps,
     check_streaming,
     check_trainable,
 )
@@ -113,6 +114,19 @@ class DpoRecipe(PairRecipe):
 
     trainer = "dpo"
     stage: Literal["dpo"]
+    reference_logps: str | None = Field(
+        None,
+        min_length=1,
+        description="folder, made where it is missing, that keeps the reference's log-probabilities, for "
+        "other runs too; they are then computed before training, and no reference is held",
+    )
+
+    _reference_stays = model_validator(mode="after")(check_reference_logps)
+
+    @property
+    def precomputes_reference(self) -> bool:
+        """Whether the reference's log-probabilities are computed before training."""
+        return self.reference_logps is not None or bool(self.training.get("precompute_ref_log_probs"))
 
 
 class OrpoRecipe(PairRecipe):

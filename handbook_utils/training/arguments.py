@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.training import DpoRecipe, TrainingRecipe
 from handbook_utils.training.plan import TrainingPlan, largest_batch, trains_on_cpu
 
 # transformers 5 renamed these and warns about the old names, which recipes still use
@@ -42,6 +42,8 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
     if recipe.trainer == "orpo":
         # its collator needs the columns that would be removed; it turns this off with a warning
         defaults["remove_unused_columns"] = False
+    if isinstance(recipe, DpoRecipe) and recipe.precomputes_reference:
+        defaults["precompute_ref_log_probs"] = True
     given = {RENAMED.get(key, key): value for key, value in recipe.training.items()}
     return (
         defaults

@@ -30,6 +30,7 @@ from handbook_utils.training.group import decided_by_main, wait_for_all
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
 from handbook_utils.training.prepared_rows import count_rows
+from handbook_utils.training.reference_logps import add_reference_logps, reference_store
 from handbook_utils.training.rows import check_rows, tell, training_rows
 from handbook_utils.training.start import Start, check_start, start_model
 
@@ -49,7 +50,9 @@ def load_rows(
     What each source gave goes into the manifest.
     """
     batch_plan(recipe)
-    check_start(recipe, run.locate(recipe.model))
+    source = run.locate(recipe.model)
+    check_start(recipe, source)
+    reference_store(recipe, source, run.path)  # refuses one that is another model's
     data = load_training_data(recipe, run, kind=kind)
     run.note(**data.notes())
     return data.train, data.evaluation
@@ -134,6 +137,9 @@ def _train(
         )
         if isinstance(data[0], Dataset):
             _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
+        store = reference_store(recipe, run.locate(recipe.model), run.path)
+        if store is not None:
+            run.note(reference_logps=add_reference_logps(trainer, store))
         trainer.length_batches = length_batches(recipe, plan, trainer)
         _settle_plan(recipe, run, trainer, examples=plan.examples)
         # process 0 also deletes broken ones, so no other may look meanwhile

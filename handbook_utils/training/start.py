@@ -124,7 +124,7 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
         dtype: instead of the one to train in.
     """
     source, section = run.locate(recipe.model), recipe.model
-    options = _options(recipe)
+    options = load_options(recipe)
     if dtype is not None:
         options["dtype"] = dtype
     how = Loading(head, **options)
@@ -133,8 +133,8 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
         return Start(model, None if recipe.lora is None else _base(source, how))
     place = find_place(source, revision=section.revision)
     earlier = read_base(place)
-    if how.quantization == "auto" and section.adapter != "merge":
-        how = how.but(quantization=earlier.quantization)
+    if section.adapter != "merge":
+        how = how.but(quantization=held_quantization(recipe, source))
     if section.adapter == "continue":
         # what the earlier stage rounded stays rounded, however it is held here
         base = replace(earlier, quantization=how.quantization) if earlier.quantization == "none" else earlier
@@ -164,7 +164,16 @@ def _base(source: str, how: Loading) -> AdapterBase:
     return AdapterBase(source, how.revision, quantization, weights_fingerprint(place))
 
 
-def _options(recipe: TrainingRecipe) -> LoadOptions:
+def held_quantization(recipe: TrainingRecipe, source: str) -> str:
+    """How the start model's weights are quantised while it is trained: "none", "int8" or "nf4"."""
+    section = recipe.model
+    if section.quantization == "auto" and section.adapter in ("continue", "stack"):
+        return read_base(find_place(source, revision=section.revision)).quantization
+    return "none" if section.quantization == "auto" else section.quantization
+
+
+def load_options(recipe: TrainingRecipe) -> LoadOptions:
+    """How the start model is loaded, for `load_model`."""
     options = options_of(recipe.model)
     options["device"] = "cpu" if trains_on_cpu(recipe) else None
     if options["dtype"] == "auto" and recipe.lora is None and recipe.model.adapter != "continue":

@@ -120,9 +120,21 @@ def bad_loss_message(loss: float, step: int) -> str:
     )
 
 
+class _GivenReference:
+    """DPO whose reference's log-probabilities, where they are computed in advance, are handed to it later."""
+
+    def _precompute_ref_logps(self, dataset: Any, *rest: Any) -> Any:
+        plugin = self.accelerator.state.deepspeed_plugin  # type: ignore[attr-defined]
+        if plugin is not None and plugin.zero_stage == 3:
+            # a layer's weights are gathered from all processes, which have to make the same passes: TRL's do
+            return super()._precompute_ref_logps(dataset, *rest)  # type: ignore[misc]
+        return dataset
+
+
 _CHECKED = {
     name: type(trainer.__name__, (_HandbookTrainer, trainer), {}) for name, trainer in TRAINERS.items()
 }
+_CHECKED["dpo"] = type(DPOTrainer.__name__, (_HandbookTrainer, _GivenReference, DPOTrainer), {})
 
 
 def make_trainer(
@@ -140,7 +152,8 @@ def make_trainer(
         name: a key of `TRAINERS`.
         arguments: fields of its config.
         model: what is trained; as it is now it is also the reference of "dpo" and "kto": a copy of it, or of
-            an adapter that is trained on, or the base of one that is still untrained.
+            an adapter that is trained on, or the base of one that is still untrained. With
+            `precompute_ref_log_probs` "dpo" keeps none: see `add_reference_logps`.
         tokenizer: with a chat template where the data is conversations.
         data: training and evaluation datasets in TRL's form; the former may be a stream, which is then
             gone through again and again; the latter may be None.
@@ -171,7 +184,8 @@ def make_trainer(
         trainer.train_dataset = trainer.train_dataset.repeat(None)
     trainer.remove_callback(PrinterCallback)
     if has_adapter:
-        restore_adapter(trainer, trained)
+        is_given = name == "dpo" and config.precompute_ref_log_probs
+        restore_adapter(trainer, trained, needs_reference=not is_given)
     return trainer
 
 
