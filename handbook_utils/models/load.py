@@ -90,8 +90,8 @@ def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOption
             - `quantization`: "none", "int8", "nf4", or "auto": an adapter's base as it was in training, a
               whole model not at all. "none" for an adapter trained on a quantised base dequantises that base:
               the same model, but for rounding.
-            - `attention`: "sdpa", "eager", "flash_attention_2", or "auto": flash-attention where it is
-              installed and the GPU and the dtype allow it, else SDPA. The choice is logged.
+            - `attention`: "sdpa", "eager", "flash_attention_2", "flex_attention", or "auto": flash-attention
+              where it is installed and the GPU and the dtype allow it, else SDPA. The choice is logged.
             - `revision`: branch, tag or commit of a hub name.
             - `device`: where to put it; None for this process's GPU, or else the CPU.
     Raises:

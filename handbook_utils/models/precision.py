@@ -15,7 +15,7 @@ Head = Literal["causal", "reward"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("none", "int8", "nf4")
 # flash-attention 2 needs this compute capability (Ampere), and two-byte numbers
-FLASH_CAPABILITY, FLASH = (8, 0), "flash_attention_2"
+FLASH_CAPABILITY, FLASH, FLEX = (8, 0), "flash_attention_2", "flex_attention"
 
 
 class LoadOptions(TypedDict, total=False):
@@ -189,8 +189,10 @@ def choose_attention(wanted: str, how: Loading, *, has_flash: bool) -> str | Non
         how: where and in which number format the model runs.
         has_flash: whether the architecture can use flash-attention 2.
     Raises:
-        MissingDependencyError, ModelError: flash-attention is wanted and not installed, or cannot run here.
+        MissingDependencyError, ModelError: what is wanted is not installed, or cannot run here.
     """
+    if wanted == FLEX and how.target.type == "cpu":
+        raise ModelError(f"attention '{FLEX}' has no backward pass on a CPU. Set attention to 'sdpa'.")
     if wanted not in ("auto", FLASH):
         return wanted
     reason = _no_flash(how)

@@ -55,7 +55,7 @@ class ModelSection(Source):
     quantization: Literal["auto", "none", "int8", "nf4"] = Field(
         "auto", description="auto: an adapter's base as it was in training, a whole model not at all"
     )
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
 
 
 class TrainedModelSection(ModelSection):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from handbook_utils.shared_prefix.layout import PADDING, SharedRows, attention, share_rows
+from handbook_utils.shared_prefix.layout import PADDING, PREFIX, SharedRows, attention, share_rows
 
-_ATTENTIONS = ("sdpa", "eager")
+_ATTENTIONS = ("sdpa", "eager", "flex_attention")
 _LAYERS = {"full_attention", "sliding_attention"}
 ROUTER_LOSS = "the router's auxiliary loss counts tokens; set the model's router_aux_loss_coef to 0"
 
@@ -109,16 +109,37 @@ def _inputs(decoder: Any, ids: torch.Tensor, rows: SharedRows) -> dict[str, torc
     sources = torch.from_numpy(rows.sources).to(ids.device)
     padding = decoder.config.pad_token_id or 0
     shared = torch.where(sources == PADDING, padding, ids.flatten()[sources.clamp(min=0)])
-    allowed = torch.from_numpy(attention(rows.parts)).to(ids.device)[:, None]
-    if decoder.config._attn_implementation == "eager":  # which adds its mask
-        allowed = torch.zeros(allowed.shape, dtype=decoder.dtype, device=ids.device).masked_fill(
-            ~allowed, torch.finfo(decoder.dtype).min
-        )
     return {
         "input_ids": shared,
-        "attention_mask": allowed,
+        "attention_mask": _mask(decoder, rows, ids.device),
         "position_ids": torch.from_numpy(rows.positions).to(ids.device),
     }
+
+
+def _mask(decoder: Any, rows: SharedRows, device: torch.device) -> Any:
+    """Who may attend to whom, in the form that the decoder's attention takes."""
+    kind = decoder.config._attn_implementation
+    if kind == "flex_attention":
+        return _block_mask(torch.from_numpy(rows.parts).to(device))
+    allowed = torch.from_numpy(attention(rows.parts)).to(device)[:, None]
+    if kind == "sdpa":
+        return allowed
+    lowest = torch.finfo(decoder.dtype).min  # eager attention adds its mask
+    return torch.zeros(allowed.shape, dtype=decoder.dtype, device=device).masked_fill(~allowed, lowest)
+
+
+def _block_mask(parts: torch.Tensor) -> Any:
+    """The same as `attention`, in blocks of tokens: those in which nobody may attend cost nothing."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def may_attend(
+        row: torch.Tensor, _: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        own = parts[row, key]
+        return (query >= key) & ((own == PREFIX) | (own == parts[row, query]))
+
+    rows, width = parts.shape
+    return create_block_mask(may_attend, rows, None, width, width, device=str(parts.device))
 
 
 def _restored(hidden: torch.Tensor, rows: SharedRows) -> torch.Tensor:

@@ -254,28 +254,30 @@ def measure(work: Work) -> dict[str, Any]:
     spent = [one_round(work, rows, seed) for seed in range(ROUNDS)]
     stock = [each["TRL"] / each["ours"] for each in spent]
     alone = [each.get("TRL, same head", each["TRL"]) / each["ours"] for each in spent]
-    memory = {side: peak_gib(work, side) for side in ("ours", "TRL")}
     found = {
         **{name: getattr(work, name) for name in ("stage", "prompt", "answer", "vocabulary", "goal")},
-        "speedup": statistics.median(stock),
-        "speedup_range": [min(stock), max(stock)],
-        "same_head": statistics.median(alone),
-        "same_head_range": [min(alone), max(alone)],
+        "speedup": middle(stock),
+        "same_head": middle(alone),
         "ideal": ideal(work),
-        "peak_gib": memory["ours"],
-        "peak_gib_trl": memory["TRL"],
+        "peak_gib": peak_gib(work, "ours"),
+        "peak_gib_trl": peak_gib(work, "TRL"),
     }
     print(json.dumps(found), flush=True)
     _record(work, found)
     return found
 
 
+def middle(ratios: list[float]) -> dict[str, float]:
+    """The median over rounds, with the lowest and the highest."""
+    return {"value": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)}
+
+
 def _record(work: Work, found: dict[str, Any]) -> None:
-    low, high = found["speedup_range"]
+    speedup = found["speedup"]
     record(
         name=f"shared_{work.name}_speedup",
-        value=found["speedup"],
-        spread=(high - low) / 2,
+        value=speedup["value"],
+        spread=(speedup["high"] - speedup["low"]) / 2,
         unit="x",
         goal=work.goal,
         better="higher",
@@ -283,7 +285,7 @@ def _record(work: Work, found: dict[str, Any]) -> None:
     )
     record(
         name=f"shared_{work.name}_reach",
-        value=found["same_head"] / found["ideal"],
+        value=found["same_head"]["value"] / found["ideal"],
         unit="of the ideal, over TRL with the same head",
         goal=0.85,
         better="higher",
@@ -303,6 +305,6 @@ if __name__ == "__main__":
         print_peak(sys.argv[2], Work(**json.loads(sys.argv[3])))
     else:
         wanted = [work for work in WORKS if not sys.argv[1:] or work.name in sys.argv[1:]]
-        figures = [measure(work) for work in wanted]
+        figures = {work.name: measure(work) for work in wanted}
         if len(wanted) == len(WORKS):
-            write_result("shared_prefix", {"works": figures}, seeds=range(ROUNDS))
+            write_result("shared_prefix", {"measured": figures}, seeds=range(ROUNDS))

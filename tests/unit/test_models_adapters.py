@@ -302,6 +302,11 @@ def test_flash_attention_is_taken_where_it_can_run(
     assert choose_attention("auto", how, has_flash=True) == expected
     assert choose_attention("auto", how, has_flash=False) is None
     assert choose_attention("eager", how, has_flash=True) == "eager"
+    if how.target.type == "cpu":
+        with pytest.raises(ModelError, match="no backward pass on a CPU"):
+            choose_attention("flex_attention", how, has_flash=True)
+    else:
+        assert choose_attention("flex_attention", how, has_flash=True) == "flex_attention"
     if expected is None:
         with pytest.raises(ModelError, match=r"flash_attention_2' needs .* Set attention to 'sdpa'"):
             choose_attention("flash_attention_2", how, has_flash=True)

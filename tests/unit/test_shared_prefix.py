@@ -171,6 +171,24 @@ def test_eager_attention_and_a_head_each_for_keys_agree_too(changes: dict[str, A
     compare(build("llama", **changes))
 
 
+# it says that it is not compiled, which is on purpose
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_flexible_attention_agrees_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward alone, and not compiled: PyTorch has no backward pass of it on a CPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+    from transformers.integrations import flex_attention as integration
+
+    monkeypatch.setattr(integration, "WrappedFlexAttention", lambda training: lambda: flex_attention)
+    ids, mask = pair_batch()
+    expected = build("llama").eval()(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    model = build("llama", attn_implementation="flex_attention").eval()
+    with shared_prefixes(model), counted_tokens(model) as counts, torch.inference_mode():
+        found = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    assert counts[0] < ids.numel()
+    kept = mask.bool()
+    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-4, atol=1e-5)
+
+
 # checkpointing by the older of its two names, as the installed peft and trl ask for it
 @pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing(_enable)?` is deprecated:FutureWarning")
 def test_an_adapter_and_gradient_checkpointing_agree_too() -> None:
