@@ -95,11 +95,7 @@ class ReferenceStore:
         """
         record = self.folder / RECORD
         if not record.exists():
-            if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
-                raise DataError(
-                    f"{self.folder}: not a folder of reference log-probabilities, and not empty. "
-                    "Name a new folder in `reference_logps`."
-                )
+            _refuse_foreign(self.folder)
             return
         changed = self.reference.differences(_read_record(record))
         if changed:
@@ -107,6 +103,8 @@ class ReferenceStore:
             raise ModelError(
                 f"{self.folder}: these log-probabilities are of another reference:\n{listed}\n{ELSEWHERE}"
             )
+        for name in self.files():
+            self._checked(name)
 
     def open(self) -> list[str]:
         """Check the folder, or make it; returns the names of its files."""
@@ -128,7 +126,7 @@ class ReferenceStore:
         """
         found: dict[bytes, float] = {}
         for name in files:
-            table = self._checked(self.folder / name)
+            table = self._checked(name)
             pairs = zip(table["key"].to_pylist(), table["logp"].to_pylist(), strict=True)
             found.update((key, logp) for key, logp in pairs if key in wanted)
         return found
@@ -142,7 +140,8 @@ class ReferenceStore:
         with atomic_file(self.folder / f"{hashlib.sha256(content).hexdigest()}.parquet") as temporary:
             temporary.write_bytes(content)
 
-    def _checked(self, file: Path) -> pa.Table:
+    def _checked(self, name: str) -> pa.Table:
+        file = self.folder / name
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != file.stem:
             raise DataError(
@@ -156,6 +155,16 @@ class ReferenceStore:
                 "out of this folder."
             )
         return table
+
+
+def _refuse_foreign(folder: Path) -> None:
+    # another process may be about to make the store: what it has under temporary names is no reason
+    entries = [folder] if folder.is_file() else folder.iterdir() if folder.is_dir() else []
+    if any(not entry.name.startswith(TEMPORARY) for entry in entries):
+        raise DataError(
+            f"{folder}: not a folder of reference log-probabilities, and not empty. Name a new folder in "
+            "`reference_logps`."
+        )
 
 
 def _short(value: str | None) -> str:

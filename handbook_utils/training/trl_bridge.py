@@ -128,6 +128,7 @@ class _GivenReference:
         if plugin is not None and plugin.zero_stage == 3:
             # a layer's weights are gathered from all processes, which have to make the same passes: TRL's do
             return super()._precompute_ref_logps(dataset, *rest)  # type: ignore[misc]
+        # TRL 1.16 keeps no reference then; under FSDP it has loaded one all the same, and drops it now
         return dataset
 
 

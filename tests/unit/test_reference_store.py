@@ -274,7 +274,9 @@ def test_an_adapter_is_another_reference_than_its_base_or_than_itself_merged(
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "a lost end"])
-def test_a_damaged_file_is_found_by_its_checksum(damage: str, llama: dict[str, Any], tmp_path: Path) -> None:
+def test_a_damaged_file_is_found_by_its_checksum_before_a_model_is_loaded(
+    damage: str, llama: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = tmp_path / "store"
     run(tmp_path / "first", llama, reference_logps=str(store))
     (file,) = store.glob("*.parquet")
@@ -284,8 +286,10 @@ def test_a_damaged_file_is_found_by_its_checksum(damage: str, llama: dict[str, A
     else:
         del content[-20:]
     file.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{file.name}: damaged: .*Delete this file"):
-        run(tmp_path / "second", llama, reference_logps=str(store))
+    with monkeypatch.context() as patches:
+        patches.setattr(fit, "start_model", lambda *_: pytest.fail("a model was loaded"))
+        with pytest.raises(DataError, match=rf"{file.name}: damaged: .*Delete this file"):
+            run(tmp_path / "second", llama, reference_logps=str(store))
     file.unlink()
     again = run(tmp_path / "third", llama, reference_logps=str(store))
     assert counts(again)["computed"] == 2 * ROWS
@@ -297,6 +301,11 @@ def test_a_folder_that_is_no_store_is_left_alone(llama: dict[str, Any], tmp_path
     with pytest.raises(DataError, match="mine: not a folder of reference log-probabilities, and not empty"):
         run(tmp_path / "run", llama, reference_logps=str(tmp_path / "mine"))
     assert os.listdir(tmp_path / "mine") == ["notes.txt"]
+
+
+def test_a_store_that_another_process_is_about_to_make_is_no_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-1-store.json").touch()
+    assert ReferenceStore(tmp_path, REFERENCE).open() == []
 
 
 @pytest.mark.parametrize(
