@@ -16,6 +16,7 @@ from handbook_utils.convert.tables import (
     REWARD_KEYS,
     SAME_AS_OURS,
     SFT_LOSS,
+    SFT_PACKING,
 )
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
@@ -43,7 +44,7 @@ def convert_recipe(
     >>> flat = {"model_name_or_path": "m", "dataset_name": "d", "max_seq_length": 64, "bf16": True}
     >>> recipe, notes = convert_recipe(flat)
     >>> recipe["stage"], recipe["global_batch_size"], recipe["training"]
-    ('sft', 64, {'max_length': 64, 'per_device_train_batch_size': 8})
+    ('sft', 64, {'max_length': 64, 'packing': False, 'per_device_train_batch_size': 8})
     """
     _refuse_other_files(content)
     work = Work(dict(content))
@@ -187,6 +188,9 @@ def _training(work: Work, stage: str, *, has_held_out: bool) -> dict[str, Any]:
     fields = trainer_fields(recipe_types()[stage].trainer)  # type: ignore[attr-defined]
     if stage == "sft" and not work.left.get("assistant_only_loss"):
         work.note("(loss)", "changed", SFT_LOSS)
+    if stage == "sft" and "packing" not in work.left:
+        work.left["packing"] = False
+        work.note("(packing)", "changed", SFT_PACKING)
     if not has_held_out:
         for key in ("eval_strategy", "evaluation_strategy", "eval_steps", "per_device_eval_batch_size"):
             if key in work.left:

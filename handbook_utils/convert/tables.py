@@ -15,6 +15,10 @@ SFT_LOSS = (
     "the user's and the system's too."
 )
 
+SFT_PACKING = (
+    "false is written out, for its batch counts conversations; a recipe of ours that does not say packs them."
+)
+
 RENAMED = {
     "max_seq_length": "max_length",
     "evaluation_strategy": "eval_strategy",

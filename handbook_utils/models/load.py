@@ -106,6 +106,25 @@ def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOption
     return load_on_base(place, how) if is_adapter(place) else _load_whole(name, place, how)
 
 
+def read_config(name: str, *, revision: str | None = None) -> Any:
+    """A model's configuration, without its weights; an adapter's is that of its base.
+
+    Raises:
+        ModelError: nothing there, or it cannot be read.
+    """
+    if name == INIT:
+        return build_init_model().config
+    place = find_place(name, revision=revision)
+    if is_adapter(place):
+        base = read_base(place)
+        return read_config(base.name, revision=base.revision)
+    with _quiet_if_local(place):
+        try:
+            return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise _not_loaded(name, "configuration", error, revision) from error
+
+
 def load_pair(name: str, *, head: Head = "causal", **options: Unpack[LoadOptions]) -> tuple[Any, Any]:
     """A model and the tokenizer beside it, checked against each other; options as for `load_model`."""
     tokenizer = load_tokenizer(name, revision=options.get("revision"))

@@ -27,9 +27,10 @@ from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.figures import Measure
 from handbook_utils.training.group import decided_by_main, wait_for_all
+from handbook_utils.training.packing import with_packing
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
-from handbook_utils.training.prepared_rows import count_rows
+from handbook_utils.training.prepared_rows import count_rows, left_out_and_cut
 from handbook_utils.training.reference_logps import add_reference_logps, reference_store
 from handbook_utils.training.rows import check_rows, tell, training_rows
 from handbook_utils.training.start import Start, check_start, start_model
@@ -83,8 +84,10 @@ def fit(
         TemplateError: the chat template would spoil training; no model is loaded then.
         TrainingError: a loss, or in the end a weight, is not a number.
     """
-    plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
     source = run.locate(recipe.model)
+    recipe, packing = with_packing(recipe, source)
+    run.note(**packing)
+    plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
     for_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
     tokenizer = load_tokenizer(
         source,
@@ -176,13 +179,10 @@ def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, exampl
 def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) -> None:
     """Say how many rows `max_length` left out or cut: the trainers do either in silence."""
     prepared, limit = trainer.train_dataset, trainer.args.max_length
-    if getattr(trainer.args, "packing", False) or not run.is_main:
+    found = left_out_and_cut(trainer, rows=rows, end=tokenizer.eos_token_id)
+    if found is None or not run.is_main:
         return
-    dropped = rows - len(prepared)
-    cut = 0
-    if "input_ids" in prepared.column_names:
-        ends = (ids[-1] != tokenizer.eos_token_id and len(ids) == limit for ids in prepared["input_ids"])
-        cut = sum(ends)
+    dropped, cut = found
     if len(prepared) == 0:
         raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
     if dropped:

@@ -19,6 +19,7 @@ from handbook_utils.models.load import load_tokenizer
 from handbook_utils.processes import is_launched, world_size
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.training.packing import with_packing
 from handbook_utils.training.prepared_rows import Counted
 from handbook_utils.training.rows import training_rows
 
@@ -93,6 +94,7 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
     locator = ResolvedInputs(inputs)
     batch_plan(recipe)  # before the data: what is wrong with the recipe is told at once
     check_start(recipe, locator.locate(recipe.model))
+    recipe, _ = with_packing(recipe, locator.locate(recipe.model))
     kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
     data = load_training_data(recipe, locator, kind=kind)
     plan = make_plan(recipe, data.rows)

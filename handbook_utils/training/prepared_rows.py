@@ -46,6 +46,28 @@ def count_rows(trainer: Any) -> Counted:
     return Counted(len(prepared), tokens, passes)
 
 
+def left_out_and_cut(trainer: Any, *, rows: int, end: int) -> tuple[int, int] | None:
+    """How many examples `max_length` left out, and of how many it cut the end off.
+
+    Args:
+        trainer: with its training rows in memory.
+        rows: how many examples it was given.
+        end: the token that ends an answer.
+    Returns:
+        (left out, cut); None where packing has cut rows in pieces, which loses none.
+    """
+    prepared, limit = trainer.train_dataset, trainer.args.max_length
+    if not getattr(trainer.args, "packing", False):
+        ids = prepared["input_ids"] if "input_ids" in prepared.column_names else ()
+        return rows - len(prepared), sum(len(row) == limit and row[-1] != end for row in ids)
+    if "seq_lengths" not in prepared.column_names or trainer.args.packing_strategy != "bfd":
+        return None
+    # what is as long as a row has one to itself; cut before its answer, there is nothing left to learn
+    whole = [row for row in prepared if row["seq_lengths"] == [limit] and row["input_ids"][-1] != end]
+    without_answer = sum(set(row["labels"]) == {-100} for row in whole)
+    return without_answer, len(whole) - without_answer
+
+
 def row_costs(trainer: Any, *, is_shared: bool) -> Indices:
     """Tokens that each row takes to compute in a batch of rows like it.
 

@@ -38,6 +38,13 @@ def test_pocket_recipes_train_on_the_cpu_with_a_gpu_at_hand_too() -> None:
     assert all(recipe.training["use_cpu"] is True for recipe in pocket)
 
 
+def test_every_sft_recipe_says_whether_its_batch_counts_conversations_or_packed_rows() -> None:
+    stages = [recipe.train if isinstance(recipe, RejectionRecipe) else recipe for recipe in LOADED.values()]
+    packing = [stage.training.get("packing") for stage in stages if stage.stage == "sft"]
+    assert packing.count(True) == 2  # smollm3's, as published
+    assert packing.count(False) == 24
+
+
 @pytest.fixture(scope="module")
 def shrunk(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_models(tmp_path_factory.mktemp("models"))

@@ -80,6 +80,16 @@ def test_the_batch_is_per_device_times_accumulation_times_processes() -> None:
     assert convert_recipe(FLAT, processes=1)[0]["global_batch_size"] == 8  # the trainers' default a device
 
 
+def test_a_batch_of_conversations_stays_one() -> None:
+    recipe, notes = convert_recipe(FLAT)
+    assert recipe["training"]["packing"] is False
+    assert outcomes(notes)["(packing)"] == "changed"
+    packed, notes = convert_recipe({**FLAT, "packing": True})
+    assert packed["training"]["packing"] is True
+    assert "(packing)" not in outcomes(notes)
+    assert "packing" not in convert_recipe(FLAT, stage="reward")[0]["training"]
+
+
 def test_qlora_becomes_a_quantised_model_and_a_lora_section() -> None:
     recipe, notes = convert_recipe(TRAINED["zephyr-7b-beta/dpo/config_qlora.yaml"])
     assert recipe["model"] == {

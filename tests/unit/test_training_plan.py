@@ -130,14 +130,15 @@ def test_a_dry_run_counts_what_the_run_trains_on(
 def test_a_plan_counts_the_turns_of_a_conversation_as_one_row(
     conversations_file: Path, tiny_model_folder: Path
 ) -> None:
-    made = recipe(name=str(conversations_file), num_train_epochs=1)
+    made = recipe(name=str(conversations_file), num_train_epochs=1, packing=False)
     plan = plan_training(load_recipe(made, overrides={"model.name": str(tiny_model_folder)}), {})  # type: ignore[arg-type]
     # 24 conversations with 28 answers, in batches of 8: 3 steps
     assert (plan["examples"], plan["rows"], plan["steps"]) == (28, 24, 3)
 
 
 def test_a_plan_reads_the_data_and_no_model(conversations_file: Path) -> None:
-    plan = plan_training(recipe(name=str(conversations_file), num_train_epochs=2, learning_rate=1e-3), {})
+    unpacked = recipe(name=str(conversations_file), num_train_epochs=2, learning_rate=1e-3, packing=False)
+    plan = plan_training(unpacked, {})
     # 28 examples in batches of 8: 4 steps an epoch
     assert (plan["examples"], plan["steps"], plan["effective_batch"]) == (28, 8, 8)
     assert (plan["learning_rate"], plan["schedule"], plan["device"]) == (1e-3, "linear", "cpu")

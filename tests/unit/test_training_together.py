@@ -49,6 +49,7 @@ def make_recipe(tiny_model_folder: Path, conversations_file: Path, pairs_file: P
                 "learning_rate": 1e-3,
                 # at its default of 1e-8 Adam divides gradients that are mere rounding by themselves
                 "adam_epsilon": 1e-4,
+                **({"packing": False} if stage == "sft" else {}),  # the tests count conversations
                 **training,
             },
         }
