@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from handbook_utils.errors import RecipeError, suggest
 
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/<recipe's last name>.")
@@ -28,15 +29,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; lo
 RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]
 
 
-class Executor(StrEnum):
-    """Where generate, score and evaluate work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 OnExecutor = Annotated[
-    Executor | None,
+    str | None,
     typer.Option(
         "--executor",
         help="Where generate, score and evaluate work: local, on this machine; ray, on a Ray cluster (extra "
@@ -44,10 +38,17 @@ OnExecutor = Annotated[
         show_default=False,
     ),
 ]
+EXECUTORS = {"local": "executor=null", "ray": "executor.kind=ray"}
 
 
-def executor_changes(executor: Executor | None) -> list[str]:
-    """The option as a change of the recipe; the rest of its section stays."""
+def executor_changes(executor: str | None) -> list[str]:
+    """The option as a change of the recipe; the rest of its section stays.
+
+    Raises:
+        RecipeError: there is no such executor; the nearest is named.
+    """
     if executor is None:
         return []
-    return ["executor.kind=ray"] if executor is Executor.RAY else ["executor=null"]
+    if executor not in EXECUTORS:
+        raise RecipeError(f"--executor: unknown value '{executor}'. {suggest(executor, EXECUTORS)}")
+    return [EXECUTORS[executor]]

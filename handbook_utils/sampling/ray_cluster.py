@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -44,7 +46,7 @@ def ray_cluster(section: RaySection, *, cpus: int) -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
-        with _started(ray, cpus) if address == "local" else _connected(ray, address):
+        with _sigterm_kept(), _started(ray, cpus) if address == "local" else _connected(ray, address):
             yield ray
 
 
@@ -78,6 +80,18 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             del os.environ[name]
         os.environ.update(before)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Afterwards a SIGTERM is handled as before: Ray's own handler would stay when its cluster is gone."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # only the main thread may set a handler, and only it lets Ray do so
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -58,10 +58,13 @@ def check_executor(recipe: Any) -> Any:
     """Raise ValueError for a recipe that workers elsewhere could not follow."""
     if not isinstance(recipe.executor, RaySection):
         return recipe
-    for name, section in getattr(recipe, "scorers", {}).items():
+    evaluated = getattr(getattr(recipe, "evaluate", None), "scorers", {})  # of rounds
+    found = {f"scorers.{name}": section for name, section in getattr(recipe, "scorers", {}).items()}
+    found |= {f"evaluate.scorers.{name}": section for name, section in evaluated.items()}
+    for name, section in found.items():
         if isinstance(section, JudgeSection):
             raise ValueError(
-                f"scorers.{name}: a judge is asked from one process, for its replies and the bound on them "
+                f"{name}: a judge is asked from one process, for its replies and the bound on them "
                 "are one file. Score by it in a run without `executor`."
             )
     return recipe

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.schema.mistakes import explained
 from handbook_utils.schema.sampling import ScorerSection
 from handbook_utils.schema.sections import PipelineStage
 from handbook_utils.schema.stages import AnyRecipe, PipelineRecipe, Recipe, ScoreRecipe, recipe_types
@@ -69,7 +70,7 @@ def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
     try:
         return kinds[stage].model_validate(content)  # type: ignore[return-value]
     except ValidationError as error:
-        raise RecipeError(_explained(error, kinds[stage], where)) from None
+        raise RecipeError(explained(error, kinds[stage], where)) from None
 
 
 def scorer_sections(scorers: Sequence[str]) -> dict[str, ScorerSection]:
@@ -217,69 +218,3 @@ def _position(items: list[Any], part: str, dotted: str) -> int:
     if not part.isdigit() or int(part) >= len(items):
         raise RecipeError(f"--set {dotted}: '{part}' is no position in a list of {len(items)}.")
     return int(part)
-
-
-def _explained(error: ValidationError, kind: type[BaseModel], where: str) -> str:
-    """The first problems of a validation, one a line, with the nearest valid names."""
-    lines = []
-    for problem in error.errors()[:5]:
-        place, _ = _followed(kind, [str(part) for part in problem["loc"]])
-        if problem["type"] == "extra_forbidden":
-            under = f" under '{'.'.join(place[:-1])}'" if place[1:] else ""
-            _, known = _followed(kind, [str(part) for part in problem["loc"]][:-1])
-            lines.append(f"{where}: unknown key '{place[-1]}'{under}. {suggest(place[-1], known)}")
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: the key '{'.'.join(place)}' is missing.")
-        elif problem["type"] in ("literal_error", "union_tag_invalid"):
-            lines.append(f"{where}: {_unknown_value(problem, place)}")
-        elif problem["type"] == "value_error" and place in ([], ["training"]):  # it names its keys itself
-            lines.append(f"{where}: {problem['ctx']['error']}")
-        else:
-            message = (
-                str(problem.get("ctx", {}).get("error", "")) or f"{problem['msg']}, got {problem['input']!r}"
-            )
-            lines.append(f"{where}: '{'.'.join(place)}': {message}")
-    return "\n".join(lines)
-
-
-def _unknown_value(problem: Any, place: Sequence[str]) -> str:
-    """What is wrong with a value that is none of those listed."""
-    context = problem["ctx"]
-    is_kind = problem["type"] == "union_tag_invalid"
-    listed, value = (
-        (context["expected_tags"], context["tag"]) if is_kind else (context["expected"], problem["input"])
-    )
-    choices = [choice.strip(" '") for choice in listed.replace(" or ", ",").split(",")]
-    key = ".".join([*place, "kind"] if is_kind else place)
-    return f"unknown value '{value}' for '{key}'. {suggest(str(value), choices)}"
-
-
-def _followed(kind: type[BaseModel], place: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A place as its reader would write it, and the valid keys of the section there.
-
-    A validation's place also has the kind of a section that comes in several kinds.
-    """
-    sections: list[type[BaseModel]] = [kind]
-    shown = []
-    for part in place:
-        fields = [f for s in sections for n, f in s.model_fields.items() if part in (n, f.alias)]
-        of_kind = [section for section in sections if len(sections) > 1 and _kind_of(section) == part]
-        if of_kind:  # before fields: a kind may be called like a field of another kind
-            sections = of_kind
-            continue
-        if fields:
-            sections = _sections_in(fields[0].annotation) or sections
-        shown.append(part)  # a field, a position in a list, or a name in a dictionary
-    keys = {field.alias or name for section in sections for name, field in section.model_fields.items()}
-    return shown, sorted(keys)
-
-
-def _kind_of(section: type[BaseModel]) -> str | None:
-    field = section.model_fields.get("kind")
-    return None if field is None else str(field.annotation.__args__[0])  # type: ignore[union-attr]
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for argument in getattr(annotation, "__args__", ()) for section in _sections_in(argument)]

@@ -27,7 +27,7 @@ from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.figures import Measure
 from handbook_utils.training.group import decided_by_main, wait_for_all
-from handbook_utils.training.packing import with_packing
+from handbook_utils.training.packing import keep_rows_apart, with_packing
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
 from handbook_utils.training.prepared_rows import count_rows, left_out_and_cut
@@ -138,6 +138,7 @@ def _train(
             data=(data[0], data[1] if evaluates else None),
             callbacks=[RecordMetrics(run), *([bar] if bar else [])],
         )
+        keep_rows_apart(trainer)
         if isinstance(data[0], Dataset):
             _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
         store = reference_store(recipe, run.locate(recipe.model), run.path)
@@ -178,12 +179,12 @@ def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, exampl
 
 def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) -> None:
     """Say how many rows `max_length` left out or cut: the trainers do either in silence."""
-    prepared, limit = trainer.train_dataset, trainer.args.max_length
+    limit = trainer.args.max_length
     found = left_out_and_cut(trainer, rows=rows, end=tokenizer.eos_token_id)
     if found is None or not run.is_main:
         return
     dropped, cut = found
-    if len(prepared) == 0:
+    if dropped == rows:
         raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
     if dropped:
         tell(

@@ -23,7 +23,6 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from handbook_utils.errors import TrainingError
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.training.batches import LengthBatchSampler
-from handbook_utils.training.packing import keep_rows_apart
 from handbook_utils.training.references import frozen_copy, restore_adapter, trained_weights
 
 with warnings.catch_warnings():
@@ -184,7 +183,6 @@ def make_trainer(
     if isinstance(trainer.train_dataset, IterableDataset):
         # after TRL has dropped what is too long: a trainer that resumes skips batches of one pass only
         trainer.train_dataset = trainer.train_dataset.repeat(None)
-    keep_rows_apart(trainer)
     trainer.remove_callback(PrinterCallback)
     if has_adapter:
         is_given = name == "dpo" and config.precompute_ref_log_probs

@@ -597,6 +597,20 @@ JUDGE = {"kind": "judge", "url": "http://h/v1", "model": "m", "max_requests": 9}
             {"stage": "score", "scorers": {"j": JUDGE}, "executor": {"kind": "ray"}},
             "scorers.j: a judge is asked",
         ),
+        (
+            {
+                "stage": "rejection",
+                "scorers": {"proxy": {"kind": "length", "at_most": 9}},
+                "samples": 2,
+                "train": {"stage": "sft", "global_batch_size": 4},
+                "evaluate": {"data": [{"name": "pocket:prompts"}], "scorers": {"j": JUDGE}},
+                "executor": {"kind": "ray"},
+            },
+            "evaluate.scorers.j: a judge is asked",
+        ),
+        ({"stage": "evaluate", "scorers": {"j": JUDGE}, "executor": {"kind": "ray"}}, "scorers.j: a judge"),
+        ({"executor": {"workers": 2}}, "'executor.kind' is missing. Choose from: processes, ray"),
+        ({"workers": 2}, "'workers'. It belongs under 'executor': executor.workers"),
     ],
 )
 def test_a_recipe_that_workers_elsewhere_could_not_follow_is_refused(content, said):

@@ -16,9 +16,17 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.run_state import read_manifest
 from handbook_utils.schema.recipe import check_recipe, load_recipe
+from handbook_utils.training import fit
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.fit import LengthWarning
-from handbook_utils.training.packing import PACKED, PackedRows, why_leaky, why_not_packed, with_packing
+from handbook_utils.training.packing import (
+    PACKED,
+    PackedRows,
+    keep_rows_apart,
+    why_leaky,
+    why_not_packed,
+    with_packing,
+)
 from handbook_utils.training.plan import make_plan, plan_training
 from handbook_utils.training.rows import training_rows
 from tests.tiny_models import build_tiny_tokenizer, tiny_config, tiny_model
@@ -70,6 +78,8 @@ def loss_and_gradients(folder: Path, *, packing: bool, attention: str, **trainin
             data=(training_rows(made, tokenizer, conversations()), None),
             callbacks=[],
         )
+        keep_rows_apart(trainer)
+        assert isinstance(trainer.data_collator, PackedRows) == packing
         assert (len(trainer.train_dataset) < len(LENGTHS)) == packing
         (batch,) = trainer.get_train_dataloader()
         loss = trainer.compute_loss(trainer.model, batch)
@@ -198,8 +208,10 @@ def test_what_a_recipe_says_itself_stays_and_pretrain_packs_only_then(llama: Pat
 
 
 def test_a_dry_run_and_the_run_both_pack_and_cut_conversations_are_told(
-    llama: Path, conversations_file: Path, tmp_path: Path
+    llama: Path, conversations_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trainers: list[Any] = []
+    monkeypatch.setattr(fit, "keep_rows_apart", lambda each: trainers.append(each) or keep_rows_apart(each))
     made = load_recipe(
         recipe(str(llama), training={"max_length": 100, "max_steps": 1}),
         overrides={"data": [{"name": str(conversations_file)}]},
@@ -209,6 +221,7 @@ def test_a_dry_run_and_the_run_both_pack_and_cut_conversations_are_told(
     with pytest.warns(LengthWarning, match=r"rows are longer than training.max_length = 100 tokens"):
         run_stage(made, tmp_path / "run", progress=False)
     notes = read_manifest(tmp_path / "run")["notes"]
+    assert isinstance(trainers[0].data_collator, PackedRows)
     assert notes["packing"] is True
     assert notes["plan"]["rows"] == planned["rows"]
     unpacked = load_recipe(made, overrides={"training.packing": False})
