@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,9 @@ def claim_ids_in(source: str, where: str = "source") -> list[str]:
     >>> claim_ids_in('claim("dpo-beats-sft", gain, ">", 0)')
     ['dpo-beats-sft']
     """
-    plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
     ids = []
-    for node in ast.walk(ast.parse(plain)):
-        if (
-            not isinstance(node, ast.Call)
-            or getattr(node.func, "id", getattr(node.func, "attr", "")) != "claim"
-        ):
+    for node in ast.walk(ast.parse(_without_magic(source))):
+        if not (isinstance(node, ast.Call) and _calls_claim(node)):
             continue
         candidates = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "claim_id")]
         first = candidates[0] if candidates else None
@@ -116,6 +113,29 @@ def claim_ids_in(source: str, where: str = "source") -> list[str]:
             )
         ids.append(first.value)
     return ids
+
+
+def cut_at_claims(source: str) -> list[str]:
+    """A cell's source in parts that end with a claim each: one that fails must not hide the next.
+
+    >>> cut_at_claims('claim("a", x, ">", 0);\\nclaim("b", x, ">", 0)\\nprint(x)')
+    ['claim("a", x, ">", 0);\\n', 'claim("b", x, ">", 0)\\n', 'print(x)']
+    """
+    lines, body = source.splitlines(keepends=True), ast.parse(_without_magic(source)).body
+    ends = [node.end_lineno for node in body if isinstance(node, ast.Expr) and _calls_claim(node.value)]
+    places = [0, *ends, len(lines)]
+    parts = ["".join(lines[start:end]) for start, end in pairwise(places)]
+    return [part for part in parts if part]
+
+
+def _calls_claim(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and (
+        getattr(node.func, "id", getattr(node.func, "attr", "")) == "claim"
+    )
+
+
+def _without_magic(source: str) -> str:
+    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
 
 
 def run_notebook_sabotages(sabotages: Sequence[NotebookSabotage], folder: Path) -> list[Outcome]:
@@ -172,7 +192,7 @@ def execute_notebook(
 ) -> tuple[list[tuple[str, str]], dict[str, dict[str, Any]]]:
     """Run all cells in an empty folder, going on after errors.
 
-    Going on lets one run show what every claim in the notebook does.
+    Going on lets one run show what every claim in the notebook does, so cells are cut at their claims.
 
     Args:
         content: the notebook, as parsed JSON.
@@ -193,6 +213,12 @@ def execute_notebook(
     kernel = {**os.environ, "HANDBOOK_CLAIMS_DIR": str(claims), **(settings or {})}
     # read, not built from the dictionary: on disk a cell's source is a list of lines
     notebook = nbformat.reads(json.dumps(content), as_version=4)
+    notebook.cells = [
+        nbformat.v4.new_code_cell(part)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for part in cut_at_claims(cell.source)
+    ]
     client = NotebookClient(
         notebook, timeout=CELL_TIMEOUT_S, allow_errors=True, resources={"metadata": {"path": str(folder)}}
     )
