@@ -8,6 +8,7 @@
 ```{results-cost} sft                    time, memory and hardware
 ```{results-calibration} calibration     how the claims fared on fresh seeds
 ```{results-gpu} gpu                     training speed on a GPU
+```{results-shared} shared_prefix        time and memory of pairs with each prompt computed once
 ```{results-coverage} log-normal         how often intervals held the truth, for scores of that distribution
 """
 
@@ -362,6 +363,27 @@ class StepsTable(ResultsDirective):
         return [table(self.head, cells), nodes.paragraph("", f"Seeds: {seeds}.")]
 
 
+class SharedTable(ResultsDirective):
+    """How much less time and memory pairs take with each prompt computed once, beside TRL's trainers."""
+
+    head = (
+        *("", "prompt / answers, median", "vocabulary", "TRL's time over ours", "same head"),
+        *("ratio of the tokens", "peak memory, GiB", "TRL's"),
+    )
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table; ranges are of the rounds."""
+        cells = [
+            [
+                *(f["stage"], f"{f['prompt']} / {f['answer']}", f"{f['vocabulary']:,}"),
+                *(_range(f[key]) for key in ("speedup", "same_head")),
+                *(f"{f[key]:.2f}" for key in ("ideal", "peak_gib", "peak_gib_trl")),
+            ]
+            for f in results["measured"].values()
+        ]
+        return [table(self.head, cells)]
+
+
 class Provenance(ResultsDirective):
     """Where a results file comes from."""
 
@@ -376,6 +398,10 @@ class Provenance(ResultsDirective):
             versions,
         ]
         return [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(line, line)) for line in lines))]
+
+
+def _range(figure: Mapping[str, Any]) -> str:
+    return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
 
 
 def _gap(value: float) -> str:
@@ -412,7 +438,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     app.add_directive("results-coverage", CoverageTable)
-    directives_ |= {"steps": StepsTable, "gpu": GpuTable}
+    directives_ |= {"steps": StepsTable, "gpu": GpuTable, "shared": SharedTable}
     for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,6 +26,7 @@ from scipy import stats
 from handbook_utils.evaluation.best_of_n import best_of_n_values, kl_bound
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
 from handbook_utils.records import Estimate
+from handbook_utils.shared_prefix.layout import attention, share_rows
 from tests.chat_templates import FORGETFUL, tokenizer_of
 from tests.tiny_models import build_tiny_tokenizer
 
@@ -252,6 +253,29 @@ def test_state_is_the_frozen_weights_and_sixteen_bytes_for_each_trained_one() ->
     assert state_bytes(12, 12) == held == 4 * 12 + 16 * 12
     # a frozen weight in four bits: half a byte, and its share of the scales
     assert state_bytes(0, 0, 1) == pytest.approx(0.516, abs=5e-4)
+
+
+@equation("scaling-shared")
+def test_tokens_of_a_batch_of_pairs_apart_and_once() -> None:
+    draw = np.random.default_rng(0)
+    prompts, answers = draw.integers(1, 9, 4), draw.integers(1, 9, (2, 4))
+    # no prompt has a token of an answer, so a pair has its prompt in common and no more
+    rows = [[1] * p + [2 + side] * answers[side][pair] for side in (0, 1) for pair, p in enumerate(prompts)]
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((8, lengths.max()), dtype=np.int64)
+    for line, row in enumerate(rows):
+        ids[line, : len(row)] = row
+    assert ids.size == 2 * 4 * (prompts + answers.max(axis=0)).max()
+    assert share_rows(ids, lengths, [0, 1, 2, 3] * 2).tokens == (prompts + answers.sum(axis=0)).sum()
+
+
+@equation("shared-mask")
+def test_who_may_attend_to_whom_in_a_shared_row() -> None:
+    parts = share_rows(np.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 3, 3, 3]]), np.array([5, 6]), [0, 0]).parts
+    assert parts.tolist() == [[0, 0, 0, 1, 1, 2, 2, 2]]
+    part = parts[0]
+    for q, k in itertools.product(range(8), repeat=2):
+        assert attention(parts)[0, q, k] == (k <= q and part[k] in (0, part[q]))
 
 
 @equation("scaling-checkpoint")
