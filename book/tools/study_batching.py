@@ -1,0 +1,62 @@
+"""What batches of like length do to a reward model and to DPO, on several seeds.
+
+    for seed in 101 102 103 104 105
+    do handbook run book/tools/length_batching.yaml --out runs/batching/seed-$seed --seed $seed; done
+    python book/tools/study_batching.py runs/batching/seed-*
+
+Each seed has one SFT model and its preferences; the arms differ in `length_batching` alone. Figures are alike
+minus random, with an interval over seeds. Writes `book/results/length_batching.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.reporting.results import write_result
+from handbook_utils.run_folder import read_result
+from handbook_utils.run_state import read_manifest
+
+ARMS = ("random", "alike")
+FIGURES = {
+    "reward": ("accuracy", "accuracy_gold"),
+    "dpo": ("accuracy", "margin"),
+    "evaluate": ("gold", "words"),
+}
+
+
+def figures(folder: Path) -> dict[str, dict[str, float]]:
+    """Of one seed: each arm's figures by `stage.figure`."""
+    found: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
+    for arm in ARMS:
+        for stage, names in FIGURES.items():
+            result = read_result(folder / f"{stage}-{arm}")
+            found[arm] |= {f"{stage}.{name}": result.figures[name].value for name in names}
+    return found
+
+
+def main() -> None:
+    """Read the folders, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    folders = parser.parse_args().folders
+    by_seed = {read_manifest(folder / "sft")["seed"]: figures(folder) for folder in folders}
+    measured: dict[str, dict[str, Any]] = {}
+    for name in next(iter(by_seed.values()))["alike"]:
+        values = {arm: [arms[arm][name] for arms in by_seed.values()] for arm in ARMS}
+        values["gap"] = [
+            alike - random for alike, random in zip(values["alike"], values["random"], strict=True)
+        ]
+        key = name.replace(".", "-").replace("_", "-")
+        measured[key] = {
+            each: mean_estimate(found, unit=name, method="student-t").to_json()
+            for each, found in values.items()
+        }
+        measured[key]["gap_by_seed"] = values["gap"]
+    print(write_result("length_batching", {"measured": measured}, seeds=sorted(by_seed)))
+
+
+if __name__ == "__main__":
+    main()
