@@ -9,9 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
+from transformers import AutoModel
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from handbook_utils.errors import RecipeError
+from handbook_utils.errors import ModelError, RecipeError
+from handbook_utils.models.load import read_config
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.schema.training import BatchedRecipe, PairRecipe, TrainingRecipe
 from handbook_utils.shared_prefix.batching import LengthBatches
@@ -83,6 +86,30 @@ def why_apart(recipe: TrainingRecipe, trainer: Any) -> str | None:
     return why_not_shared(trainer.model)
 
 
+def check_shared_prefix(recipe: TrainingRecipe, source: str) -> None:
+    """Refuse `shared_prefix: on` for a model that cannot share exactly, by its configuration alone.
+
+    Raises:
+        RecipeError: with the reason.
+    """
+    if not isinstance(recipe, PairRecipe) or recipe.shared_prefix != "on":
+        return
+    try:
+        config = read_config(source, revision=recipe.model.revision)
+    except ModelError:
+        return  # loading tells what is wrong
+    if recipe.model.attention != "auto":
+        config._attn_implementation = recipe.model.attention
+    with torch.device("meta"):  # no weights
+        reason = why_not_shared(AutoModel.from_config(config))
+    if reason:
+        raise RecipeError(_refused(reason))
+
+
+def _refused(reason: str) -> str:
+    return f"'shared_prefix: on' would not be exact: {reason}. Write auto, which shares where it is."
+
+
 @contextmanager
 def prompts_computed_once(recipe: TrainingRecipe, run: RunFolder, trainer: Any) -> Iterator[None]:
     """Within it the policy and its reference compute each pair's prompt once, where no number changes by it.
@@ -97,9 +124,7 @@ def prompts_computed_once(recipe: TrainingRecipe, run: RunFolder, trainer: Any) 
         return
     reason = why_apart(recipe, trainer)
     if reason and recipe.shared_prefix == "on":
-        raise RecipeError(
-            f"'shared_prefix: on' would not be exact: {reason}. Write auto, which shares where it is."
-        )
+        raise RecipeError(_refused(reason))
     run.note(shared_prefix=reason is None, **({"shared_prefix_off": reason} if reason else {}))
     LOGGER.info("a pair's prompt is computed %s", f"twice: {reason}" if reason else "once")
     models = [trainer.model, getattr(trainer, "ref_model", None)]

@@ -22,7 +22,7 @@ from handbook_utils.records import Estimate
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
-from handbook_utils.training.batches import length_batches, prompts_computed_once
+from handbook_utils.training.batches import check_shared_prefix, length_batches, prompts_computed_once
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.figures import Measure
@@ -53,6 +53,7 @@ def load_rows(
     batch_plan(recipe)
     source = run.locate(recipe.model)
     check_start(recipe, source)
+    check_shared_prefix(recipe, source)
     reference_store(recipe, source, run.path)  # refuses one that is another model's
     data = load_training_data(recipe, run, kind=kind)
     run.note(**data.notes())

@@ -87,14 +87,18 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         because they are tested on (`test_rows_left_out`).
     Raises:
         DataError: as `load_dataset`.
-        RecipeError: as `batch_plan` and `check_start`.
+        RecipeError: as `batch_plan`, `check_start` and `check_shared_prefix`.
     """
-    from handbook_utils.training.start import check_start  # which reads this module
+    # which read this module
+    from handbook_utils.training.batches import check_shared_prefix
+    from handbook_utils.training.start import check_start
 
     locator = ResolvedInputs(inputs)
     batch_plan(recipe)  # before the data: what is wrong with the recipe is told at once
-    check_start(recipe, locator.locate(recipe.model))
-    recipe, _ = with_packing(recipe, locator.locate(recipe.model))
+    source = locator.locate(recipe.model)
+    check_start(recipe, source)
+    check_shared_prefix(recipe, source)
+    recipe, _ = with_packing(recipe, source)
     kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
     data = load_training_data(recipe, locator, kind=kind)
     plan = make_plan(recipe, data.rows)

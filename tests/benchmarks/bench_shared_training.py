@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from transformers import (
 )
 
 from handbook_utils.data.quiet import quiet_libraries
+from handbook_utils.environment import peak_memory_gib, reset_peak_memory
 from handbook_utils.reporting.results import write_result
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.shared_prefix.decoder import shared_prefixes
@@ -229,7 +229,7 @@ def ideal(work: Work) -> float:
 
 
 def peak_gib(work: Work, side: str) -> float:
-    """Most memory a side's largest step took beyond what is there before training."""
+    """Most memory the process had while a side did its largest step, model and libraries included."""
     asked = [sys.executable, __file__, "peak", side, json.dumps(vars(work))]
     found = subprocess.run(asked, check=True, capture_output=True, text=True)
     return float(found.stdout.splitlines()[-1])
@@ -242,10 +242,10 @@ def print_peak(side: str, work: Work) -> None:
     rows = rows_of(work).select(batches[int(np.argmax(tokens))] * 2)
     with tempfile.TemporaryDirectory() as folder, quiet_libraries(), SIDES[side]():
         trainer = trainer_of(work, side, rows, Path(folder))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        reset_peak_memory()
         with sharing(side, trainer):
             trainer.train()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+    print(peak_memory_gib())
 
 
 def measure(work: Work) -> dict[str, Any]:

@@ -171,6 +171,27 @@ def test_a_step_is_the_same_under_every_loss_of_dpo(
     compare("dpo", tiny_model_folder, pairs, tmp_path, training={"loss_type": loss, **smoothing})
 
 
+def test_a_model_that_cannot_share_is_refused_before_its_weights_are_read(
+    tmp_path: Path, pairs_file: Path
+) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    from handbook_utils import run_stage
+
+    config = MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "m")
+    recipe = {
+        "stage": "dpo",
+        "model": {"name": str(tmp_path / "m")},
+        "data": [{"name": str(pairs_file)}],
+        "global_batch_size": 4,
+        "shared_prefix": "on",
+        "training": {"use_cpu": True},
+    }
+    with pytest.raises(RecipeError, match="would not be exact: mamba keeps a state along the row"):
+        run_stage(check_recipe(recipe, "test"), tmp_path / "run", progress=False)
+
+
 LORA = {"rank": 4, "alpha": 8}
 WAYS: dict[str, tuple[str, Recipe]] = {
     "lora": ("dpo", {"lora": LORA}),
