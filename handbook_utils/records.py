@@ -91,6 +91,8 @@ class Estimate:
 
     >>> str(Estimate(0.8134, 0.79, 0.84, 0.95, 200, "gold reward", "bootstrap-t", 0))
     '0.813 [0.790, 0.840]'
+    >>> str(Estimate(-0.0001, -0.0004, 0.01, 0.95, 200, "gold reward", "bootstrap-t", 0))
+    '0.000 [0.000, 0.010]'
     """
 
     value: float
@@ -111,7 +113,8 @@ class Estimate:
 
     def __str__(self) -> str:
         digits = 1 if abs(self.value) >= 10 else 3
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        # z: what rounds to zero has no sign
+        return f"{self.value:z.{digits}f} [{self.low:z.{digits}f}, {self.high:z.{digits}f}]"
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary; an end at infinity is None. `from_json` is its inverse."""

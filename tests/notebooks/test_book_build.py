@@ -13,6 +13,7 @@ import handbook_mathml
 import handbook_results
 import nbformat
 import pytest
+import readme_figures
 import refresh_figures
 from book_pages import ROOT, built, page
 from run_notebooks import EXECUTED
@@ -178,4 +179,4 @@ def test_results_cannot_become_markup() -> None:
 
 def test_readme_shows_the_stored_figures() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert refresh_figures.readme_block(refresh_figures.read_results("demo")) in text
+    assert readme_figures.readme_block(refresh_figures.read_results("demo")) in text

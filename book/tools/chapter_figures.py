@@ -1,0 +1,232 @@
+"""The book's pictures, each made from one file of `book/results/` alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drawing import ARMS, BLUE, INK, ORANGE, bars, curve, dot, panels, save
+
+LORA_RUNS = {
+    "rank-1": (1, BLUE, "o", "LoRA"),
+    "rank-4": (4, BLUE, "o", None),
+    "rank-16": (16, BLUE, "o", None),
+    "qlora": (19, ORANGE, "s", "QLoRA"),  # beside rank 16, so that both can be seen
+}
+
+
+def draw_demo(results: Mapping[str, Any]) -> None:
+    """Best-of-n by gold and by the proxy's own score, and every model's gold reward."""
+    figure, (gold, score, models) = panels(3, widths=(1, 1, 1.1))
+    (curves,) = results["best_of_n"].values()
+    for arm in ARMS:
+        curve(gold, curves, f"{arm}.gold@", arm)
+    curve(score, curves, "proxy.score@", "proxy")
+    gold.set_title("true reward of the best of n")
+    gold.set_ylim(
+        bottom=gold.get_ylim()[0] - 0.3 * (gold.get_ylim()[1] - gold.get_ylim()[0])
+    )  # for the legend
+    gold.legend(frameon=False, fontsize=8, loc="lower left")
+    score.set_title("the reward model's own score")
+    golds = {record["label"]: record["gold"] for record in results["models"].values()}
+    bars(models, golds, "true reward of each model")
+    save(figure, "demo")
+
+
+def draw_sft(results: Mapping[str, Any]) -> None:
+    """Chapter 4: gold reward of three models, and truncation with and without a trained end."""
+    figure, (gold, cut) = panels(2, widths=(1, 1))
+    names = {"evaluate-base": "base", "evaluate-shuffled": "shuffled control", "evaluate-sft": "SFT"}
+    bars(gold, {label: results["models"][run]["gold"] for run, label in names.items()}, "gold reward")
+    ends = {"evaluate-with-end": "end trained", "evaluate-without-end": "end left out"}
+    records = {label: results["models"][run]["truncated_rate"] for run, label in ends.items()}
+    bars(cut, records, "answers cut off at the limit")
+    save(figure, "sft")
+
+
+def draw_lora(results: Mapping[str, Any]) -> None:
+    """Chapter 5: held-out loss against the rank, beside full training; NF4's codes on the normal density."""
+    figure, (loss, codes) = panels(2, widths=(1, 1))
+    found = {run: figures["eval_loss"] for run, figures in results["training"].items()}
+    loss.axhline(found["full"]["value"], color=INK, linewidth=0.8, linestyle="--", label="all weights")
+    loss.axhspan(found["full"]["low"], found["full"]["high"], color=INK, alpha=0.12, linewidth=0)
+    for run, (at, colour, marker, label) in LORA_RUNS.items():
+        low, value, high = (found[run][end] for end in ("low", "value", "high"))
+        loss.errorbar(at, value, [[value - low], [high - value]], fmt=marker, color=colour, label=label)
+    loss.set_xscale("log", base=2)
+    loss.set_xticks([1, 4, 16], ["1", "4", "16"])
+    loss.set_xlabel("rank")
+    loss.set_title("loss on held-out answers")
+    loss.legend(frameon=False, fontsize=8)
+    _codebooks(codes)
+    save(figure, "lora")
+
+
+def _codebooks(axes: Any) -> None:
+    """The sixteen codes of NF4 as the library has them, and sixteen evenly spaced ones, on normal weights."""
+    import numpy as np
+    from bitsandbytes.functional import get_4bit_type
+    from scipy.stats import norm
+
+    reach = norm.ppf(0.9677083)  # the quantile that NF4 scales to 1
+    x = np.linspace(-1.2, 1.2, 241)
+    axes.fill_between(x, norm.pdf(reach * x), color=INK, alpha=0.12, linewidth=0)
+    rows = {"NF4": (-0.06, BLUE, get_4bit_type("nf4", device="cpu").numpy())}
+    rows["evenly spaced"] = (-0.14, ORANGE, np.linspace(-1, 1, 16))
+    for label, (height, colour, values) in rows.items():
+        axes.plot(values, np.full(16, height), "|", color=colour, markersize=11, label=label)
+    axes.set_yticks([])
+    axes.set_xlabel("weight, as a share of its block's largest")
+    axes.set_title("sixteen values under a normal density")
+    axes.set_ylim(-0.2, 0.56)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+
+
+def draw_dpo(results: Mapping[str, Any]) -> None:
+    """Chapter 9: gold reward of three models, implicit rewards over steps; gold against KL for each beta."""
+    figure, (gold, curves) = panels(2, widths=(1, 1))
+    models = results["models"]
+    names = {"evaluate-sft": "SFT", "evaluate-chosen-only": "SFT on the chosen", "evaluate-dpo": "DPO"}
+    bars(gold, {label: models[run]["gold"] for run, label in names.items()}, "gold reward")
+    logged = results["curves"]["dpo"]
+    for side, colour, style in (("chosen", BLUE, "-"), ("rejected", ORANGE, "--"), ("margins", INK, ":")):
+        curves.plot(logged["step"], logged[f"rewards/{side}"], style, color=colour, label=side)
+    curves.set_title("implicit reward, training pairs")
+    curves.set_xlabel("optimiser step")
+    curves.legend(frameon=False, fontsize=8)
+    save(figure, "dpo")
+    figure, axes = panels(1, widths=(1,))
+    _beta_scan(axes, models)
+    save(figure, "dpo-beta")
+
+
+def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
+    """One cross a run: KL to the SFT model and gold reward, both with their intervals."""
+    names = {"evaluate-dpo": "gentle run", "evaluate-hot": "0.3"}
+    names |= {run: beta[1] for run in models if (beta := re.fullmatch(r"evaluate-beta-([\d.]+)", run))}
+    for run, name in names.items():
+        kl, gold = models[run]["kl"], models[run]["gold"]
+        axes.plot([kl["low"], kl["high"]], [gold["value"]] * 2, color=BLUE, alpha=0.5)
+        dot(axes, kl["value"], gold)
+        axes.annotate(name, (kl["value"], gold["value"]), xytext=(4, 4), textcoords="offset points")
+    start = models["evaluate-sft"]["gold"]["value"]
+    axes.axhline(start, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("KL to SFT, nats an answer")
+    axes.set_ylabel("gold reward")
+
+
+def draw_overoptimisation(results: Mapping[str, Any]) -> None:
+    """Chapter 11: gold of the best of n for three ways to choose; parts of gold under the biased one."""
+    figure, (gold, parts) = panels(2, widths=(1, 1))
+    found = {int(name[2:]): each for name, each in results["measured"].items() if name.startswith("n-")}
+    ns = sorted(found)
+    names = {"biased": (BLUE, "o", "biased reward model"), "fair": (ORANGE, "s", "fair reward model")}
+    for arm, (colour, marker, label) in {**names, "noise": (INK, "^", "gold with noise")}.items():
+        low, value, high = ([found[n][arm][end] for n in ns] for end in ("low", "value", "high"))
+        gold.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
+        gold.plot(ns, value, color=colour, marker=marker, markersize=4, label=label)
+    gold.set_title("gold reward of the best of n")
+    styles = {"helpful": (BLUE, "-"), "polite": (INK, ":"), "concise": (ORANGE, "--")}
+    for part, (colour, style) in styles.items():
+        values = [found[n][part]["value"] - found[1][part]["value"] for n in ns]
+        parts.plot(ns, values, style, color=colour, label=part)
+    parts.axhline(0, color=INK, linewidth=0.8)
+    parts.set_title("parts of gold, biased: change since n = 1")
+    for axes in (gold, parts):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ns, [str(n) for n in ns])
+        axes.set_xlabel("n")
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, "overoptimisation")
+
+
+def draw_speculative(results: Mapping[str, Any]) -> None:
+    """Chapter 11: score of the chosen answer against tokens, speculative rejection beside plain best-of-m."""
+    figure, both = panels(2, widths=(1, 1))
+    found = results["measured"]
+    titles = {
+        "biased": "score of the chosen answer, in spreads",
+        "gold": "gold stops and chooses: gold reward",
+    }
+    for axes, (judge, title) in zip(both, titles.items(), strict=True):
+        figure_name = "gold" if judge == "gold" else "proxy"
+        plain = [found[f"plain-{judge}-{m}"] for m in (1, 2, 4, 8, 16, 32)]
+        axes.plot(
+            *([each[key]["value"] for each in plain] for key in ("tokens", figure_name)),
+            "o-",
+            color=INK,
+            markersize=3,
+            label="plain best of m",
+        )
+        for name, each in found.items():
+            if re.fullmatch(rf"{judge}-[\d-]+-0\.\d+", name):
+                axes.plot(each["tokens"]["value"], each[figure_name]["value"], "x", color=ORANGE)
+        axes.plot([], [], "x", color=ORANGE, label="speculative rejection")
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("generated tokens a prompt")
+        axes.set_title(title)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    save(figure, "speculative")
+
+
+def draw_reward_models(results: Mapping[str, Any]) -> None:
+    """Chapter 6: accuracy on the gold order against the number of pairs; sureness against the share right."""
+    figure, (pairs, sure) = panels(2, widths=(1, 1))
+    found = results["measured"]
+    sizes = sorted(int(name.removeprefix("pairs-")) for name in found if name.startswith("pairs-"))
+    for size in sizes:
+        dot(pairs, size, found[f"pairs-{size}"]["gold"])
+    for name, side in (("likelier", "top"), ("longer", "bottom")):
+        share = found["naive"][name]["value"]
+        pairs.axhline(share, color=INK, linewidth=0.9, linestyle="--")
+        pairs.text(sizes[0], share, f" naive: the {name} answer ", fontsize=8, verticalalignment=side)
+    pairs.set_xscale("log")
+    pairs.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    pairs.minorticks_off()
+    pairs.set_xlabel("pairs trained on")
+    pairs.set_title("finds the better answer")
+    _reliability(sure, [found[name] for name in sorted(found) if name.startswith("bin-")])
+    save(figure, "reward_models")
+
+
+def _reliability(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
+    """Groups of pairs: how sure the model says it is, how often labels agreed, and the true probability."""
+    axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle="--")
+    for group in bins:
+        dot(axes, group["said"]["value"], group["agreed"])
+        axes.plot(group["said"]["value"], group["true"]["value"], "x", color=ORANGE, markersize=6)
+    axes.plot([], [], "o", color=BLUE, markersize=4, label="labels agreed")
+    axes.plot([], [], "x", color=ORANGE, label="true probability")
+    axes.set_xlabel("how sure the model says it is")
+    axes.set_title("share of its verdicts")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def draw_rejection(results: Mapping[str, Any]) -> None:
+    """Chapter 8: gold of the best of n by either judge; gold against KL by round, fair and biased."""
+    figure, (best, rounds) = panels(2, widths=(1, 1))
+    found, ns = results["measured"], (1, 2, 4, 8, 16)
+    for judge, (colour, marker, run) in {
+        "fair": (BLUE, "o", "rejection"),
+        "biased": (ORANGE, "s", "biased"),
+    }.items():
+        golds = [found[f"{judge}-{n}"]["gold"] for n in ns]
+        low, value, high = ([gold[end] for gold in golds] for end in ("low", "value", "high"))
+        best.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
+        best.plot(ns, value, color=colour, marker=marker, markersize=4, label=f"{judge} judge")
+        models = [found[f"{run}-{model}"] for model in ("start", "round-1", "round-2", "round-3")]
+        at = [model["kl"]["value"] if "kl" in model else 0.0 for model in models]
+        for place, model in zip(at, models, strict=True):
+            rounds.plot([place] * 2, [model["gold"][end] for end in ("low", "high")], color=colour, alpha=0.5)
+        golds = [model["gold"]["value"] for model in models]
+        rounds.plot(at, golds, color=colour, marker=marker, markersize=4, label=f"{judge} judge")
+    best.set_xscale("log", base=2)
+    best.set_xticks(ns, [str(n) for n in ns])
+    best.set_xlabel("n")
+    best.set_title("gold reward of the best of n")
+    rounds.set_xlabel("KL to SFT, nats an answer")
+    rounds.set_title("gold reward after each round")
+    best.legend(frameon=False, fontsize=8)
+    save(figure, "rejection_sampling")
