@@ -6,18 +6,26 @@ python -m handbook_utils.training.snapshot_fields
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import MISSING, Field, fields
+from enum import Enum
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import handbook_utils
 
 SNAPSHOT = Path(handbook_utils.__file__).parent / "schema" / "trainer_fields.json"
+_KINDS = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", NoneType: "null"}
+_HELP_CHOICES = re.compile(r"Possible values are:? (.*)")
+_QUOTED = re.compile(r"`'?([a-z0-9_]+)'?`")
 
 
 def render_snapshot() -> str:
     """Return the snapshot's text for the TRL that is installed: stage -> field -> types, choices, default."""
-    from handbook_utils.training.trl_bridge import CONFIGS, config_fields
+    from handbook_utils.training.trl_bridge import CONFIGS
 
-    stages = {stage: config_fields(stage) for stage in CONFIGS}
+    stages = {stage: config_fields(config) for stage, config in CONFIGS.items()}
     lines = [
         f'  "{stage}": {{\n'
         + ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(named.items()))
@@ -25,6 +33,59 @@ def render_snapshot() -> str:
         for stage, named in stages.items()
     ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def config_fields(config: Any) -> dict[str, dict[str, Any]]:
+    """Describe every field of one of TRL's config classes, in a form that needs no TRL to be read.
+
+    Returns:
+        field name -> `types` (of "null", "bool", "int", "float", "str", "list", "dict"; empty: anything),
+        `choices` (values a string, or a list's strings, may take; None: any) and `default`.
+    """
+    hints = get_type_hints(config)
+    return {field.name: _describe(field, hints[field.name]) for field in fields(config) if field.init}
+
+
+def _describe(field: Field[Any], hint: Any) -> dict[str, Any]:
+    types, choices = _kinds(hint)
+    if field.name == "loss_type":
+        types = types | {"str"}  # DPO's config takes one loss by name as well as a list of them
+    listed = field.metadata.get("choices") or choices or _choices_in_help(field)
+    return {
+        "types": sorted(types),
+        "choices": sorted(str(choice) for choice in listed) if listed else None,
+        "default": _plain_default(field),
+    }
+
+
+def _kinds(hint: Any) -> tuple[set[str], list[str]]:
+    """Return the simple type names a hint allows and the strings its enums or literals name."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        parts = [_kinds(argument) for argument in get_args(hint)]
+        return set().union(*(kinds for kinds, _ in parts)), [name for _, names in parts for name in names]
+    if origin is Literal:
+        return {_KINDS[type(value)] for value in get_args(hint)}, []
+    if origin in _KINDS:
+        return {_KINDS[origin]}, []
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return {"str"}, [str(member.value) for member in hint]
+    return ({_KINDS[hint]}, []) if hint in _KINDS else (set(), [])
+
+
+def _choices_in_help(field: Field[Any]) -> list[str]:
+    # DPO's losses are listed only in the help text; a test holds that the list is found
+    found = _HELP_CHOICES.search(field.metadata.get("help", ""))
+    if not found or field.name not in {"loss_type", "f_divergence_type"}:
+        return []
+    return _QUOTED.findall(found.group(1).split(". ")[0])
+
+
+def _plain_default(field: Field[Any]) -> Any:
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if value is MISSING:
+        return None
+    return value.value if isinstance(value, Enum) else value
 
 
 if __name__ == "__main__":
