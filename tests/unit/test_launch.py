@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from handbook_utils import cli_train
+from handbook_utils.cli import launch
 from handbook_utils.errors import LaunchError, MissingDependencyError, RecipeError
 from handbook_utils.launch import accelerate
 from handbook_utils.launch.accelerate import Layout, Rendezvous, checked_layout, free_port, launch_command
@@ -290,7 +290,7 @@ def test_a_dry_run_shows_the_command_that_would_be_run(
     typed = ["train", "pocket/sft", data, "--set=eval_data=[]", "--set=training.use_cpu=true", "--dry-run"]
     monkeypatch.setattr(sys, "argv", ["handbook", *typed, "--processes", "4096", "--port", "29700"])
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("handbook_utils.cli_view.stage_plan", lambda recipe, folder: PLAN)
+    monkeypatch.setattr("handbook_utils.cli.view.stage_plan", lambda recipe, folder: PLAN)
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert not left.value.code
@@ -431,9 +431,9 @@ def test_handbook_slurm_writes_a_job_of_one_process_a_gpu(
 
 def test_a_node_of_a_slurm_step_knows_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NODEID", "1")
-    assert cli_train.rendezvous_of(None, "node-a", 20001) == Rendezvous(1, "node-a", 20001)
+    assert launch.rendezvous_of(None, "node-a", 20001) == Rendezvous(1, "node-a", 20001)
     # in an interactive allocation a run on one machine is just that
-    assert cli_train.rendezvous_of(None, None, None) == Rendezvous(0, None, None)
+    assert launch.rendezvous_of(None, None, None) == Rendezvous(0, None, None)
 
 
 def test_a_stage_trains_in_two_processes_that_accelerate_starts(

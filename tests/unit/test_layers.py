@@ -34,10 +34,7 @@ LAYERS = [
     {"training", "sampling", "launch"},
     {"pipeline"},
     {"reporting"},
-    {
-        *("cli", "cli_catalogue", "cli_chat", "cli_merge", "cli_options"),
-        *("cli_recipes", "cli_rejection", "cli_samples", "cli_template", "cli_train", "cli_view"),
-    },
+    {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOMS_THAT_ARE_PEERS = {"training", "sampling", "launch"}

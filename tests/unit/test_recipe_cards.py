@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.cli_recipes import card_sections
+from handbook_utils.cli.recipes import card_sections
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.errors import RecipeError
 from handbook_utils.schema.cards import NOT_LOADED, card_names, hyperparameters, recipe_card

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handbook_utils.cli_options import (
+from handbook_utils.cli.options import (
     Changes,
     DryRun,
     Json,
@@ -126,7 +126,7 @@ def select(
 
 def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
     """Run a recipe of the command's stage."""
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
 
     if Path(recipe).exists() and Path(recipe).suffix not in (".yaml", ".yml"):
         option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
@@ -207,7 +207,7 @@ def _select_rows(
 def _show(figures: dict[str, Estimate], record: dict[str, Any], lines: list[str], json: bool) -> None:
     from rich.console import Console
 
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
 
     if json:
         view.say({**record, "figures": {name: one.to_json() for name, one in figures.items()}}, "", True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from handbook_utils import cli_view as view
 from handbook_utils.atomic import write_text
+from handbook_utils.cli import view
 from handbook_utils.errors import LaunchError, MissingDependencyError
 from handbook_utils.launch.accelerate import Rendezvous, launch_command
 from handbook_utils.launch.lifeline import failure_told

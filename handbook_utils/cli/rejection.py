@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handbook_utils.cli_options import (
+from handbook_utils.cli.options import (
     Changes,
     DryRun,
     Json,
@@ -49,7 +49,7 @@ def rejection_sample(
 
     handbook rejection-sample pocket/iterative-dpo --dry-run
     """
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
 
     changes = [*executor_changes(executor), *(changes or [])]
     loaded: Any = view.load_for("rejection-sample", ("rejection",), recipe, changes, seed)

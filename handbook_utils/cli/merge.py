@@ -15,7 +15,7 @@ def merge(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")] = False,
 ) -> None:
     """Merge an adapter into its base, check that logits and greedy answers agree, save the whole model."""
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
     from handbook_utils.models.merge import merge_adapter
 
     view.show_merge(merge_adapter(model, out, dtype=dtype), json)

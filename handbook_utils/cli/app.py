@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from handbook_utils import __version__
-from handbook_utils.cli_catalogue import convert, recipes
-from handbook_utils.cli_merge import merge
-from handbook_utils.cli_options import (
+from handbook_utils.cli.catalogue import convert, recipes
+from handbook_utils.cli.merge import merge
+from handbook_utils.cli.options import (
     Changes,
     DryRun,
     Json,
@@ -23,9 +23,9 @@ from handbook_utils.cli_options import (
     Seed,
     executor_changes,
 )
-from handbook_utils.cli_rejection import rejection_sample
-from handbook_utils.cli_samples import score, select
-from handbook_utils.cli_template import template
+from handbook_utils.cli.rejection import rejection_sample
+from handbook_utils.cli.samples import score, select
+from handbook_utils.cli.template import template
 from handbook_utils.errors import HandbookError
 
 app = typer.Typer(
@@ -81,7 +81,7 @@ def run(
     Stages that are done are not done again; an interrupted one goes on. Changes name the stage first:
     --set sft.training.max_steps=10.
     """
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
 
     if dry_run:
         view.show_pipeline_plan(pipeline, changes or [], seed, json)
@@ -104,7 +104,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Is B better than A, by how much, how sure, and what else changed between them?"""
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
     from handbook_utils.pipeline.compare import compare_runs
 
     view.show_comparison(compare_runs(run_a, run_b, by=by), json)
@@ -117,7 +117,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write a self-contained HTML report of runs: curves, figures with intervals, sample answers, cost."""
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import view
     from handbook_utils.reporting.report import write_report
 
     path = write_report(runs[0] if len(runs) == 1 else runs, out)
@@ -138,7 +138,7 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk to a trained model; an empty line or Ctrl-D ends the conversation."""
-    from handbook_utils.cli_chat import chat_with
+    from handbook_utils.cli.chat import chat_with
 
     chat_with(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, json=json)
 
@@ -160,7 +160,7 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
         dry_run: DryRun = False,
         executor: OnExecutor = None,
     ) -> None:
-        from handbook_utils import cli_view as view
+        from handbook_utils.cli import view
 
         changes = [*executor_changes(executor), *(changes or [])]
         loaded = view.load_for(name, stages, recipe, changes, seed)
@@ -210,18 +210,17 @@ def train(
 
     Examples: handbook train pocket/sft; handbook train my.yaml --processes 8 --strategy fsdp2
     """
-    from handbook_utils import cli_train
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import launch, view
 
-    changes = [*(changes or []), *cli_train.launch_changes(processes, strategy, nodes)]
+    changes = [*(changes or []), *launch.launch_changes(processes, strategy, nodes)]
     loaded: Any = view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
     folder, flags = out or view.default_out(recipe), {"overwrite": overwrite, "json": json}
-    program = cli_train.train_program(recipe, folder, changes, seed, flags)
-    rendezvous = cli_train.rendezvous_of(node_rank, main_address, port)
+    program = launch.train_program(recipe, folder, changes, seed, flags)
+    rendezvous = launch.rendezvous_of(node_rank, main_address, port)
     if dry_run:
-        cli_train.show_plan(loaded, folder, program, rendezvous, json)
+        launch.show_plan(loaded, folder, program, rendezvous, json)
     else:
-        cli_train.train(loaded, folder, program, rendezvous, flags)
+        launch.train(loaded, folder, program, rendezvous, flags)
 
 
 @app.command()
@@ -247,18 +246,17 @@ def slurm(
 
     Example: handbook slurm my.yaml --nodes 2 --strategy fsdp2 --partition gpu
     """
-    from handbook_utils import cli_train
-    from handbook_utils import cli_view as view
+    from handbook_utils.cli import launch, view
     from handbook_utils.launch.slurm import Job
 
-    wanted = cli_train.launch_changes(nodes * gpus_per_node, strategy, nodes)
+    wanted = launch.launch_changes(nodes * gpus_per_node, strategy, nodes)
     changes = [*(changes or []), *wanted]
     loaded: Any = view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
-    cli_train.check_batch(loaded)
+    launch.check_batch(loaded)
     folder = out or view.default_out(recipe)
-    program = cli_train.train_program(recipe, folder, changes, seed, {})
+    program = launch.train_program(recipe, folder, changes, seed, {})
     job = Job(folder.name, nodes, gpus_per_node, time, partition, account, str(folder.parent))
-    cli_train.write_job(job, program, file or folder.with_suffix(".sbatch"), json)
+    launch.write_job(job, program, file or folder.with_suffix(".sbatch"), json)
 
 
 _stage_command(
@@ -278,6 +276,3 @@ _stage_command(
     "Measure a model on held-out prompts, or best-of-n on scored samples. "
     "Example: handbook evaluate pocket/evaluate",
 )
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The commands `handbook recipes` and `handbook convert`; what they print is in `cli_recipes`."""
+"""The commands `handbook recipes` and `handbook convert`; what they print is in `recipes.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from handbook_utils.cli_options import Json
+from handbook_utils.cli.options import Json
 
 
 def recipes(
@@ -17,7 +17,7 @@ def recipes(
     json: Json = False,
 ) -> None:
     """List the packaged recipes with hardware and status, or show one recipe's card."""
-    from handbook_utils import cli_recipes as view
+    from handbook_utils.cli import recipes as view
 
     if schema:
         view.show_schema()
@@ -37,6 +37,6 @@ def convert(
     json: Json = False,
 ) -> None:
     """Turn a flat recipe into one of ours, and say what became of every key."""
-    from handbook_utils.cli_recipes import convert_file
+    from handbook_utils.cli.recipes import convert_file
 
     convert_file(file, out=out, stage=stage, processes=processes, json=json)
