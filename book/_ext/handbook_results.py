@@ -384,6 +384,28 @@ class SharedTable(ResultsDirective):
         return [table(self.head, cells)]
 
 
+class BenchmarksTable(ResultsDirective):
+    """What `make bench` measured, each figure beside its goal and its peer."""
+
+    head = ("figure", "value", "goal", "beside", "measured")
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the table."""
+        cells = []
+        for name, figure in results["figures"].items():
+            peer = figure["peer"]
+            cells.append(
+                [
+                    name.replace("_", " "),
+                    "not measured" if figure["value"] is None else f"{figure['value']:.3g} {figure['unit']}",
+                    _goal(figure),
+                    f"{peer['value']:.3g}: {peer['name']}" if peer else "",
+                    f"{figure['date']}, {figure['device']}",
+                ]
+            )
+        return [table(self.head, cells)]
+
+
 class Provenance(ResultsDirective):
     """Where a results file comes from."""
 
@@ -402,6 +424,11 @@ class Provenance(ResultsDirective):
 
 def _range(figure: Mapping[str, Any]) -> str:
     return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
+def _goal(figure: Mapping[str, Any]) -> str:
+    sign = "at least" if figure["better"] == "higher" else "at most"
+    return DASH if figure["goal"] is None else f"{sign} {figure['goal']:.3g}"
 
 
 def _gap(value: float) -> str:
@@ -438,7 +465,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     app.add_directive("results-coverage", CoverageTable)
-    directives_ |= {"steps": StepsTable, "gpu": GpuTable, "shared": SharedTable}
+    directives_ |= {
+        "steps": StepsTable,
+        "gpu": GpuTable,
+        "shared": SharedTable,
+        "benchmarks": BenchmarksTable,
+    }
     for name, kind in directives_.items():
         app.add_directive(f"results-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

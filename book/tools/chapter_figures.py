@@ -230,3 +230,41 @@ def draw_rejection(results: Mapping[str, Any]) -> None:
     rounds.set_title("gold reward after each round")
     best.legend(frameon=False, fontsize=8)
     save(figure, "rejection_sampling")
+
+
+def draw_shared_prefix(results: Mapping[str, Any]) -> None:
+    """Chapter 12: who attends to whom in a pair's one row, and how much less time training takes by it."""
+    figure, (mask, gain) = panels(2, widths=(0.7, 1.5))
+    _attention(mask)
+    works = list(results["measured"].values())[::-1]
+    for row, found in enumerate(works):
+        speedup = found["speedup"]
+        gain.barh(row, speedup["value"], color=BLUE, alpha=0.45, height=0.6)
+        gain.plot([speedup["low"], speedup["high"]], [row, row], color=INK, linewidth=2)
+        gain.plot([found["ideal"]] * 2, [row - 0.38, row + 0.38], color=ORANGE, linewidth=2)
+    names = [f"{w['stage']} {w['prompt']} / {w['answer']}, {w['vocabulary']:,} words" for w in works]
+    gain.set_yticks(range(len(works)), names, fontsize=7)
+    gain.axvline(1, color=INK, linewidth=0.8, linestyle="--")
+    gain.set_title("TRL's time over ours; orange: tokens")
+    save(figure, "shared_prefix")
+
+
+def _attention(axes: Any) -> None:
+    """The mask of a prompt of 4 tokens with answers of 3 and 4, as the package makes it."""
+    import numpy as np
+
+    from handbook_utils.shared_prefix.layout import attention, share_rows
+
+    rows = np.array([[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 3, 3, 3, 3]])
+    parts = share_rows(rows, np.array([7, 8]), [0, 0]).parts
+    axes.imshow(np.where(attention(parts)[0], parts[0][None, :] + 1, 0), cmap=_part_colours(), vmin=0, vmax=3)
+    axes.set_xticks([1.5, 5, 8.5], ["prompt", "chosen", "rejected"], fontsize=7)
+    axes.set_yticks([1.5, 5, 8.5], ["prompt", "chosen", "rejected"], fontsize=7)
+    axes.tick_params(length=0)
+    axes.set_title("who (row) attends to whom")
+
+
+def _part_colours() -> Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(["#f2f2f2", INK, BLUE, ORANGE])

@@ -30,6 +30,7 @@ PICTURES = {
     "dpo": chapter_figures.draw_dpo,
     "overoptimisation": chapter_figures.draw_overoptimisation,
     "speculative": chapter_figures.draw_speculative,
+    "shared_prefix": chapter_figures.draw_shared_prefix,
 }
 
 
@@ -43,7 +44,7 @@ def write_all() -> None:
     """Write everything that is made from `book/results/`."""
     for name, draw in PICTURES.items():
         draw(read_results(name))
-    write_readme(read_results("demo"))
+    write_readme(read_results("demo"), read_results("shared_prefix"))
 
 
 def main() -> int:

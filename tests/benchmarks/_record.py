@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from handbook_utils.environment import environment
+from handbook_utils.reporting.results import device_name
 
 BENCH = Path(__file__).parents[2] / "_build" / "bench"
 _LIBRARIES = ("numpy", "scipy", "torch", "transformers", "trl")
@@ -51,7 +54,8 @@ def record(
         "goal": goal,
         "better": better,
         "peer": dict(peer) if peer else None,
-        "device": f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores",
+        "device": device_name(environment()["hardware"]),
+        "date": datetime.now(UTC).date().isoformat(),
         "versions": versions,
     }
     BENCH.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""Run every bench_*.py beside this file, each in its own process, and end with a table.
+"""Run every bench_*.py beside this file, each in its own process, store the figures, and end with a table.
 
-`python tests/benchmarks/run.py [part of a name ...]`. Exits with 1 where a benchmark fails or a measured
+`python tests/benchmarks/run.py [part of a name ...]`. The figures replace those of the same name in
+`book/results/benchmarks.json`, which the book shows. Exits with 1 where a benchmark fails or a measured
 figure misses its goal.
 """
 
@@ -17,7 +18,10 @@ from _record import BENCH, meets_goal
 from rich.console import Console
 from rich.table import Table
 
+from handbook_utils.atomic import write_json
+
 HERE = Path(__file__).parent
+STORE = HERE.parents[1] / "book" / "results" / "benchmarks.json"
 
 
 def run_all(scripts: list[Path]) -> list[str]:
@@ -47,8 +51,15 @@ def table(figures: list[dict[str, Any]]) -> Table:
     return result
 
 
+def store(figures: list[dict[str, Any]], path: Path = STORE) -> None:
+    """Put figures among those of earlier runs; each says where and when it was measured."""
+    known = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.exists() else {}
+    known |= {figure["name"]: figure for figure in figures}
+    write_json(path, {"figures": dict(sorted(known.items()))})
+
+
 def main(wanted: list[str]) -> int:
-    """Run, table, and return the exit status."""
+    """Run, store, table, and return the exit status."""
     scripts = sorted(HERE.glob("bench_*.py"))
     scripts = [script for script in scripts if not wanted or any(part in script.name for part in wanted)]
     if not scripts:
@@ -58,6 +69,7 @@ def main(wanted: list[str]) -> int:
     failed = run_all(scripts)
     fresh = [path for path in sorted(BENCH.glob("*.json")) if path.stat().st_mtime >= start - 1]
     figures = [json.loads(path.read_text(encoding="utf-8")) for path in fresh]
+    store(figures)
     Console().print(table(figures))
     missed = [figure["name"] for figure in figures if meets_goal(figure) is False]
     for name in failed:
