@@ -388,11 +388,14 @@ class BenchmarksTable(ResultsDirective):
     """What `make bench` measured, each figure beside its goal and its peer."""
 
     head = ("figure", "value", "goal", "beside", "measured")
+    shown_elsewhere = ("shared_dpo", "shared_reward")  # as results-shared
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""
         cells = []
         for name, figure in results["figures"].items():
+            if name.startswith(self.shown_elsewhere):
+                continue
             peer = figure["peer"]
             cells.append(
                 [
@@ -423,7 +426,8 @@ class Provenance(ResultsDirective):
 
 
 def _range(figure: Mapping[str, Any]) -> str:
-    return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+    parts = f"{figure['value']:.2f}", f"({figure['low']:.2f}", "to", f"{figure['high']:.2f})"
+    return "\N{NO-BREAK SPACE}".join(parts)
 
 
 def _goal(figure: Mapping[str, Any]) -> str:

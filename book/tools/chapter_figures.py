@@ -234,7 +234,7 @@ def draw_rejection(results: Mapping[str, Any]) -> None:
 
 def draw_shared_prefix(results: Mapping[str, Any]) -> None:
     """Chapter 12: who attends to whom in a pair's one row, and how much less time training takes by it."""
-    figure, (mask, gain) = panels(2, widths=(0.7, 1.5))
+    figure, (mask, gain) = panels(2, widths=(0.75, 1.5))
     _attention(mask)
     works = list(results["measured"].values())[::-1]
     for row, found in enumerate(works):
@@ -242,7 +242,7 @@ def draw_shared_prefix(results: Mapping[str, Any]) -> None:
         gain.barh(row, speedup["value"], color=BLUE, alpha=0.45, height=0.6)
         gain.plot([speedup["low"], speedup["high"]], [row, row], color=INK, linewidth=2)
         gain.plot([found["ideal"]] * 2, [row - 0.38, row + 0.38], color=ORANGE, linewidth=2)
-    names = [f"{w['stage']} {w['prompt']} / {w['answer']}, {w['vocabulary']:,} words" for w in works]
+    names = [f"{w['stage']} {w['prompt']}/{w['answer']}, {w['vocabulary']:,} words" for w in works]
     gain.set_yticks(range(len(works)), names, fontsize=7)
     gain.axvline(1, color=INK, linewidth=0.8, linestyle="--")
     gain.set_title("TRL's time over ours; orange: tokens")
@@ -261,7 +261,7 @@ def _attention(axes: Any) -> None:
     axes.set_xticks([1.5, 5, 8.5], ["prompt", "chosen", "rejected"], fontsize=7)
     axes.set_yticks([1.5, 5, 8.5], ["prompt", "chosen", "rejected"], fontsize=7)
     axes.tick_params(length=0)
-    axes.set_title("who (row) attends to whom")
+    axes.set_title("who sees whom")
 
 
 def _part_colours() -> Any:

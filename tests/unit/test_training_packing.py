@@ -35,7 +35,11 @@ from tests.tiny_models import build_tiny_tokenizer, tiny_config, tiny_model
 LENGTHS = ((9, 14), (3, 1), (20, 22), (5, 8), (11, 3), (1, 17), (2, 2))
 LONGEST_ROW = 64
 CHANGES = {
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    "mixtral": {"router_aux_loss_coef": 0.0},
+    "qwen3_moe": {
+        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+        "router_aux_loss_coef": 0.0,
+    },
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},  # what drops out is drawn anew
 }
 
@@ -182,7 +186,7 @@ def test_a_model_that_no_test_holds_to_keep_conversations_apart_packs_none(
 
 
 def test_a_router_whose_loss_is_that_of_a_whole_batch_packs_none_until_it_counts_nothing() -> None:
-    config = tiny_config("mixtral", build_tiny_tokenizer(), output_router_logits=True)
+    config = tiny_config("mixtral", build_tiny_tokenizer())
     assert "set router_aux_loss_coef to 0" in str(why_leaky(config))
     config.router_aux_loss_coef = 0.0
     assert why_leaky(config) is None
