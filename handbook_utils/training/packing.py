@@ -75,7 +75,8 @@ def why_leaky(config: Any) -> str | None:
     if config.model_type not in PACKED:
         return f"no test holds that a {config.model_type} model keeps the conversations of a row apart"
     # TRL adds it wherever its coefficient is not 0, whatever the model's own default
-    if hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0):
+    coefficient = getattr(config, "router_aux_loss_coef", 0)
+    if coefficient and hasattr(config, "output_router_logits"):
         return "the router's auxiliary loss is that of a whole batch; set router_aux_loss_coef to 0"
     return None
 
