@@ -30,9 +30,10 @@ from handbook_utils.evaluation.coverage_table import coverage_rows
 FOLDER = Path("book/results")
 PROSE = 30  # characters from which a table's cell is to be read rather than looked up
 DASH = "\N{EM DASH}"
-OBSERVED = "Observation: "
+OBSERVED, UNCONFIRMED = "Observation: ", "Not confirmed: "
 NOTE = (
-    "An observation was seen here and need not be seen on the next seed; Results and status has the margins."
+    "An observation was seen here and need not be seen on the next seed; what is not confirmed was seen on "
+    "half of the fresh seeds or fewer. Results and status has the margins."
 )
 SECTIONS = ("training", "models", "reward_models", "pairs", "best_of_n", "rounds", "measured")
 
@@ -239,7 +240,11 @@ class ClaimsTable(ResultsDirective):
         calibrated = read_results(self.env, "calibration")["claims"]
         cells = [claim_cells(c, calibrated.get(name)) for name, c in results["claims"].items()]
         shown = [table(["claim", "measured", "must be", "holds", "fresh seeds"], cells)]
-        return [*shown, nodes.paragraph(NOTE, NOTE)] if any(OBSERVED in row[0] for row in cells) else shown
+        return (
+            [*shown, nodes.paragraph(NOTE, NOTE)]
+            if any(row[0].startswith((OBSERVED, UNCONFIRMED)) for row in cells)
+            else shown
+        )
 
 
 def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> list[str]:
@@ -253,8 +258,11 @@ def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None)
     >>> claim |= {"value": 0.2, "low": 0.1, "high": 0.3}
     >>> claim_cells(claim, {"wording": "observation", "held": 4, "of": 5})
     ['Observation: It grows', '0.200 [0.100, 0.300]', '> 0', 'yes', '4 of 5']
+    >>> claim_cells(claim, {"wording": "does not hold", "held": 2, "of": 5})[0]
+    'Not confirmed: It grows'
     """
-    kind = "" if calibrated and calibrated["wording"] == "claim" else OBSERVED
+    wording = calibrated["wording"] if calibrated else "observation"
+    kind = {"claim": "", "does not hold": UNCONFIRMED}.get(wording, OBSERVED)
     seeds = f"{calibrated['held']} of {calibrated['of']}" if calibrated else "not tried"
     holds = "yes" if record["holds"] else "no"
     bound = f"{record['relation']} {record['bound']:g}"
