@@ -101,18 +101,32 @@ def _started(ray: Any, cpus: int) -> Iterator[None]:
     place = os.environ.get("RAY_TMPDIR", "/tmp")
     with TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True) as folder:
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(cpus, os.cpu_count() or 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-            )
+            with _loopback_alone():
+                ray.init(
+                    address="local",
+                    num_cpus=max(cpus, os.cpu_count() or 1),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Have Ray open no port to the network, though the caller imported it, and it read its switch, before."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

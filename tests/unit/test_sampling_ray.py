@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,7 +46,8 @@ TWO = {"kind": "ray", "workers": 2}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[Any]:
-    """Ray, started once for all tests of this file."""
+    """Ray, started once for all tests of this file, in a process that has imported it already."""
+    import_module("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KILL_ONCE", str(tmp_path_factory.mktemp("kill")))
         patch.delenv("RAY_ADDRESS", raising=False)

@@ -124,6 +124,19 @@ def rows_by_step(folder: Path) -> dict[int, list[str]]:
     return {step: sorted(texts) for step, texts in sorted(rows.items())}
 
 
+def rows_trained_on(recipe: Any, place: Path, *, count: int) -> dict[int, list[str]]:
+    """Train in so many processes into `run of COUNT`; what they trained on, by step."""
+    folder = place / f"rows of {count}"
+    folder.mkdir()
+
+    def recorded() -> None:
+        record_rows(folder)
+        run_stage(recipe, place / f"run of {count}", progress=False)
+
+    assert run_ranks(recorded, count=count) == [0] * count
+    return rows_by_step(folder)
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward"])
 def test_a_stream_gives_two_processes_the_rows_and_steps_of_one(
     stage: str, make_recipe: Make, tmp_path: Path
@@ -137,16 +150,7 @@ def test_a_stream_gives_two_processes_the_rows_and_steps_of_one(
     made = make_recipe(stage, max_steps=kept // 4, max_length=120, num_train_epochs=3)
     recipe = load_recipe(made, overrides={"data.0.name": str(tmp_path / "rows.jsonl"), "streaming": True})
     recipe = load_recipe(recipe, overrides={"data.0.split": "train"})
-    for count in (1, 2):
-        folder = tmp_path / f"rows of {count}"
-        folder.mkdir()
-
-        def seen(folder: Path = folder, count: int = count) -> None:
-            record_rows(folder)
-            run_stage(recipe, tmp_path / f"run of {count}", progress=False)
-
-        assert run_ranks(seen, count=count) == [0] * count
-    one, two = rows_by_step(tmp_path / "rows of 1"), rows_by_step(tmp_path / "rows of 2")
+    one, two = (rows_trained_on(recipe, tmp_path, count=count) for count in (1, 2))
     assert list(one) == list(range(kept // 4))
     assert one == two
     once = [text for texts in one.values() for text in texts]
@@ -164,16 +168,7 @@ def test_batches_of_like_length_give_two_processes_the_rows_steps_and_weights_of
     stage: str, by: str, make_recipe: Make, tmp_path: Path
 ) -> None:
     recipe = make_recipe(stage, also=LIKE_LENGTHS[by])
-    for count in (1, 2):
-        folder = tmp_path / f"rows of {count}"
-        folder.mkdir()
-
-        def seen(folder: Path = folder, count: int = count) -> None:
-            record_rows(folder)
-            run_stage(recipe, tmp_path / f"run of {count}", progress=False)
-
-        assert run_ranks(seen, count=count) == [0] * count
-    one, two = rows_by_step(tmp_path / "rows of 1"), rows_by_step(tmp_path / "rows of 2")
+    one, two = (rows_trained_on(recipe, tmp_path, count=count) for count in (1, 2))
     assert one == two
     answers = 1 if stage == "sft" else 2
     assert {len(rows) for rows in one.values()} == {4 * answers}
