@@ -12,7 +12,7 @@ OF_A_BATCH = ("aot", "aot_unpaired", "bco_pair")
 
 def _spelled_out(value: Any) -> Any:
     # YAML 1.1 reads a bare on or off as true or false
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 OnOff = Annotated[Literal["auto", "on", "off"], BeforeValidator(_spelled_out)]

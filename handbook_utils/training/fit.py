@@ -180,9 +180,11 @@ def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, exampl
 
 def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) -> None:
     """Say how many rows `max_length` left out or cut: the trainers do either in silence."""
+    if not run.is_main:
+        return
     limit = trainer.args.max_length
     found = left_out_and_cut(trainer, rows=rows, end=tokenizer.eos_token_id)
-    if found is None or not run.is_main:
+    if found is None:
         return
     dropped, cut = found
     if dropped == rows:

@@ -63,7 +63,8 @@ def left_out_and_cut(trainer: Any, *, rows: int, end: int) -> tuple[int, int] | 
     if "seq_lengths" not in prepared.column_names or trainer.args.packing_strategy != "bfd":
         return None
     # what is as long as a row has one to itself; cut before its answer, there is nothing left to learn
-    whole = [row for row in prepared if row["seq_lengths"] == [limit] and row["input_ids"][-1] != end]
+    full = [line for line, lengths in enumerate(prepared["seq_lengths"]) if lengths == [limit]]
+    whole = [row for row in prepared.select(full) if row["input_ids"][-1] != end]
     without_answer = sum(set(row["labels"]) == {-100} for row in whole)
     return without_answer, len(whole) - without_answer
 

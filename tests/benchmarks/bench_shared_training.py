@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,18 +193,13 @@ def trainer_of(work: Work, side: str, rows: Dataset, folder: Path, turn: Any = N
     return trainer
 
 
-def sharing(side: str, trainer: Any) -> AbstractContextManager[None]:
+def sharing(side: str, trainer: Any) -> ExitStack:
     """Our side computes a prompt once, in the policy and in its reference."""
-    if side != "ours":
-        return nullcontext()
-    return _both(trainer.model, getattr(trainer, "ref_model", None))
-
-
-def _both(policy: Any, reference: Any) -> AbstractContextManager[None]:
     stack = ExitStack()
-    for model in filter(None, (policy, reference)):
+    models = (trainer.model, getattr(trainer, "ref_model", None)) if side == "ours" else ()
+    for model in filter(None, models):
         stack.enter_context(shared_prefixes(model))
-    return stack  # type: ignore[return-value]
+    return stack
 
 
 def one_round(work: Work, rows: Dataset, seed: int) -> dict[str, float]:
