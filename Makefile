@@ -8,6 +8,9 @@ CONSTRAINTS ?= constraints.txt
 # passed on to pip, for instance PIP_ARGS="--no-index --find-links wheels/"
 PIP_ARGS ?=
 WORKERS ?= 2
+# `make compatible`: one side only (WITH=newest or lowest); STORE=--store notes the newest releases as tested
+WITH ?=
+STORE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +20,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint types format book notebooks figures bench bench-gpu sabotage calibrate clean
+.PHONY: help venv demo test test-fast lint types format book notebooks figures compatible bench bench-gpu sabotage calibrate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +46,7 @@ demo: $(VENV)/.runtime ## install, run the whole pipeline on this machine, write
 	$(OFFLINE) $(BIN)/handbook run pocket/pipeline --out runs/demo
 
 test: $(VENV)/.test lint types ## everything that must pass
-	$(PYTEST) -n $(WORKERS) tests --ignore=tests/benchmarks
+	$(PYTEST) -n $(WORKERS) tests --ignore=tests/benchmarks --ignore=tests/compatible
 
 test-fast: $(VENV)/.test ## unit, contract and recipe tests (under 5 minutes)
 	$(PYTEST) -n $(WORKERS) tests/unit tests/contract tests/recipes
@@ -67,6 +70,9 @@ notebooks: $(VENV)/.test ## run every notebook, refresh its stored outputs and s
 
 figures: $(VENV)/.test ## refresh book/results, the README's figures and its picture from runs/demo
 	$(BIN)/python book/tools/refresh_figures.py runs/demo
+
+compatible: $(VENV)/.test ## the main job and the contract tests with the newest and the oldest libraries
+	$(BIN)/python tests/compatible/run.py $(WITH) $(STORE)
 
 bench: $(VENV)/.test ## measure speed and memory, end with a table
 	$(OFFLINE) $(BIN)/python tests/benchmarks/run.py

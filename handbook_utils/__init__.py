@@ -45,6 +45,7 @@ _PUBLIC = {
     "plot_rewards": "reporting.plots",
     "plot_rounds": "reporting.round_plots",
     "write_report": "reporting.report",
+    "untested_versions": "libraries.versions",
     "Estimate": "records",
     "RunResult": "records",
     "HandbookError": "errors",
@@ -87,6 +88,7 @@ __all__ = [
     "train_dpo",
     "train_reward_model",
     "train_sft",
+    "untested_versions",
     "win_rate",
     "write_report",
 ]
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from handbook_utils.evaluation.kl import estimate_kl
     from handbook_utils.evaluation.statistics import mean_estimate
     from handbook_utils.evaluation.win_rate import compare_paired, win_rate
+    from handbook_utils.libraries.versions import untested_versions
     from handbook_utils.models.load import load_model, load_tokenizer
     from handbook_utils.models.logprobs import response_logprobs, reward_scores
     from handbook_utils.models.merge import merge_adapter

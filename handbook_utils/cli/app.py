@@ -27,6 +27,7 @@ from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
 from handbook_utils.cli.template import template
 from handbook_utils.errors import HandbookError
+from handbook_utils.libraries.versions import note_untested_versions
 
 app = typer.Typer(
     name="handbook",
@@ -46,6 +47,9 @@ def main() -> None:
     except HandbookError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Exception as error:
+        note_untested_versions(error)
+        raise
     except KeyboardInterrupt:
         print("\ninterrupted; the same command again goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

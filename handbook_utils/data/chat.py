@@ -10,6 +10,7 @@ from handbook_utils.data.bounded_render import require_bounded, templates_of
 from handbook_utils.data.chat_view import row_html, row_text
 from handbook_utils.data.turns import has_marks, join_turns, split_turns, tokenize_turns
 from handbook_utils.errors import TemplateError
+from handbook_utils.libraries.versions import naming_untested_versions
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class RenderedConversation:
         return f"{rows}<p>Loss: {self.by}.</p>"
 
 
+@naming_untested_versions
 def render_conversation(
     tokenizer: Any,
     messages: Sequence[Mapping[str, Any]],

@@ -20,6 +20,7 @@ from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import DataError, suggest
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.schema.sections import DataSource, Source
 
 # rows of a piece in Arrow: of all rows together a column may not hold more than 2 GiB of text
@@ -71,6 +72,7 @@ class SourceOptions(TypedDict, total=False):
     max_rows: int | None
 
 
+@naming_untested_versions
 def load_dataset(name: str, *, kind: Kind, seed: int = 0, **options: Unpack[SourceOptions]) -> Dataset:
     """Load rows and bring them into one of five forms (see `formats.normalise_rows`).
 

@@ -8,9 +8,10 @@ from itertools import repeat
 from typing import Any
 
 import jinja2
-from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from handbook_utils.errors import TemplateError
+from handbook_utils.libraries.transformers_internals import compile_template
 
 Span = tuple[int, int]
 # what rendering and tokenizing a conversation raises where a template cannot take it
@@ -100,5 +101,5 @@ def _render_plain(
 @lru_cache(maxsize=16)
 def _compiled(template: str) -> tuple[jinja2.Template, dict[str, Any]]:
     """The template in transformers' sandbox, and its globals: Jinja copies its own slowly for each text."""
-    compiled = _compile_jinja_template(template)
+    compiled = compile_template(template)
     return compiled, dict(compiled.globals)

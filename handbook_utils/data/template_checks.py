@@ -14,10 +14,12 @@ from handbook_utils.data.template_probe import TemplateProbe
 from handbook_utils.data.template_report import Severity, Status, TemplateCheck, TemplateReport
 from handbook_utils.data.turns import has_marks
 from handbook_utils.errors import TemplateError
+from handbook_utils.libraries.versions import naming_untested_versions
 
 Verdict = tuple[Status, str, str]
 
 
+@naming_untested_versions
 def check_chat_template(tokenizer: Any) -> TemplateReport:
     """Check a tokenizer's chat template on small conversations; a bad one is reported, not raised.
 

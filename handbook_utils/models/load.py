@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from handbook_utils.data.bounded_render import require_bounded
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
+from handbook_utils.libraries.transformers_internals import attention_of, takes_flash_attention
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
 from handbook_utils.models.chat_templates import chat_template_text
 from handbook_utils.models.places import INIT, find_place, is_adapter, not_found
@@ -32,6 +34,7 @@ from handbook_utils.schema.sections import ModelSection
 LOGGER = logging.getLogger("handbook_utils")
 
 
+@naming_untested_versions
 def load_tokenizer(
     name: str, *, revision: str | None = None, for_chat: bool = True, chat_template: str | None = None
 ) -> Any:
@@ -75,6 +78,7 @@ def load_tokenizer(
     return tokenizer
 
 
+@naming_untested_versions
 def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOptions]) -> Any:
     """Load a model, in evaluation mode; an adapter together with what it was trained on.
 
@@ -224,7 +228,7 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
             raise
         except (OSError, ValueError, ImportError) as error:
             raise _not_loaded(name, "model", error, how.revision) from error
-    LOGGER.info("%s: attention %s", name, model.config._attn_implementation)
+    LOGGER.info("%s: attention %s", name, attention_of(model.config))
     _check_weights(name, how.head, info)
     if how.head == "reward" and model.config.get_text_config().pad_token_id is None:
         # without it the score is read at the last position, which is padding in all but the longest row
@@ -238,9 +242,7 @@ def _has_flash(auto: Any, place: str, how: Loading) -> bool:
     if how.attention != "auto" or how.target.type != "cuda":
         return False
     config = AutoConfig.from_pretrained(place, revision=how.revision, trust_remote_code=False)
-    return type(config) in auto._model_mapping and bool(
-        auto._model_mapping[type(config)]._supports_flash_attn
-    )
+    return takes_flash_attention(auto, config)
 
 
 def _check_weights(name: str, head: Head, info: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from handbook_utils.data.turns import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.records import Message
 from handbook_utils.shared_prefix.decoder import shared_prefixes, why_not_shared
 from handbook_utils.shared_prefix.layout import rows_together
@@ -56,6 +57,7 @@ def render_rows(tokenizer: Any, rows: Sequence[Conversation]) -> list[Sequenced]
     return rendered
 
 
+@naming_untested_versions
 def response_logprobs(
     model: Any, tokenizer: Any, rows: Sequence[Conversation], *, batch_size: int = 64
 ) -> Floats:
@@ -116,6 +118,7 @@ def sequence_logprob_sums(
     return _by_length(model, sequences, pad_token_id, min(batch_size, fitting), measure), counts
 
 
+@naming_untested_versions
 def reward_scores(
     model: Any, tokenizer: Any, rows: Sequence[Conversation], *, batch_size: int = 64
 ) -> Floats:

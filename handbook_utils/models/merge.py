@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 from handbook_utils.atomic import atomic_folder
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import adapter_head, read_base
 from handbook_utils.models.load import load_model, load_on_base, load_tokenizer
 from handbook_utils.models.places import find_place, is_adapter, not_found
@@ -58,6 +59,7 @@ class MergeReport:
     quantized_difference: float | None
 
 
+@naming_untested_versions
 def merge_adapter(
     name: str, out: str | Path, *, dtype: str = "auto", device: str | None = None
 ) -> MergeReport:

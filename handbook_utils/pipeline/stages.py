@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
@@ -45,6 +46,7 @@ STAGES = {
 }
 
 
+@naming_untested_versions
 def run_stage(
     recipe: str | Path | Recipe,
     run_dir: str | Path,

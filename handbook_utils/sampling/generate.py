@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from handbook_utils.errors import ModelError, TemplateError
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.records import Completion
 from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.transformers import SampledTokens, sample_tokens
@@ -15,6 +16,7 @@ from handbook_utils.sampling.rendering import FittedPrompts, LongPrompts, fit_pr
 from handbook_utils.sampling.speculative import Speculation, Watch
 
 
+@naming_untested_versions
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

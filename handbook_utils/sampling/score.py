@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handbook_utils.errors import DataError
+from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.records import REJECTED, Completion, Message, ScoredCompletion
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -48,6 +49,7 @@ class ScoreFailure:
         return asdict(self)
 
 
+@naming_untested_versions
 def score(
     completions: Sequence[Completion],
     scorer: Scorer,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from handbook_utils.libraries.transformers_internals import attention_of, given_cache, is_recurrent
 from handbook_utils.shared_prefix.layout import PADDING, PREFIX, SharedRows, attention, share_rows
 
 _ATTENTIONS = ("sdpa", "eager", "flex_attention")
@@ -61,12 +62,12 @@ def why_not_shared(model: Any) -> str | None:
     decoder = decoder_of(model)
     config = decoder.config
     kinds = set(getattr(config, "layer_types", None) or ()) - _LAYERS
-    if getattr(decoder, "_is_stateful", False) or kinds:
+    if is_recurrent(decoder) or kinds:
         return f"{config.model_type} keeps a state along the row ({', '.join(sorted(kinds)) or 'recurrent'})"
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return f"{config.model_type} takes no position_ids"
-    if config._attn_implementation not in _ATTENTIONS:
-        return f"attention '{config._attn_implementation}' takes no mask of its own; sdpa does"
+    if attention_of(config) not in _ATTENTIONS:
+        return f"attention '{attention_of(config)}' takes no mask of its own; sdpa does"
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
         return ROUTER_LOSS
     return None
@@ -86,7 +87,7 @@ def _shared(
     groups: Sequence[int] | None,
 ) -> SharedRows | None:
     """The layout of a batch, or None where it has to run as it is."""
-    has_cache = rest.get("past_key_values") is not None or rest.get("use_cache")
+    has_cache = given_cache(rest) is not None or rest.get("use_cache")
     if ids is None or has_cache or rest.get("position_ids") is not None or rest.get("output_router_logits"):
         return None
     if mask is not None and mask.dim() != 2:
@@ -118,7 +119,7 @@ def _inputs(decoder: Any, ids: torch.Tensor, rows: SharedRows) -> dict[str, torc
 
 def _mask(decoder: Any, rows: SharedRows, device: torch.device) -> Any:
     """Who may attend to whom, in the form that the decoder's attention takes."""
-    kind = decoder.config._attn_implementation
+    kind = attention_of(decoder.config)
     if kind == "flex_attention":
         return _block_mask(torch.from_numpy(rows.parts).to(device))
     allowed = torch.from_numpy(attention(rows.parts)).to(device)[:, None]

@@ -14,6 +14,7 @@ from transformers import AutoModel
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from handbook_utils.errors import ModelError, RecipeError
+from handbook_utils.libraries.transformers_internals import set_attention
 from handbook_utils.models.load import read_config
 from handbook_utils.run_folder import RunFolder
 from handbook_utils.schema.training import BatchedRecipe, PairRecipe, TrainingRecipe
@@ -99,7 +100,7 @@ def check_shared_prefix(recipe: TrainingRecipe, source: str) -> None:
     except ModelError:
         return  # loading tells what is wrong
     if recipe.model.attention != "auto":
-        config._attn_implementation = recipe.model.attention
+        set_attention(config, recipe.model.attention)
     with torch.device("meta"):  # no weights
         reason = why_not_shared(AutoModel.from_config(config))
     if reason:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from handbook_utils.errors import ModelError
+from handbook_utils.libraries.transformers_internals import attention_of
 from handbook_utils.models.load import read_config
 from handbook_utils.schema.training import BatchedRecipe, TrainingRecipe
 
@@ -89,7 +90,7 @@ def keep_rows_apart(trainer: Any) -> None:
     """
     config = trainer.model.config
     is_joined = getattr(trainer.args, "packing", False) and trainer.padding_free
-    if is_joined and not config._attn_implementation.startswith("flash") and why_leaky(config) is None:
+    if is_joined and not attention_of(config).startswith("flash") and why_leaky(config) is None:
         old = trainer.data_collator
         trainer.data_collator = PackedRows(old.pad_token_id, old.pad_to_multiple_of or 1)
 

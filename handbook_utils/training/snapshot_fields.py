@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import MISSING, Field, fields
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,11 +23,16 @@ _QUOTED = re.compile(r"`'?([a-z0-9_]+)'?`")
 
 
 def render_snapshot() -> str:
-    """Return the snapshot's text for the TRL that is installed: stage -> field -> types, choices, default."""
+    """Return the snapshot's text for what is installed: stage -> field -> types, choices, default.
+
+    Beside the stages, `made_with` says which releases that is.
+    """
     from handbook_utils.training.trl_bridge import CONFIGS
 
     stages = {stage: config_fields(config) for stage, config in CONFIGS.items()}
-    lines = [
+    made_with = {name: metadata.version(name) for name in ("transformers", "trl")}
+    lines = [f'  "made_with": {json.dumps(made_with)}']
+    lines += [
         f'  "{stage}": {{\n'
         + ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(named.items()))
         + "\n  }"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from peft import PeftModel
 from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from handbook_utils.errors import TrainingError
+from handbook_utils.errors import RecipeError, TrainingError
+from handbook_utils.libraries.transformers_internals import use_one_device
+from handbook_utils.libraries.versions import version_advice
 from handbook_utils.shared_prefix.batching import LengthBatches
+from handbook_utils.training.arguments import RENAMED
 from handbook_utils.training.batches import LengthBatchSampler
 from handbook_utils.training.references import frozen_copy, restore_adapter, trained_weights
 
@@ -128,6 +132,23 @@ class _GivenReference:
         return dataset
 
 
+def installed_names(config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a config class, by the names that the installed release gives them.
+
+    Raises:
+        RecipeError: it has no such field, by either name.
+    """
+    known = {field.name for field in fields(config) if field.init}
+    older = {new: old for old, new in RENAMED.items()}
+    named = {key if key in known else older.get(key, key): value for key, value in arguments.items()}
+    if unknown := sorted(named.keys() - known):
+        raise RecipeError(
+            f"training.{unknown[0]}: {config.__name__} of the installed trl and transformers has no such "
+            f"field. {version_advice()}"
+        )
+    return named
+
+
 _CHECKED = {
     name: type(trainer.__name__, (_HandbookTrainer, trainer), {}) for name, trainer in TRAINERS.items()
 }
@@ -162,10 +183,8 @@ def make_trainer(
     if name in WITH_REFERENCE and not has_adapter and not arguments.get("precompute_ref_log_probs"):
         # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
         extra["ref_model"] = frozen_copy(model, arguments)
-    config = CONFIGS[name](**arguments)
-    # left to itself a single process that sees several GPUs splits each batch over them (DataParallel), and a
-    # step is then larger than planned; several GPUs are for several processes
-    config._n_gpu = min(config.n_gpu, 1)
+    config = CONFIGS[name](**installed_names(CONFIGS[name], arguments))
+    use_one_device(config)
     trained = {key: weight.detach().clone() for key, weight in trained_weights(model)} if has_adapter else {}
     trainer = _CHECKED[name](
         model=model,

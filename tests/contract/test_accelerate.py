@@ -90,11 +90,12 @@ def test_the_recipe_decides_about_precision_whatever_the_launcher_says(
 ) -> None:
     from trl import SFTConfig
 
+    from handbook_utils.training.trl_bridge import installed_names
+
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as our configs have it
     for bf16, expected in ((True, "bf16"), (False, "no")):
-        made = SFTConfig(
-            output_dir=str(tmp_path), use_cpu=True, bf16=bf16, fp16=False, activation_checkpointing=False
-        )
+        arguments = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": bf16, "fp16": False}
+        made = SFTConfig(**installed_names(SFTConfig, arguments | {"activation_checkpointing": False}))
         assert made.mixed_precision == expected
 
 

@@ -40,7 +40,13 @@ def with_adapter(folder: Path, *, quantization: str = "none", is_trained: bool =
 
 def dpo_trainer(model: Any, folder: Path, pairs: Dataset, out: Path, *, is_ours: bool) -> Any:
     """A DPO trainer of TRL's own, or of ours."""
-    from handbook_utils.training.trl_bridge import CONFIGS, TRAINERS, make_trainer, training_conditions
+    from handbook_utils.training.trl_bridge import (
+        CONFIGS,
+        TRAINERS,
+        installed_names,
+        make_trainer,
+        training_conditions,
+    )
 
     arguments = {
         "output_dir": str(out),
@@ -52,6 +58,8 @@ def dpo_trainer(model: Any, folder: Path, pairs: Dataset, out: Path, *, is_ours:
         "dataloader_pin_memory": False,
         "report_to": "none",
         "logging_steps": 1,
+        # transformers 5.24 saves an adapter that it loaded itself with a peft that is not released
+        "save_strategy": "no",
     }
     tokenizer = load_tokenizer(str(folder))
     with quiet_libraries(), training_conditions():
@@ -60,7 +68,10 @@ def dpo_trainer(model: Any, folder: Path, pairs: Dataset, out: Path, *, is_ours:
                 "dpo", arguments=arguments, model=model, tokenizer=tokenizer, data=(pairs, None), callbacks=[]
             )
         return TRAINERS["dpo"](
-            model=model, args=CONFIGS["dpo"](**arguments), processing_class=tokenizer, train_dataset=pairs
+            model=model,
+            args=CONFIGS["dpo"](**installed_names(CONFIGS["dpo"], arguments)),
+            processing_class=tokenizer,
+            train_dataset=pairs,
         )
 
 

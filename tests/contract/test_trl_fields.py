@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from importlib import metadata
+
 import pytest
 
+from handbook_utils.errors import RecipeError
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.training.snapshot_fields import SNAPSHOT, render_snapshot
 
 
-def test_the_stored_fields_are_those_of_the_installed_trl() -> None:
+def test_the_stored_fields_are_those_of_the_releases_they_were_read_from() -> None:
+    made_with = json.loads(SNAPSHOT.read_text(encoding="utf-8"))["made_with"]
+    installed = {name: metadata.version(name) for name in made_with}
+    if installed != made_with:
+        pytest.skip(f"the snapshot is of {made_with}, installed are {installed}")
     assert SNAPSHOT.read_text(encoding="utf-8") == render_snapshot(), (
         "trainer_fields.json is stale: run `python -m handbook_utils.training.snapshot_fields`"
     )
@@ -32,8 +41,32 @@ def test_defaults_that_surprise_are_still_what_our_recipes_override(
 
 
 def test_bf16_is_on_by_default_even_on_a_cpu(tmp_path: object) -> None:
-    from handbook_utils.training.trl_bridge import CONFIGS
+    from handbook_utils.training.trl_bridge import CONFIGS, installed_names
 
     # activation_checkpointing: by its old name the default would warn
-    config = CONFIGS["dpo"](output_dir=str(tmp_path), use_cpu=True, activation_checkpointing=False)
+    arguments = {"output_dir": str(tmp_path), "use_cpu": True, "activation_checkpointing": False}
+    config = CONFIGS["dpo"](**installed_names(CONFIGS["dpo"], arguments))
     assert config.bf16 is True
+
+
+def test_a_field_goes_by_the_name_that_the_installed_release_gives_it() -> None:
+    from handbook_utils.training.trl_bridge import installed_names
+
+    @dataclass
+    class Before:
+        gradient_checkpointing: bool = True
+
+    @dataclass
+    class After(Before):
+        activation_checkpointing: bool | None = None
+
+    asked = {"activation_checkpointing": False}
+    assert installed_names(Before, asked) == {"gradient_checkpointing": False}
+    assert installed_names(After, asked) == asked
+
+
+def test_a_field_that_the_installed_release_lacks_is_named() -> None:
+    from handbook_utils.training.trl_bridge import CONFIGS, installed_names
+
+    with pytest.raises(RecipeError, match=r"training\.of_tomorrow: SFTConfig of the installed trl"):
+        installed_names(CONFIGS["sft"], {"of_tomorrow": 1})

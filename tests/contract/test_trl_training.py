@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 
 from handbook_utils.data.load import load_dataset
+from handbook_utils.libraries.transformers_internals import use_one_device
 from handbook_utils.models.load import load_model
 from handbook_utils.models.logprobs import response_logprob_sums, response_logprobs
 from tests.contract.conftest import train
@@ -181,10 +182,15 @@ def test_the_trainer_makes_as_many_steps_as_planned(
 def test_a_single_process_that_sees_several_gpus_uses_one_of_them(trainer_on: Build) -> None:
     from trl import SFTConfig
 
+    from handbook_utils.training.trl_bridge import installed_names
+
     # the field that `make_trainer` lowers: with more than one, batches are multiplied by their number
-    config = SFTConfig(output_dir="unused", use_cpu=True, bf16=False, activation_checkpointing=False)
+    arguments = {"output_dir": "unused", "use_cpu": True, "bf16": False, "activation_checkpointing": False}
+    config = SFTConfig(**installed_names(SFTConfig, arguments))
     config._n_gpu = 4
     assert (config.n_gpu, config.train_batch_size) == (4, 4 * config.per_device_train_batch_size)
+    use_one_device(config)
+    assert (config.n_gpu, config.train_batch_size) == (1, config.per_device_train_batch_size)
 
 
 def test_the_trainers_state_is_the_last_file_of_a_checkpoint(

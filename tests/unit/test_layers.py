@@ -14,6 +14,7 @@ import handbook_utils
 PACKAGE = Path(handbook_utils.__file__).parent
 LAYERS = [
     {"errors", "records"},
+    {"libraries"},
     {
         "atomic",
         "convert",

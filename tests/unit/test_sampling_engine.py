@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from handbook_utils.errors import ModelError
+from handbook_utils.libraries.transformers_internals import cache_name
 from handbook_utils.sampling.engines.cache import ROOM, with_room
 from handbook_utils.sampling.engines.drawing import draw_tokens
 from handbook_utils.sampling.engines.transformers import SamplingSettings, TokenPrompt, sample_tokens
@@ -64,16 +65,17 @@ def tiny_lfm2() -> PreTrainedModel:
 def test_a_cache_with_room_holds_what_a_plain_one_holds(prompts):
     """Over more tokens than it grows by at a time, with rows copied and dropped on the way."""
     model, ids = tiny_llama(), torch.tensor([prompts[0].token_ids, prompts[4].token_ids])
+    name = cache_name(model)
     with torch.inference_mode():
-        plain = model(ids, use_cache=True).past_key_values
-        roomy = with_room(model(ids, use_cache=True).past_key_values)
+        plain = getattr(model(ids, use_cache=True), name)
+        roomy = with_room(getattr(model(ids, use_cache=True), name))
         for step in range(3 * ROOM):
             if step in (2, ROOM + 1):
                 rows = torch.tensor([0, 0, 1] if step == 2 else [2, 0])
                 plain.reorder_cache(rows)
                 roomy.reorder_cache(rows)
             tokens = torch.full((plain.layers[0].keys.shape[0], 1), 6 + step)
-            outputs = [model(tokens, past_key_values=cache).logits for cache in (plain, roomy)]
+            outputs = [model(tokens, **{name: cache}).logits for cache in (plain, roomy)]
             assert torch.equal(*outputs)
     assert roomy.get_seq_length() == plain.get_seq_length() == 7 + 3 * ROOM
     assert all(torch.equal(a.keys, b.keys) for a, b in zip(plain.layers, roomy.layers, strict=True))

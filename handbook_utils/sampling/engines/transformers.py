@@ -22,6 +22,7 @@ import torch
 from transformers import Cache, PreTrainedModel
 
 from handbook_utils.errors import ModelError
+from handbook_utils.libraries.transformers_internals import cache_name
 from handbook_utils.records import REJECTED
 from handbook_utils.sampling.engines.cache import with_room
 from handbook_utils.sampling.engines.drawing import draw_tokens
@@ -118,6 +119,7 @@ class _Rows:
     def __init__(self, model: PreTrainedModel, batch: _Batch) -> None:
         self._model = model
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._cache_name = cache_name(model)
         ids, mask = _left_padded(batch.prompts, model.device)
         self._lengths = mask.sum(1)
         # rows of equal length need no mask, which lets attention take its quicker path
@@ -149,16 +151,15 @@ class _Rows:
         output = self._model(
             input_ids=ids,
             attention_mask=self._mask,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-            **extra,
+            **extra | {self._cache_name: self._cache},
         )
-        self._cache = getattr(output, "past_key_values", None)
+        self._cache = getattr(output, self._cache_name, None)
         if not isinstance(self._cache, Cache):
             raise ModelError(
                 f"{type(self._model).__name__} returns no key-value cache, which sampling continues from. "
-                "Use a decoder whose `past_key_values` is a transformers Cache."
+                f"Use a decoder whose `{self._cache_name}` is a transformers Cache."
             )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

@@ -1,0 +1,120 @@
+"""Does the package work with the newest libraries it allows, and with the oldest? A table says with which.
+
+python tests/compatible/run.py [newest] [lowest] [--store]
+
+For each, a fresh environment is made with the package as a wheel, without pins (newest) or with those of
+`constraints-lowest.txt` (lowest). The shrunk main job and the contract tests run in it, side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "_build" / "compatible"
+TESTED = ROOT / "handbook_utils" / "libraries" / "tested.json"
+LOWEST_FILE = ROOT / "constraints-lowest.txt"
+# what the contract tests need beside the package; what belongs to other extras is left out
+TOOLS = ["pytest>=8", "pytest-xdist>=3.6"]
+CONTRACTS = [
+    *["-q", "-p", "no:cacheprovider", "tests/contract"],
+    *["--ignore=tests/contract/test_ray.py", "--ignore=tests/contract/test_wheel.py"],
+]
+
+
+def main() -> None:
+    """Run what is asked for; exit with 1 where something fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("which", nargs="*", choices=["newest", "lowest"], help="Default: both.")
+    parser.add_argument("--store", action="store_true", help="Note the newest releases as tested.")
+    asked = parser.parse_args()
+    which = asked.which or ["newest", "lowest"]
+    failed = [name for name in which if not _holds(name)]
+    found = {name: _versions(name) for name in which}
+    print("\n" + _table(found))
+    if failed:
+        sys.exit(f"failed with: {', '.join(failed)}")
+    if asked.store and "newest" in which:
+        _store(found["newest"])
+
+
+def _holds(which: str) -> bool:
+    start = time.monotonic()
+    folder = WORK / which
+    shutil.rmtree(folder, ignore_errors=True)
+    python = _environment(folder / "venv", ["--constraints", str(LOWEST_FILE)] if which == "lowest" else [])
+    print(f"{which}: environment {time.monotonic() - start:.0f} s", flush=True)
+    # one thread each: two processes with two threads each are several times slower on two cores
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    log = folder / "contracts.txt"
+    with log.open("w", encoding="utf-8") as stream:
+        contracts = subprocess.Popen(
+            [python, "-m", "pytest", *CONTRACTS],
+            **{"cwd": ROOT, "env": environment, "stdout": stream, "stderr": subprocess.STDOUT},
+        )
+        job = subprocess.run(
+            [python, str(ROOT / "tests/compatible/main_job.py"), str(folder / "runs")],
+            env=environment,
+            check=False,
+        )
+        contracts.wait()
+    lines = log.read_text(encoding="utf-8").splitlines()
+    print("\n".join(line for line in lines if line.startswith(("FAILED", "ERROR")) or line == lines[-1]))
+    print(f"{which}: {time.monotonic() - start:.0f} s in all", flush=True)
+    return job.returncode == 0 and contracts.returncode == 0
+
+
+def _environment(folder: Path, constraints: list[str]) -> str:
+    """A fresh environment with the package as a wheel; returns its Python."""
+    python = str(folder / "bin" / "python")
+    _uv("venv", "--python", sys.executable, str(folder))
+    _uv("pip", "install", "--python", python, *constraints, f"{ROOT}[notebook]", *TOOLS)
+    return python
+
+
+def _uv(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "uv", "--quiet", *arguments], check=True)
+
+
+def _versions(which: str) -> dict[str, str]:
+    """Installed version of each direct dependency."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    python = str(WORK / which / "venv" / "bin" / "python")
+    listed = subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "list", "--quiet", "--python", python, "--format", "json"],
+        **{"capture_output": True, "text": True, "check": True},
+    )
+    installed = {entry["name"].lower(): entry["version"] for entry in json.loads(listed.stdout)}
+    names = [line.partition(">")[0] for line in project["dependencies"]]
+    return {name: installed[name.lower()] for name in names}
+
+
+def _table(found: dict[str, dict[str, str]]) -> str:
+    lines = [f"{'':<14}" + "".join(f"{which:<16}" for which in found)]
+    for name in next(iter(found.values())):
+        lines.append(f"{name:<14}" + "".join(f"{versions[name]:<16}" for versions in found.values()))
+    return "\n".join(lines)
+
+
+def _store(newest: dict[str, str]) -> None:
+    """Note which releases were tested, from the lowest that are pinned to the newest that just passed."""
+    lines = LOWEST_FILE.read_text(encoding="utf-8").splitlines()
+    lowest = {name.lower(): version for name, version in (line.split("==") for line in lines if "==" in line)}
+    tested = {name: [lowest[name.lower()], version.partition("+")[0]] for name, version in newest.items()}
+    TESTED.write_text(json.dumps(tested, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
