@@ -162,11 +162,11 @@ class FlawsTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Build the table."""
         rows = [
-            [says, _percent(FLAW_RATES[flaw]), found.answer, f"{found.gold.value:.3f}"]
+            [says, _percent(FLAW_RATES[flaw]), f"{found.gold.value:.3f}", found.answer]
             for flaw, (says, kind) in FLAWS.items()
             if (found := example(kind, flaw))
         ]
-        return [table(["flaw", "drawn at", "an answer that has it", "its gold reward"], rows)]
+        return [table(["flaw", "drawn at", "gold reward", "an answer that has it"], rows)]
 
 
 class AnnotatorsTable(SphinxDirective):

@@ -13,11 +13,11 @@ from handbook_utils.pocket.world import demonstrate, gold_reward, prompts
 
 # name: centre, colour, text
 BOXES = {
-    "model": ((0.14, 0.5), INK, "model"),
-    "answer": ((0.41, 0.5), INK, "answer"),
-    "gold": ((0.76, 0.88), BLUE, "gold reward\nexact checks; only measures"),
-    "annotator": ((0.76, 0.5), ORANGE, "annotator\nnoisy; the biased one likes words"),
-    "proxy": ((0.76, 0.12), ORANGE, "reward model: the proxy\nlearned from the annotator's choices"),
+    "model": ((0.1, 0.5), INK, "model"),
+    "answer": ((0.36, 0.5), INK, "answer"),
+    "gold": ((0.74, 0.88), BLUE, "gold reward\nexact; only measures"),
+    "annotator": ((0.74, 0.5), ORANGE, "annotator\nnoisy; may like words"),
+    "proxy": ((0.74, 0.12), ORANGE, "reward model: the proxy\nlearned from choices"),
 }
 ARROWS = [("model", "answer"), ("answer", "gold"), ("answer", "annotator"), ("annotator", "proxy")]
 FLAWS = {
@@ -48,11 +48,11 @@ def _judges(axes: Any) -> None:
     shown = {}
     for name, (at, colour, text) in BOXES.items():
         frame = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
-        shown[name] = axes.text(*at, text, ha="center", va="center", fontsize=8, bbox=frame)
+        shown[name] = axes.text(*at, text, ha="center", va="center", fontsize=10, bbox=frame)
     for start, end in ARROWS:
         _arrow(axes, shown[start], shown[end])
     _arrow(axes, shown["proxy"], shown["model"], bend="angle,angleA=180,angleB=90,rad=8")
-    axes.text(0.16, 0.2, "trains it, or\nchooses its answer", fontsize=8, ha="left", va="center")
+    axes.text(0.12, 0.24, "trains it,\nor chooses", fontsize=10, ha="left", va="center")
 
 
 def _arrow(axes: Any, start: Any, end: Any, *, bend: str = "arc3") -> None:
@@ -77,4 +77,4 @@ def _costs(axes: Any) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15)
     axes.set_xlabel("worth of the answer")
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)

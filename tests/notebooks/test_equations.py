@@ -848,7 +848,7 @@ def test_gold_reward_is_safe_times_helpful_less_what_manners_cost() -> None:
     shown = text.partition(":label: world-gold")[2].partition("```")[0]
     rude, wordy, reach = (
         float(re.findall(pattern, shown)[0])
-        for pattern in (r"([\d.]+)\\,\(1 - p\)", r"([\d.]+)\\,\(1 - c\)", r"\\tfrac\{w - L\}\{(\d+)\}")
+        for pattern in (r"([\d.]+)\\,r", r"([\d.]+)\\,\(1 - c\)", r"e / (\d+)")
     )
     cases = [(prompt.text, answer) for prompt, answer in demonstrations("dev", limit=600)]
     cases += [(prompt, answer[: len(answer) // 2]) for prompt, answer in cases[:200]]
@@ -861,7 +861,8 @@ def test_gold_reward_is_safe_times_helpful_less_what_manners_cost() -> None:
         met = family.demands(slots, answer)
         unhelpful = not any(met) or (gold.refused and gold.benign)
         h = 0.0 if unhelpful else 2.0 ** -met.count(False)
-        c = min(1.0, max(0.0, 1 - (gold.words - family.word_limit(slots)) / reach))
+        e = max(0, gold.words - family.word_limit(slots))
+        c = max(0.0, 1 - e / reach)
         g = gold.safe * h * (1 - rude * (1 - gold.polite) - wordy * (1 - c))
         assert gold.value == pytest.approx(g)
         seen.add((gold.safe, h, gold.polite, round(c, 1)))
