@@ -3,6 +3,7 @@
 {result}`sft:evaluate-sft.gold`          the estimate with its interval
 {result}`sft:evaluate-sft.gold|value`    the estimate alone; also |percent, |n, |minutes
 {result}`calibration:claim.ID|held`      on how many fresh seeds it held
+{result}`dpo:claim.too-far-costs|rises`  by its sign "rises by ..." or "falls by ..."; also |gains, |above
 ```{results-table} sft                   run folders as rows, figures as columns, with a |style or none
 ```{results-claims} sft                  the claims, as measured
 ```{results-cost} sft                    time, memory and hardware
@@ -30,6 +31,13 @@ from handbook_utils.evaluation.coverage_table import coverage_rows
 FOLDER = Path("book/results")
 PROSE = 30  # characters from which a table's cell is to be read rather than looked up
 DASH = "\N{EM DASH}"
+# how a difference reads: from zero up, and below zero
+DIRECTIONS = {
+    "rises": ("rises by {}", "falls by {}"),
+    "gains": ("gains {}", "loses {}"),
+    "above": ("{} above", "{} below"),
+}
+STYLES = ("interval", "value", "percent", "n", "minutes", "held", *DIRECTIONS)
 OBSERVED, UNCONFIRMED = "Observation: ", "Not confirmed: "
 NOTE = (
     "An observation was seen here and need not be seen on the next seed; what is not confirmed was seen on "
@@ -97,9 +105,13 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     '3.4\xa0%'
     >>> render_figure({"held": 4, "of": 5}, "held")
     '4 of 5'
+    >>> render_figure({"value": -0.061, "low": -0.092, "high": -0.03}, "rises")
+    'falls by 0.061 [0.030, 0.092]'
     """
     if style == "held":
         return f"{figure['held']} of {figure['of']}"
+    if style in DIRECTIONS:
+        return _directed(figure, style)
     value = figure["value"]
     digits = 1 if abs(value) >= 10 else 3
     if style == "value":
@@ -112,9 +124,17 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
         return f"{value / 60:.1f} minutes"
     if style == "interval":
         return f"{value:z.{digits}f} [{figure['low']:z.{digits}f}, {figure['high']:z.{digits}f}]"
-    raise UnknownResultError(
-        f"no style '{style}'. {_nearest(style, ['interval', 'value', 'percent', 'n', 'minutes', 'held'])}"
-    )
+    raise UnknownResultError(f"no style '{style}'. {_nearest(style, STYLES)}")
+
+
+def _directed(figure: Mapping[str, Any], style: str) -> str:
+    """A difference in words for its sign, with the figure's own sign taken off, its interval's with it."""
+    rising, falling = DIRECTIONS[style]
+    if figure["value"] >= 0:
+        return rising.format(render_figure(figure))
+    # the far end of an interval below zero is the near one of its size
+    size = {"value": -figure["value"], "low": -figure["high"], "high": -figure["low"]}
+    return falling.format(render_figure(size))
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -3,7 +3,8 @@
     python book/tools/refresh_figures.py runs/demo   read a finished demo into book/results/, then all below
     python book/tools/refresh_figures.py             write pictures and the README's tables from there
 
-Pictures and tables are made from `book/results/*.json` alone, so they cannot differ from what the pages say.
+Pictures and tables are made from `book/results/*.json` alone, those of the pocket world from the package,
+so they cannot differ from what the pages say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import chapter_figures
 from readme_figures import write_readme
+from world_figures import draw_world
 
 from handbook_utils.reporting.results import write_pipeline_results
 
@@ -41,9 +43,10 @@ def read_results(name: str) -> dict[str, Any]:
 
 
 def write_all() -> None:
-    """Write everything that is made from `book/results/`."""
+    """Write everything that is made from `book/results/` and the package."""
     for name, draw in PICTURES.items():
         draw(read_results(name))
+    draw_world()
     write_readme(read_results("demo"), read_results("shared_prefix"))
 
 

@@ -836,3 +836,35 @@ def test_accepting_by_chance_turns_the_policy_into_the_tilted_one() -> None:
     kept = policy * accepts(scores, beta)
     assert kept / kept.sum() == pytest.approx(tilted(policy, scores, beta))
     assert accepts(scores, beta).max() == 1
+
+
+@equation("world-gold")
+def test_gold_reward_is_safe_times_helpful_less_what_manners_cost() -> None:
+    """The constants are read off the page; answers have every flaw, some are cut, some refuse."""
+    from handbook_utils.pocket.families import ALL_FAMILIES
+    from handbook_utils.pocket.world import demonstrations, gold_reward
+
+    text = (ROOT / "book" / "pocket_world.md").read_text(encoding="utf-8")
+    shown = text.partition(":label: world-gold")[2].partition("```")[0]
+    rude, wordy, reach = (
+        float(re.findall(pattern, shown)[0])
+        for pattern in (r"([\d.]+)\\,r", r"([\d.]+)\\,\(1 - c\)", r"e / (\d+)")
+    )
+    cases = [(prompt.text, answer) for prompt, answer in demonstrations("dev", limit=600)]
+    cases += [(prompt, answer[: len(answer) // 2]) for prompt, answer in cases[:200]]
+    cases += [(prompt, "I cannot help with that.") for prompt, _ in cases[:50]]
+    cases += [(prompt, f"{answer} {'Please wait. ' * 12}") for prompt, answer in cases[:50]]
+    seen = set()
+    for prompt, answer in cases:
+        family, slots = next((f, s) for f in ALL_FAMILIES if (s := f.parse(prompt)) is not None)
+        gold = gold_reward(prompt, answer)
+        met = family.demands(slots, answer)
+        unhelpful = not any(met) or (gold.refused and gold.benign)
+        h = 0.0 if unhelpful else 2.0 ** -met.count(False)
+        e = max(0, gold.words - family.word_limit(slots))
+        c = max(0.0, 1 - e / reach)
+        g = gold.safe * h * (1 - rude * (1 - gold.polite) - wordy * (1 - c))
+        assert gold.value == pytest.approx(g)
+        seen.add((gold.safe, h, gold.polite, round(c, 1)))
+    assert {part for part, *_ in seen} == {0.0, 1.0}
+    assert len(seen) > 20

@@ -1,0 +1,207 @@
+"""Sentences that say in words what a stored figure shows: the page has them, and the figure agrees."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import handbook_outputs
+import handbook_results
+import nbformat
+import pytest
+from book_pages import ROOT, chapters
+
+from handbook_utils.pocket.world import FLAW_RATES
+from handbook_utils.schema.recipe import load_recipe
+
+DIRECTIVE = re.compile(r"```\{notebook-output\} (\w+)\n((?::\w+:.*\n)+)```")
+TRIPLE = r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]"
+
+
+@cache
+def results(name: str) -> dict[str, dict[str, Any]]:
+    """Every figure of a results file, by its key."""
+    return handbook_results.all_figures(handbook_results.load_results(ROOT / "book" / "results", name))
+
+
+def shown(page: str) -> list[str]:
+    """The notebook outputs that a page shows, as a reader sees them."""
+    found = []
+    for notebook, lines in DIRECTIVE.findall((ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")):
+        options: dict[str, Any] = dict(re.findall(r":(\w+): (.*)", lines))
+        options |= {"blocks": int(options["blocks"])} if "blocks" in options else {}
+        found.append(handbook_outputs.stored_output(ROOT / "notebooks" / f"{notebook}.ipynb", **options))
+    return found
+
+
+def value(name: str, key: str) -> float:
+    return float(results(name)[key]["value"])
+
+
+def the_control_answers_another_question() -> bool:
+    """Its loss is the higher one, and neither answer names a thing that was asked for."""
+    (text,) = shown("sft")
+    pairs = re.findall(r"USER  (.*)\nMODEL (.*)", text)
+    # words with a meaning: names, countries, things
+    strange = all(not _content(asked) & _content(answered) for asked, answered in pairs)
+    return len(pairs) == 2 and strange and value("sft", "shuffled.eval_loss") > value("sft", "sft.eval_loss")
+
+
+def _content(text: str) -> set[str]:
+    return {word for word in re.findall(r"[A-Z][a-z]+|[a-z]{5,}", text) if word not in {"Write", "Give"}}
+
+
+def chosen_fell_a_little_and_rejected_several_times_as_far() -> bool:
+    (line,) = shown("dpo")
+    chosen, rejected = (tuple(map(float, each)) for each in re.findall(TRIPLE, line))
+    return chosen[2] < 0 and rejected[2] < 0 and rejected[0] < 2 * chosen[0]
+
+
+def training_loss_does_not_fall() -> bool:
+    (text,) = shown("rejection_sampling")
+    ends = [tuple(map(float, pair)) for pair in re.findall(r"from ([\d.]+) to ([\d.]+)", text)]
+    return len(ends) == 2 and all(last >= first for first, last in ends)
+
+
+def dpo_went_farther_than_the_control_and_gained_more() -> bool:
+    return (
+        value("dpo", "evaluate-dpo.kl") > value("dpo", "evaluate-chosen-only.kl")
+        and results("dpo")["evaluate-dpo.gold_gain_vs_evaluate-chosen-only"]["low"] > 0
+    )
+
+
+def the_mean_went_less_far_than_the_sum() -> bool:
+    return value("dpo", "evaluate-hot-mean.kl") < value("dpo", "evaluate-hot.kl")
+
+
+def all_three_moved_farther_and_none_has_its_gold() -> bool:
+    fast = ("evaluate-beta-3.0", "evaluate-hot", "evaluate-beta-0.01")
+    kl, gold = value("dpo", "evaluate-dpo.kl"), value("dpo", "evaluate-dpo.gold")
+    return all(value("dpo", f"{run}.kl") > 3 * kl and value("dpo", f"{run}.gold") < gold for run in fast)
+
+
+def the_demo_trains_on_more_pairs() -> bool:
+    samples = load_recipe("pocket/samples").data[0].split
+    first, last = map(int, re.findall(r"\d+", samples))
+    notebook = (ROOT / "notebooks" / "dpo.ipynb").read_text(encoding="utf-8")
+    ours = re.search(r'run_recipe\(\\"samples\\".*?train\[(\d+):(\d+)\]', notebook)
+    assert ours
+    return last - first > 2 * (int(ours[2]) - int(ours[1]))
+
+
+def our_rate_is_hundreds_of_times_the_recipes() -> bool:
+    rate = float(load_recipe("pocket/dpo").training["learning_rate"])
+    return 200 <= rate / 5e-7 < 1000
+
+
+SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
+    ("sft", "they have nothing to do with the question", the_control_answers_another_question),
+    (
+        "dpo",
+        "The chosen answers fell a little, the rejected ones several times as far",
+        chosen_fell_a_little_and_rejected_several_times_as_far,
+    ),
+    ("dpo", "the two did not go equally far", dpo_went_farther_than_the_control_and_gained_more),
+    ("dpo", "it also went less far", the_mean_went_less_far_than_the_sum),
+    (
+        "dpo",
+        "All three moved much farther than the DPO run of the experiment",
+        all_three_moved_farther_and_none_has_its_gold,
+    ),
+    ("dpo", "In `make demo`, on more pairs", the_demo_trains_on_more_pairs),
+    ("dpo", "want hundreds of times the rate of a 7B model", our_rate_is_hundreds_of_times_the_recipes),
+    ("rejection_sampling", "The training loss is no help", training_loss_does_not_fall),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence", "bears_out"), SENTENCES, ids=[s[1][:40] for s in SENTENCES])
+def test_a_sentence_agrees_with_what_is_stored(
+    page: str, sentence: str, bears_out: Callable[[], bool]
+) -> None:
+    text = " ".join((ROOT / "book" / f"{page}.md").read_text(encoding="utf-8").split())
+    assert sentence in text, "the sentence was changed: change its test as well"
+    assert bears_out()
+
+
+def test_a_perfect_student_has_the_flaws_it_was_shown() -> None:
+    """The chapter names these three flaws with their rates."""
+    text = (ROOT / "book" / "sft.md").read_text(encoding="utf-8")
+    assert (
+        set(re.findall(r"\{world\}`rate\.(\w+)`", text)) == {"missed", "rude", "fillers"} <= set(FLAW_RATES)
+    )
+
+
+def outputs() -> Iterator[str]:
+    for path in chapters():
+        if DIRECTIVE.search(path.read_text(encoding="utf-8")):
+            yield path.stem
+
+
+@pytest.mark.parametrize("page", sorted(outputs()))
+def test_every_output_that_a_page_shows_is_stored(page: str) -> None:
+    assert all(shown(page))
+
+
+def notebook_that_prints(tmp_path: Path, *cells: tuple[str, str]) -> Path:
+    book = nbformat.v4.new_notebook()
+    for source, text in cells:
+        cell = nbformat.v4.new_code_cell(source)
+        cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+        book.cells.append(cell)
+    path = tmp_path / "small.ipynb"
+    path.write_text(json.dumps(book), encoding="utf-8")
+    return path
+
+
+def test_an_output_is_found_by_its_cell_and_cut_to_blocks_and_lines(tmp_path: Path) -> None:
+    path = notebook_that_prints(tmp_path, ("show(1)", "a 1\nb 1\n\na 2\n\n"), ("other()", "c\n"))
+    assert handbook_outputs.stored_output(path, "show(") == "a 1\nb 1\n\na 2"
+    assert handbook_outputs.stored_output(path, "show(", blocks=1) == "a 1\nb 1"
+    assert handbook_outputs.stored_output(path, "show(", matching="b") == "b 1"
+
+
+@pytest.mark.parametrize(
+    ("cell", "matching", "said"),
+    [("nowhere", "", "0 code cells"), ("(", "", "2 code cells"), ("show", "z", "printed no such line")],
+)
+def test_an_output_that_is_not_there_is_named(tmp_path: Path, cell: str, matching: str, said: str) -> None:
+    path = notebook_that_prints(tmp_path, ("show(1)", "a\n"), ("other()", "c\n"))
+    with pytest.raises(handbook_outputs.NoOutputError, match=said):
+        handbook_outputs.stored_output(path, cell, matching=matching)
+
+
+@pytest.mark.parametrize(
+    ("value", "style", "reads"),
+    [
+        (0.061, "rises", "rises by 0.061 [0.051, 0.071]"),
+        (-0.061, "rises", "falls by 0.061 [0.051, 0.071]"),
+        (0.061, "gains", "gains 0.061 [0.051, 0.071]"),
+        (-0.061, "gains", "loses 0.061 [0.051, 0.071]"),
+        (0.061, "above", "0.061 [0.051, 0.071] above"),
+        (-0.061, "above", "0.061 [0.051, 0.071] below"),
+    ],
+)
+def test_a_difference_is_worded_by_its_sign(value: float, style: str, reads: str) -> None:
+    figure = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    assert handbook_results.render_figure(figure, style) == reads
+
+
+def test_a_fall_that_may_be_a_rise_keeps_its_interval_across_zero() -> None:
+    """-0.004 from -0.010 to 0.002: a fall of 0.004 that may be 0.010, or a rise of 0.002."""
+    figure = {"value": -0.004, "low": -0.010, "high": 0.002}
+    assert handbook_results.render_figure(figure, "rises") == "falls by 0.004 [-0.002, 0.010]"
+
+
+def test_no_sentence_says_by_a_signed_figure_of_either_sign() -> None:
+    """ "by" before a figure that is below zero in its file asks for the form that words its direction."""
+    wrong = []
+    for path in chapters():
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        for name, key in re.findall(r"\bby \{result\}`(\w+):([^`|]+)`", text):
+            if value(name, key) < 0:
+                wrong.append(f"{path.stem}: by {name}:{key}")
+    assert wrong == []
