@@ -27,10 +27,11 @@ def tested_versions() -> dict[str, tuple[str, str]]:
 
 
 def untested_versions() -> list[str]:
-    """One sentence per installed library that is older or newer than the tested releases, with what to install.
+    """What to say of each installed library that is older or newer than the tested releases.
 
     Returns:
-        Nothing where every library is a tested release; a bugfix release of the newest one counts as tested.
+        One sentence per library, with what to install; nothing where all are tested releases. A bugfix
+        release of the newest one counts as tested.
     """
     return [
         sentence

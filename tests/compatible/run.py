@@ -57,6 +57,7 @@ def _holds(which: str) -> bool:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "default::FutureWarning,default::DeprecationWarning",
     }
     log = folder / "contracts.txt"
     with log.open("w", encoding="utf-8") as stream:
