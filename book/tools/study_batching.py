@@ -16,8 +16,8 @@ from typing import Any
 
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.reporting.results import write_result
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import read_manifest
 
 ARMS = ("random", "alike")
 FIGURES = {

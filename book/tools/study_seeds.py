@@ -18,7 +18,7 @@ from typing import Any
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.reporting.results import write_result
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 
 Figure = dict[str, Any]
 Measured = Mapping[str, Mapping[str, Figure]]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import write_text
 from handbook_utils.cli import view
 from handbook_utils.errors import LaunchError, MissingDependencyError
 from handbook_utils.launch.accelerate import Rendezvous, launch_command
@@ -17,6 +16,7 @@ from handbook_utils.launch.slurm import Job, sbatch_script
 from handbook_utils.pipeline.launched import launch_program, layout_here, needs_launcher, planned_layout
 from handbook_utils.pipeline.stages import finished, run_stage
 from handbook_utils.processes import rank
+from handbook_utils.runs.atomic import write_text
 from handbook_utils.schema.stages import AnyStage
 from handbook_utils.schema.training import TrainingRecipe
 

@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from handbook_utils.atomic import write_text
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.convert.notes import Note
 from handbook_utils.errors import RecipeError
+from handbook_utils.runs.atomic import write_text
 from handbook_utils.schema.cards import NOT_LOADED, RecipeCard, hyperparameters, recipe_card
 from handbook_utils.schema.recipe import (
     check_recipe,

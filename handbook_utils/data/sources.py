@@ -19,7 +19,7 @@ from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
 from handbook_utils.environment import is_offline
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 
 LOGGER = logging.getLogger("handbook_utils")
 # what a run is for, by its stage: the table that another stage reads

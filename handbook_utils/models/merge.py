@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from handbook_utils.atomic import atomic_folder
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError
 from handbook_utils.models.adapters import adapter_head, read_base
 from handbook_utils.models.load import load_model, load_on_base, load_tokenizer
 from handbook_utils.models.places import find_place, is_adapter, not_found
 from handbook_utils.models.precision import DTYPES, Loading
+from handbook_utils.runs.atomic import atomic_folder
 
 # how far an output may move, as a share of the largest one: rounding of each format, summed up over layers
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}

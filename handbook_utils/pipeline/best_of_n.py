@@ -11,7 +11,7 @@ from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.evaluation.best_of_n import best_of_n_curve, best_of_n_difference
 from handbook_utils.pipeline.tables import read_scores, score_columns
 from handbook_utils.records import REJECTED, Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.stages import BestOfNRecipe
 
 Grid = NDArray[np.float64]

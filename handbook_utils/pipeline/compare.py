@@ -10,8 +10,8 @@ from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.tables import run_scores
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import differences, read_manifest
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import differences, read_manifest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
 from handbook_utils.sampling.parts import write_samples
 from handbook_utils.sampling.score_stage import write_scores

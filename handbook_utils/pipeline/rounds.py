@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.console import Console
 
-from handbook_utils.atomic import temporary_name
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
@@ -23,8 +22,9 @@ from handbook_utils.pipeline.round_stages import all_stages, relocated, round_st
 from handbook_utils.pipeline.stages import resolve_inputs, run_stage
 from handbook_utils.pipeline.tables import shared_scores
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_folder import RunFolder
-from handbook_utils.run_state import run_fingerprint
+from handbook_utils.runs.atomic import temporary_name
+from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.state import run_fingerprint
 from handbook_utils.sampling.parts import load_prompts
 from handbook_utils.sampling.score_stage import check_names
 from handbook_utils.sampling.scorers.load import check_scorers

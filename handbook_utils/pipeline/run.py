@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import explained_os_errors, locked, write_text
 from handbook_utils.errors import RecipeError, RunFolderError, suggest
 from handbook_utils.pipeline.stages import fingerprint_inputs, is_done, resolve_inputs, run_stage, sources_of
 from handbook_utils.records import RunResult
+from handbook_utils.runs.atomic import explained_os_errors, locked, write_text
 from handbook_utils.schema.recipe import Overrides, load_recipe, parse_overrides, recipe_to_yaml, stage_recipe
 from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe
 

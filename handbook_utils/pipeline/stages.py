@@ -10,16 +10,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.processes import is_launched, rank
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_folder import RunFolder, open_run, read_result
-from handbook_utils.run_follower import FollowedRun
-from handbook_utils.run_state import damaged_outputs, differences, is_finished, read_manifest, run_fingerprint
+from handbook_utils.runs.atomic import sha256_of
+from handbook_utils.runs.folder import RunFolder, open_run, read_result
+from handbook_utils.runs.follower import FollowedRun
+from handbook_utils.runs.state import (
+    damaged_outputs,
+    differences,
+    is_finished,
+    read_manifest,
+    run_fingerprint,
+)
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.schema.sections import Source
 from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe, recipe_types

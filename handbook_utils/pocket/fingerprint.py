@@ -6,7 +6,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from handbook_utils.atomic import sha256_of
+from handbook_utils.runs.atomic import sha256_of
 
 PREFIX = "pocket:"
 # not base_model.base_path: that module loads torch, and a dry run must not

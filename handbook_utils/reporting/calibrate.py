@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from handbook_utils.atomic import write_json
 from handbook_utils.errors import DataError, HandbookError, RunFolderError, suggest
 from handbook_utils.reporting.claims import project_root
 from handbook_utils.reporting.margins import summarise
@@ -32,6 +31,7 @@ from handbook_utils.reporting.notebook_claims import execute_notebook, notebook_
 from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 from handbook_utils.reporting.results import provenance
 from handbook_utils.reporting.runs import read_pipeline
+from handbook_utils.runs.atomic import write_json
 
 Part = dict[str, Any]
 

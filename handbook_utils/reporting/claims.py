@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from handbook_utils.atomic import write_json
 from handbook_utils.errors import ClaimError, DataError
 from handbook_utils.records import Estimate
+from handbook_utils.runs.atomic import write_json
 
 Relation = Literal[">", "<"]
 

@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from handbook_utils.atomic import write_text
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims import interval_svg
@@ -30,6 +29,7 @@ from handbook_utils.reporting.results import COLUMNS, cost, device_name, label_o
 from handbook_utils.reporting.round_plots import plot_rounds
 from handbook_utils.reporting.runs import STATUSES, TRAINING_STAGES, RunView, read_runs
 from handbook_utils.reporting.samples import compare_answers
+from handbook_utils.runs.atomic import write_text
 
 SIDE_BY_SIDE = ("evaluate-sft", "evaluate-dpo")
 

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import write_json
 from handbook_utils.environment import environment
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims import project_root
 from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 from handbook_utils.reporting.runs import RunView, read_pipeline
+from handbook_utils.runs.atomic import write_json
 
 LABELS = {
     "evaluate-base": "pre-trained base",

@@ -12,8 +12,8 @@ from typing import Any
 from handbook_utils.errors import RunFolderError, suggest
 from handbook_utils.pipeline.run import PIPELINE_FILE, resolve_pipeline
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_folder import MANIFEST, read_result
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.folder import MANIFEST, read_result
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import recipe_to_dict
 
 TRAINING_STAGES = frozenset({"pretrain", "sft", "reward", "dpo"})

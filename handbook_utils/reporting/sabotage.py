@@ -19,7 +19,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from handbook_utils.atomic import sha256_of, write_json
 from handbook_utils.errors import ClaimError, HandbookError, RecipeError, RunFolderError, suggest
 from handbook_utils.reporting.breaks import Break
 from handbook_utils.reporting.claims import assert_claim, project_root
@@ -34,7 +33,8 @@ from handbook_utils.reporting.runs import (
     get_run,
     read_pipeline,
 )
-from handbook_utils.run_folder import MANIFEST, RECIPE
+from handbook_utils.runs.atomic import sha256_of, write_json
+from handbook_utils.runs.folder import MANIFEST, RECIPE
 
 FEW_STEPS = 5  # a training stage cut to this many steps costs no more than loading its model
 

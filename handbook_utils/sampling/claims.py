@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from handbook_utils.atomic import explained_os_errors
+from handbook_utils.runs.atomic import explained_os_errors
 
 CLAIMS = ".claims"
 

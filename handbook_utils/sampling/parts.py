@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from handbook_utils.atomic import remove_leftovers
 from handbook_utils.data.load import Locator, ResolvedInputs
 from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.atomic import remove_leftovers
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.load import load_engine

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from handbook_utils.atomic import remove_leftovers, write_json, write_table
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Completion, Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.atomic import remove_leftovers, write_json, write_table
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.figures import mean_figures
 from handbook_utils.sampling.groups import text_codes
 from handbook_utils.sampling.progress import answer_bar

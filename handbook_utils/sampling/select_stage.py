@@ -14,7 +14,7 @@ import pyarrow as pa
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import paired_difference
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.choose import Choice, Rule, choose
 from handbook_utils.sampling.figures import gain_figures, mean_figures, score_unit
 from handbook_utils.sampling.groups import Floats, Ints, text_codes

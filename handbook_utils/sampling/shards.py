@@ -22,7 +22,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handbook_utils.atomic import (
+from handbook_utils.errors import DataError, ModelError
+from handbook_utils.records import REJECTED
+from handbook_utils.runs.atomic import (
     atomic_file,
     explained_os_errors,
     sha256_of,
@@ -30,8 +32,6 @@ from handbook_utils.atomic import (
     write_table,
     write_text,
 )
-from handbook_utils.errors import DataError, ModelError
-from handbook_utils.records import REJECTED
 from handbook_utils.sampling.claims import CLAIMS
 from handbook_utils.sampling.engines.interface import Answers, Prompt
 from handbook_utils.sampling.tables import samples_table

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from handbook_utils.errors import HandbookError
-from handbook_utils.run_folder import RECIPE
+from handbook_utils.runs.folder import RECIPE
 from handbook_utils.sampling.engines.load import load_engine
 from handbook_utils.sampling.parts import make_shards, settings_of
 from handbook_utils.sampling.shards import read_plan

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from handbook_utils.errors import ModelError, RecipeError
 from handbook_utils.models.load import read_config
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import BatchedRecipe, PairRecipe, TrainingRecipe
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.shared_prefix.decoder import ROUTER_LOSS, shared_prefixes, why_not_shared

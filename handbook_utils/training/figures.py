@@ -20,7 +20,7 @@ from handbook_utils.models.logprobs import (
     sequence_logprob_sums,
 )
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.plan import setting
 from handbook_utils.training.rows import tell

@@ -19,7 +19,7 @@ from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.load import check_vocabulary, load_model, load_tokenizer
 from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
 from handbook_utils.training.batches import check_shared_prefix, length_batches, prompts_computed_once

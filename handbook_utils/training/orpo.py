@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import OrpoRecipe
 from handbook_utils.training.figures import odds_ratio_figures
 from handbook_utils.training.fit import fit, load_rows

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handbook_utils.atomic import TEMPORARY, atomic_file, write_json
 from handbook_utils.errors import DataError, ModelError
 from handbook_utils.models.logprobs import Floats, Sequenced
+from handbook_utils.runs.atomic import TEMPORARY, atomic_file, write_json
 
 FORMAT, RECORD = 1, "store.json"
 ELSEWHERE = "Name another folder in `reference_logps`, or delete this one."

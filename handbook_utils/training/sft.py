@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import SftRecipe
 from handbook_utils.training.figures import answer_loss
 from handbook_utils.training.fit import fit, load_rows

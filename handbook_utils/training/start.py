@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handbook_utils.atomic import atomic_folder
 from handbook_utils.errors import LaunchError, ModelError, RecipeError
 from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, read_lora
 from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
 from handbook_utils.models.places import INIT, find_place, is_adapter, weights_fingerprint
 from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.atomic import atomic_folder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.group import wait_for_all

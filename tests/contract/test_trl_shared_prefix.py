@@ -16,7 +16,7 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import RecipeError
 from handbook_utils.models.adapters import new_adapter
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.run_folder import open_run
+from handbook_utils.runs.folder import open_run
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.shared_prefix.decoder import decoder_of
 from handbook_utils.training.arguments import trainer_arguments

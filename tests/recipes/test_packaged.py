@@ -11,7 +11,7 @@ import pytest
 from handbook_utils import run_pipeline, run_stage
 from handbook_utils.data.recognise import describe_format
 from handbook_utils.pipeline.run import resolve_pipeline
-from handbook_utils.run_folder import read_result
+from handbook_utils.runs.folder import read_result
 from handbook_utils.schema.recipe import load_recipe, recipe_names, recipe_to_dict
 from handbook_utils.schema.stages import GenerateRecipe, PipelineRecipe, RejectionRecipe
 from handbook_utils.schema.training import TrainingRecipe

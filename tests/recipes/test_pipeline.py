@@ -15,8 +15,8 @@ from handbook_utils import run_pipeline, run_stage
 from handbook_utils.errors import RecipeError, RunFolderError
 from handbook_utils.pipeline.compare import compare_runs
 from handbook_utils.pipeline.run import resolve_pipeline, stage_edges
-from handbook_utils.run_folder import RunFolder, read_result
-from handbook_utils.run_state import read_manifest, run_fingerprint
+from handbook_utils.runs.folder import RunFolder, read_result
+from handbook_utils.runs.state import read_manifest, run_fingerprint
 from tests.recipes.tiny import TINY
 
 BASE = {

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from handbook_utils.records import Estimate
-from handbook_utils.run_state import read_table
+from handbook_utils.runs.state import read_table
 
 PROMPTS = 60
 

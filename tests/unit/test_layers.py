@@ -14,18 +14,7 @@ import handbook_utils
 PACKAGE = Path(handbook_utils.__file__).parent
 LAYERS = [
     {"errors", "records"},
-    {
-        "atomic",
-        "convert",
-        "environment",
-        "methods",
-        "processes",
-        "run_folder",
-        "run_follower",
-        "run_log",
-        "run_state",
-        "schema",
-    },
+    {"convert", "environment", "methods", "processes", "runs", "schema"},
     {"pocket"},
     {"data"},
     {"shared_prefix"},

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from handbook_utils.errors import DataError, ModelError, RecipeError, TrainingError
 from handbook_utils.models.logprobs import Floats, Sequenced
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training import fit, reference_logps
 from handbook_utils.training.reference_logps import pair_logps

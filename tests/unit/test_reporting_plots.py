@@ -22,7 +22,7 @@ from handbook_utils.reporting.plots import (
     plot_rewards,
     plot_training,
 )
-from handbook_utils.run_folder import read_result
+from handbook_utils.runs.folder import read_result
 
 
 def test_training_loss_is_drawn_with_held_out_loss(finished_pipeline):

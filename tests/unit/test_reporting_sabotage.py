@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from reporting_fakes import use_fakes
 
-from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.reporting import breaks
 from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS, Sabotage, check_pipeline_claims
 from handbook_utils.reporting.runs import TRAINING_STAGES, read_pipeline
 from handbook_utils.reporting.sabotage import grouped, is_cheap, main, run_sabotages, stages_to_rerun
+from handbook_utils.runs.atomic import sha256_of
 
 CLAIMS = {each.id: each for each in PIPELINE_CLAIMS}
 

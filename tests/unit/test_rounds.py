@@ -23,8 +23,8 @@ from handbook_utils.pipeline import stages
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_seed
 from handbook_utils.pipeline.stages import rejection_sample, run_stage
 from handbook_utils.pipeline.tables import run_scores, shared_scores
-from handbook_utils.run_folder import RunFolder, read_result
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.folder import RunFolder, read_result
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 
 # a dozen prompts are too few for an interval to rely on, and the figures say so

@@ -21,7 +21,7 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.score import NoScore
 from handbook_utils.sampling.scorers.judge import judge_messages, read_verdict

@@ -26,7 +26,7 @@ import torch
 from handbook_utils.environment import versions
 from handbook_utils.errors import DataError, LaunchError, MissingDependencyError, RecipeError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.sampling import parts, ray_workers
 from handbook_utils.sampling.ray_cluster import ALONE, need_of, ray_cluster, room_for
 from handbook_utils.sampling.ray_pool import TRIES, RayPool

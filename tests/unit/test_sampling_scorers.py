@@ -17,7 +17,7 @@ from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.models.load import load_tokenizer
 from handbook_utils.pipeline.stages import run_stage, sources_of
 from handbook_utils.records import Completion
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling.score import NoScore, score
 from handbook_utils.sampling.scorers.load import load_scorers
 from handbook_utils.sampling.scorers.reward_model import combine_scores

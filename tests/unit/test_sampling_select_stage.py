@@ -15,7 +15,7 @@ from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import RunResult
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling.tables import MESSAGES, SAMPLES
 from handbook_utils.schema.recipe import check_recipe
 

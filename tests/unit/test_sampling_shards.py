@@ -20,8 +20,8 @@ import pytest
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.run_folder import open_run, read_result
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.folder import open_run, read_result
+from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import parts, shards
 from handbook_utils.sampling.claims import Claims
 from handbook_utils.sampling.engines.interface import Answers, Prompt, SamplingSettings

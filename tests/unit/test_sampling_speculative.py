@@ -18,8 +18,8 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling.annotate import annotate, load_annotator
 from handbook_utils.sampling.choose import Rule, choose
 from handbook_utils.sampling.engines.interface import SamplingSettings

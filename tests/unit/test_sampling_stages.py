@@ -16,8 +16,8 @@ from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling import score_stage
 from handbook_utils.sampling.generate import TransformersEngine
 from handbook_utils.sampling.stages import count_prompts

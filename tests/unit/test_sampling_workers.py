@@ -14,7 +14,7 @@ import pytest
 
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_metrics
+from handbook_utils.runs.state import read_metrics
 from handbook_utils.sampling import workers
 from handbook_utils.sampling.workers import run_workers
 from handbook_utils.schema.stages import GenerateRecipe

@@ -21,7 +21,7 @@ from handbook_utils.models.load import load_model, load_pair
 from handbook_utils.models.logprobs import response_logprobs, reward_scores
 from handbook_utils.models.precision import is_quantized, quantized_share
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training import start
 from tests.conftest import DATA

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING
 from handbook_utils import run_stage
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training import fit
 from handbook_utils.training.arguments import trainer_arguments

@@ -11,7 +11,7 @@ from safetensors.torch import save as safetensors
 
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.checkpoints import newest_checkpoint

@@ -21,7 +21,7 @@ from handbook_utils.errors import DataError, ModelError, TrainingError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe, recipe_to_dict
 
 STAGES = ("pretrain", "sft", "reward", "dpo")

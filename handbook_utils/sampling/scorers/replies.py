@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import explained_os_errors
 from handbook_utils.errors import DataError
+from handbook_utils.runs.atomic import explained_os_errors
 
 
 class ReplyStore:

@@ -83,7 +83,7 @@ def output_checksums(path: Path, *, leave_out: Collection[str]) -> dict[str, str
 
     A run folder inside has checksums of its own, and a link leads to what is counted elsewhere.
     """
-    from handbook_utils.atomic import sha256_of
+    from handbook_utils.runs.atomic import sha256_of
 
     own = [
         entry
@@ -96,7 +96,7 @@ def output_checksums(path: Path, *, leave_out: Collection[str]) -> dict[str, str
 
 def damaged_outputs(path: str | Path) -> list[str]:
     """Files of a finished run that are gone, or not as they were written."""
-    from handbook_utils.atomic import sha256_of
+    from handbook_utils.runs.atomic import sha256_of
 
     folder = Path(path)
     written = read_manifest(folder).get("outputs", {})

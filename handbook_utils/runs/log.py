@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from handbook_utils.atomic import explained_os_errors
+from handbook_utils.runs.atomic import explained_os_errors
 
 LOGGER = logging.getLogger("handbook_utils")
 

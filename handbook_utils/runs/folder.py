@@ -11,7 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handbook_utils.atomic import (
+from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
+from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
+from handbook_utils.records import Estimate, RunResult
+from handbook_utils.runs.atomic import (
     TEMPORARY,
     atomic_folder,
     explained_os_errors,
@@ -21,11 +24,8 @@ from handbook_utils.atomic import (
     write_table,
     write_text,
 )
-from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
-from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
-from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_log import LOGGER, log_file
-from handbook_utils.run_state import (
+from handbook_utils.runs.log import LOGGER, log_file
+from handbook_utils.runs.state import (
     damaged_outputs,
     differences,
     is_finished,

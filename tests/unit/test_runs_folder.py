@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handbook_utils.atomic import TEMPORARY, atomic_file, atomic_folder
 from handbook_utils.errors import DataError, RunFolderError, TrainingError
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import open_run, read_result
-from handbook_utils.run_state import differences, read_manifest, read_metrics, run_fingerprint
+from handbook_utils.runs.atomic import TEMPORARY, atomic_file, atomic_folder
+from handbook_utils.runs.folder import open_run, read_result
+from handbook_utils.runs.state import differences, read_manifest, read_metrics, run_fingerprint
 from handbook_utils.schema.recipe import load_recipe
 
 FIGURES = {"gold": Estimate(0.5, 0.4, 0.6, 0.95, 10, "gold reward", "bootstrap-t", 0)}
