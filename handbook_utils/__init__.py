@@ -22,8 +22,8 @@ _PUBLIC = {
     "run_pipeline": "pipeline.run",
     "describe_format": "data.recognise",
     "load_dataset": "data.load",
-    "check_chat_template": "data.template_checks",
-    "render_conversation": "data.chat",
+    "check_chat_template": "chat.checks",
+    "render_conversation": "chat.conversation",
     "load_tokenizer": "models.load",
     "load_model": "models.load",
     "merge_adapter": "models.merge",
@@ -92,10 +92,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from handbook_utils.data.chat import render_conversation
+    from handbook_utils.chat.checks import check_chat_template
+    from handbook_utils.chat.conversation import render_conversation
     from handbook_utils.data.load import load_dataset
     from handbook_utils.data.recognise import describe_format
-    from handbook_utils.data.template_checks import check_chat_template
     from handbook_utils.errors import HandbookError
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
     from handbook_utils.evaluation.kl import estimate_kl

@@ -6,7 +6,7 @@ import json as json_module
 from collections.abc import Callable
 from typing import Any
 
-from handbook_utils.data.chat_view import printable
+from handbook_utils.chat.view import printable
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, Message
 

@@ -10,11 +10,11 @@ from typing import Any, Unpack
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from handbook_utils.data.bounded_render import require_bounded
+from handbook_utils.chat.bounded_render import require_bounded
+from handbook_utils.chat.templates import chat_template_text
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
-from handbook_utils.models.chat_templates import chat_template_text
 from handbook_utils.models.places import INIT, find_place, is_adapter, not_found
 from handbook_utils.models.precision import (
     Head,

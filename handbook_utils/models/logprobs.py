@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handbook_utils.data.turns import encode_conversations
+from handbook_utils.chat.loss_masks import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.records import Message
 from handbook_utils.shared_prefix.decoder import shared_prefixes, why_not_shared

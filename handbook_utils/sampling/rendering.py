@@ -9,7 +9,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from handbook_utils.data.turns import encode_conversations
+from handbook_utils.chat.loss_masks import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.records import Message
 from handbook_utils.sampling.engines.interface import Prompt

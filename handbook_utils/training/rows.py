@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
-from handbook_utils.data.load import arrow_dataset
-from handbook_utils.data.template_checks import check_chat_template
-from handbook_utils.data.turns import (
+from handbook_utils.chat.checks import check_chat_template
+from handbook_utils.chat.loss_masks import (
     RenderedTurns,
     Turn,
     encode_turns,
@@ -25,6 +24,7 @@ from handbook_utils.data.turns import (
     render_turns,
     tokenize_turns,
 )
+from handbook_utils.data.load import arrow_dataset
 from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import TemplateError
 from handbook_utils.schema.training import TrainingRecipe

@@ -425,7 +425,7 @@ def test_a_training_row_is_the_inference_prompt_and_the_answers_tokens() -> None
 
 @equation("chat-mask")
 def test_the_mask_is_true_behind_each_inference_prompt_up_to_the_end_of_the_answer() -> None:
-    from handbook_utils.data.chat import render_conversation
+    from handbook_utils.chat.conversation import render_conversation
 
     tokenizer = build_tiny_tokenizer()
     mask = from_notebook("chat_templates.ipynb", "prefix_mask")(tokenizer, TWO_TURNS)

@@ -195,7 +195,7 @@ def test_chat_answers_a_prompt_and_never_lets_a_model_steer_the_terminal(handboo
     code, out, _ = handbook("chat", "pocket:base", "--prompt", "Say river two times.", "--json")
     assert code == 0
     assert set(json.loads(out)) == {"prompt", "answer"}
-    from handbook_utils.data.chat_view import printable
+    from handbook_utils.chat.view import printable
 
     assert printable("a\x1b[31mred\x07\n") == "a\\x1b[31mred\\x07\n"
 

@@ -16,6 +16,7 @@ LAYERS = [
     {"errors", "records"},
     {"convert", "environment", "methods", "processes", "runs", "schema"},
     {"pocket"},
+    {"chat"},
     {"data"},
     {"shared_prefix"},
     {"models"},

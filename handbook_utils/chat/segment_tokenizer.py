@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
-from handbook_utils.data.render import Span
+from handbook_utils.chat.render import Span
 
 _CLOSED = re.compile(r"[^\w\s]")
 

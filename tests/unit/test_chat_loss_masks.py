@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.data.turns import (
+from handbook_utils.chat.loss_masks import (
     TokenRow,
     Turn,
     encode_conversations,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from handbook_utils.data.probes import ONE_TURN
-from handbook_utils.data.render import REFUSALS
-from handbook_utils.data.turns import TokenRow, Turn, encode_conversations, tokenize_turns
+from handbook_utils.chat.loss_masks import TokenRow, Turn, encode_conversations, tokenize_turns
+from handbook_utils.chat.probes import ONE_TURN
+from handbook_utils.chat.render import REFUSALS
 from handbook_utils.errors import TemplateError
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from handbook_utils.data.pieces import _boundaries, encode_texts
-from handbook_utils.data.turns import Turn, has_marks, split_turns, tokenize_turns
+from handbook_utils.chat.loss_masks import Turn, has_marks, split_turns, tokenize_turns
+from handbook_utils.chat.segment_tokenizer import _boundaries, encode_texts
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of, trl_tokenizer
 from tests.tiny_models import CHAT_TEMPLATE
 

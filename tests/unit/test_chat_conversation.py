@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from handbook_utils.data.chat import render_conversation, token_pieces
-from handbook_utils.data.chat_view import row_html, row_markup, row_text
+from handbook_utils.chat.conversation import render_conversation, token_pieces
+from handbook_utils.chat.view import row_html, row_markup, row_text
 from handbook_utils.errors import TemplateError
 from tests.chat_templates import FORGETFUL, TWO, build_tokenizer, tokenizer_of
 from tests.tiny_models import build_tiny_tokenizer

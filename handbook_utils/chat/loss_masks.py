@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handbook_utils.data.pieces import encode_texts
-from handbook_utils.data.render import REFUSALS, Span, render_conversations
+from handbook_utils.chat.render import REFUSALS, Span, render_conversations
+from handbook_utils.chat.segment_tokenizer import encode_texts
 from handbook_utils.errors import DataError, TemplateError
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")

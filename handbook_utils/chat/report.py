@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, Literal
 
-from handbook_utils.data.chat_view import printable
+from handbook_utils.chat.view import printable
 
 Status = Literal["pass", "fail", "not applicable"]
 Severity = Literal["error", "warning", "note"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handbook_utils.data.bounded_render import require_bounded, templates_of
-from handbook_utils.data.chat_view import row_html, row_text
-from handbook_utils.data.turns import has_marks, join_turns, split_turns, tokenize_turns
+from handbook_utils.chat.bounded_render import require_bounded, templates_of
+from handbook_utils.chat.loss_masks import has_marks, join_turns, split_turns, tokenize_turns
+from handbook_utils.chat.view import row_html, row_text
 from handbook_utils.errors import TemplateError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.data import bounded_render, turns
-from handbook_utils.data.bounded_render import require_bounded
-from handbook_utils.data.template_checks import CHECKS, check_chat_template
+from handbook_utils.chat import bounded_render, loss_masks
+from handbook_utils.chat.bounded_render import require_bounded
+from handbook_utils.chat.checks import CHECKS, check_chat_template
 from handbook_utils.errors import TemplateError
 from handbook_utils.models.load import load_tokenizer
 from tests.chat_templates import BOS, build_tokenizer, trl_templates, trl_tokenizer
@@ -182,7 +182,7 @@ def test_a_harmful_template_is_refused_and_never_rendered_here(
     tokenizer = build_tokenizer(GOOD + harm, trusted=False)
     rendered: list[Any] = []
     monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: rendered.append(a))
-    monkeypatch.setattr(turns, "render_conversations", lambda *a, **k: rendered.append(a))
+    monkeypatch.setattr(loss_masks, "render_conversations", lambda *a, **k: rendered.append(a))
     report = check_chat_template(tokenizer)
     assert [(check.name, check.status) for check in report.checks] == [("renders", "fail")]
     assert what in report.checks[0].message

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.data.probes import SHAPES, TOOLS, WITH_TOOL
+from handbook_utils.chat.probes import SHAPES, TOOLS, WITH_TOOL
 from handbook_utils.errors import TemplateError
 from handbook_utils.pocket.fingerprint import FOLDER
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from handbook_utils.chat.templates import chat_template_text, template_names
 from handbook_utils.errors import TemplateError
-from handbook_utils.models.chat_templates import chat_template_text, template_names
 
 TALK = [
     {"role": "system", "content": "Be brief."},

@@ -16,7 +16,7 @@ def template_names() -> list[str]:
     `zephyr` closes a turn with the tokenizer's own end token and needs no new one; `chatml` needs
     `<|im_start|>` and `<|im_end|>` in the vocabulary, and `training.eos_token: <|im_end|>`.
     """
-    folder = files("handbook_utils").joinpath("models", "templates")
+    folder = files("handbook_utils").joinpath("chat", "jinja")
     return sorted(
         entry.name.removesuffix(SUFFIX) for entry in folder.iterdir() if entry.name.endswith(SUFFIX)
     )
@@ -36,7 +36,7 @@ def chat_template_text(template: str) -> str:
     if "{{" in template or "{%" in template:
         return template
     if template in (names := template_names()):
-        place = files("handbook_utils").joinpath("models", "templates", f"{template}{SUFFIX}")
+        place = files("handbook_utils").joinpath("chat", "jinja", f"{template}{SUFFIX}")
         return place.read_text(encoding="utf-8")
     path = Path(template).expanduser()
     if path.suffix != SUFFIX:
