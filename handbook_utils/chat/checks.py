@@ -10,9 +10,16 @@ from handbook_utils.chat import probes
 from handbook_utils.chat.bounded_render import templates_of
 from handbook_utils.chat.conversation import require_template
 from handbook_utils.chat.loss_masks import has_marks
-from handbook_utils.chat.probes import ANSWER, ONE_TURN, QUESTION, SECOND_ANSWER, SECOND_QUESTION, TWO_TURNS
+from handbook_utils.chat.probes import (
+    ANSWER,
+    ONE_TURN,
+    QUESTION,
+    SECOND_ANSWER,
+    SECOND_QUESTION,
+    TWO_TURNS,
+    TemplateProbe,
+)
 from handbook_utils.chat.report import Severity, Status, TemplateCheck, TemplateReport
-from handbook_utils.chat.template_probe import TemplateProbe
 from handbook_utils.errors import TemplateError
 
 Verdict = tuple[Status, str, str]
