@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 
 from handbook_utils.data.recognise import FORMATS, KINDS, Kind, Recognised, Row, describe_format
-from handbook_utils.data.values import TEMPLATE_OPTIONS, RowReader
+from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
 

@@ -15,7 +15,7 @@ from handbook_utils.chat.templates import chat_template_text
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
-from handbook_utils.models.places import INIT, find_place, is_adapter, not_found
+from handbook_utils.models.places import INIT, is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import (
     Head,
     Loading,
@@ -48,7 +48,7 @@ def load_tokenizer(
     """
     if name == INIT:
         return build_tokenizer()
-    place = find_place(name, revision=revision)
+    place = resolve_model(name, revision=revision)
     if is_adapter(place) and not (Path(place) / "tokenizer_config.json").exists():
         base = read_base(place)
         return load_tokenizer(
@@ -102,7 +102,7 @@ def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOption
     how = Loading(head, **options)
     if name == INIT:
         return build_init_model(_drawn_seed()).to(how.target)
-    place = find_place(name, revision=how.revision)
+    place = resolve_model(name, revision=how.revision)
     return load_on_base(place, how) if is_adapter(place) else _load_whole(name, place, how)
 
 
@@ -114,7 +114,7 @@ def read_config(name: str, *, revision: str | None = None) -> Any:
     """
     if name == INIT:
         return build_init_model().config
-    place = find_place(name, revision=revision)
+    place = resolve_model(name, revision=revision)
     if is_adapter(place):
         base = read_base(place)
         return read_config(base.name, revision=base.revision)
@@ -161,7 +161,7 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
     """An adapter on what it was trained on.
 
     Args:
-        place: the adapter's folder, as `find_place` gives it.
+        place: the adapter's folder, as `resolve_model` gives it.
         how: `quantization` is that of the base.
         is_trainable: whether the adapter is to be trained on.
     """
@@ -189,7 +189,7 @@ def load_merged(place: str, how: Loading) -> Any:
 def _load_base(adapter: str, base: AdapterBase, how: Loading) -> Any:
     """What an adapter stands on; an earlier adapter in that is merged first."""
     try:
-        place = find_place(base.name, revision=base.revision)
+        place = resolve_model(base.name, revision=base.revision)
     except ModelError as error:
         raise ModelError(
             f"{adapter}: the base of this adapter, {base.name}, cannot be found: {error}"

@@ -13,7 +13,7 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError
 from handbook_utils.models.adapters import adapter_head, read_base
 from handbook_utils.models.load import load_model, load_on_base, load_tokenizer
-from handbook_utils.models.places import find_place, is_adapter, not_found
+from handbook_utils.models.places import is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import DTYPES, Loading
 from handbook_utils.runs.atomic import atomic_folder
 
@@ -76,7 +76,7 @@ def merge_adapter(
             tolerance.
     Book: chapter "LoRA and QLoRA".
     """
-    out, place = Path(out), find_place(name)
+    out, place = Path(out), resolve_model(name)
     if not is_adapter(place):
         if not Path(place).is_dir():
             raise not_found(name, "no adapter that could be merged")
@@ -102,7 +102,7 @@ def stored_dtype(place: str) -> str:
     """Number format of the files of a model, or of what an adapter stands on."""
     while is_adapter(place):
         base = read_base(place)
-        place = find_place(base.name, revision=base.revision)
+        place = resolve_model(base.name, revision=base.revision)
     dtype = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config().dtype
     return next((name for name, known in DTYPES.items() if known == dtype), "float32")
 

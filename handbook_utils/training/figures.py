@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from handbook_utils.data.formats import GOLD_COLUMNS, IgnoredColumnWarning, prompt_hash
-from handbook_utils.data.values import TEMPLATE_OPTIONS
+from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.models.logprobs import (
     Conversation,

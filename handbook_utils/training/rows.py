@@ -25,7 +25,7 @@ from handbook_utils.chat.loss_masks import (
     tokenize_turns,
 )
 from handbook_utils.data.load import arrow_dataset
-from handbook_utils.data.values import TEMPLATE_OPTIONS
+from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.errors import TemplateError
 from handbook_utils.schema.training import TrainingRecipe
 

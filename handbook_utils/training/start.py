@@ -12,7 +12,7 @@ from typing import Any
 from handbook_utils.errors import LaunchError, ModelError, RecipeError
 from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, read_lora
 from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
-from handbook_utils.models.places import INIT, find_place, is_adapter, weights_fingerprint
+from handbook_utils.models.places import INIT, is_adapter, resolve_model, weights_fingerprint
 from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
 from handbook_utils.runs.atomic import atomic_folder
 from handbook_utils.runs.folder import RunFolder
@@ -60,7 +60,7 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
             f"{INIT} is drawn anew each time, so an adapter of it would stand on nothing. Drop `lora:`."
         )
     try:
-        place = None if source == INIT else find_place(source, revision=recipe.model.revision)
+        place = None if source == INIT else resolve_model(source, revision=recipe.model.revision)
     except ModelError:
         return  # loading tells what is wrong, after the data has been looked at
     if place is None or not is_adapter(place):
@@ -131,7 +131,7 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
     if section.adapter is None:
         model = load_model(source, head=head, **options)
         return Start(model, None if recipe.lora is None else _base(source, how))
-    place = find_place(source, revision=section.revision)
+    place = resolve_model(source, revision=section.revision)
     earlier = read_base(place)
     if section.adapter != "merge":
         how = how.but(quantization=held_quantization(recipe, source))
@@ -159,7 +159,7 @@ def _merged_folder(run: RunFolder, place: str, how: Loading) -> str:
 
 
 def _base(source: str, how: Loading) -> AdapterBase:
-    place = find_place(source, revision=how.revision)
+    place = resolve_model(source, revision=how.revision)
     quantization = "none" if how.quantization == "auto" else how.quantization
     return AdapterBase(source, how.revision, quantization, weights_fingerprint(place))
 
@@ -168,7 +168,7 @@ def held_quantization(recipe: TrainingRecipe, source: str) -> str:
     """How the start model's weights are quantised while it is trained: "none", "int8" or "nf4"."""
     section = recipe.model
     if section.quantization == "auto" and section.adapter in ("continue", "stack"):
-        return read_base(find_place(source, revision=section.revision)).quantization
+        return read_base(resolve_model(source, revision=section.revision)).quantization
     return "none" if section.quantization == "auto" else section.quantization
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from handbook_utils.errors import MissingDependencyError, ModelError
 from handbook_utils.models.load import load_tokenizer
-from handbook_utils.models.places import find_place, is_adapter
+from handbook_utils.models.places import is_adapter, resolve_model
 from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.engines.transformers import SampledTokens
 from handbook_utils.sampling.generate import answers_of, stop_ids_of
@@ -97,7 +97,7 @@ def load_vllm(
             "`engine.kind: vllm` needs vLLM, which is not installed: pip install 'handbook-utils[vllm]'. "
             "It wants a GPU; without one take the engine `transformers`, or an endpoint."
         ) from error
-    place = find_place(location, revision=model.revision)
+    place = resolve_model(location, revision=model.revision)
     if is_adapter(place):
         raise ModelError(f"{location}: an adapter. Merge it first: handbook merge {location} --out FOLDER.")
     if model.quantization in ("int8", "nf4"):

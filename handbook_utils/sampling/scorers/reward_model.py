@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from handbook_utils.errors import ModelError
 from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import reward_scores
-from handbook_utils.models.places import ADAPTER_CONFIG, find_place, is_adapter
+from handbook_utils.models.places import ADAPTER_CONFIG, is_adapter, resolve_model
 from handbook_utils.records import Completion
 from handbook_utils.schema.sections import ModelSection
 
@@ -96,7 +96,7 @@ def check_reward_model(location: str, *, revision: str | None = None) -> None:
     Raises:
         ModelError: nothing there, a language model without a score, or a classifier of several labels.
     """
-    place = find_place(location, revision=revision)
+    place = resolve_model(location, revision=revision)
     if is_adapter(place):
         task = json.loads((Path(place) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
         if task not in (None, "SEQ_CLS"):
