@@ -30,9 +30,9 @@ _PUBLIC = {
     "quantized_share": "models.precision",
     "response_logprobs": "models.logprobs",
     "reward_scores": "models.logprobs",
-    "generate": "sampling.generate",
-    "score": "sampling.score",
-    "select": "sampling.select",
+    "generate": "sampling.generation.generate",
+    "score": "sampling.scoring.score",
+    "select": "sampling.selection.select",
     "best_of_n_curve": "evaluation.best_of_n",
     "win_rate": "evaluation.win_rate",
     "compare_paired": "evaluation.win_rate",
@@ -120,9 +120,9 @@ if TYPE_CHECKING:
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
     from handbook_utils.reporting.report import write_report
     from handbook_utils.reporting.round_plots import plot_rounds
-    from handbook_utils.sampling.generate import generate
-    from handbook_utils.sampling.score import score
-    from handbook_utils.sampling.select import select
+    from handbook_utils.sampling.generation.generate import generate
+    from handbook_utils.sampling.scoring.score import score
+    from handbook_utils.sampling.selection.select import select
     from handbook_utils.schema.recipe import load_recipe, recipe_for_scale
 
 

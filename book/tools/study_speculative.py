@@ -27,7 +27,7 @@ from handbook_utils.pocket.world import gold_reward
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.results import write_result
 from handbook_utils.runs.state import read_manifest, read_table
-from handbook_utils.sampling.speculative import replay
+from handbook_utils.sampling.generation.speculative import replay
 
 Array = NDArray[np.float64]
 Judge = Callable[[Sequence[Conversation]], Iterable[float]]

@@ -20,7 +20,7 @@ def chat_with(
     model, tokenizer = load_pair(name)
 
     def answer(messages: list[Message]) -> Completion:
-        from handbook_utils.sampling.generate import generate
+        from handbook_utils.sampling.generation.generate import generate
 
         # the turn's number keeps the noise of a repeated question fresh
         named = [(f"chat-{len(messages)}", messages)]

@@ -154,7 +154,7 @@ def _score_rows(
     from handbook_utils.pipeline.cautions import with_cautions
     from handbook_utils.sampling.progress import answer_bar
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
-    from handbook_utils.sampling.score_rows import failed_counts, score_rows
+    from handbook_utils.sampling.scoring.rows import failed_counts, score_rows
     from handbook_utils.schema.recipe import scorer_sections
 
     out, json, overwrite = to
@@ -179,9 +179,9 @@ def _select_rows(
     name: str, by: str, rule: dict[str, Any], split: str, to: tuple[Path | None, bool, bool]
 ) -> None:
     from handbook_utils.pipeline.cautions import with_cautions
-    from handbook_utils.sampling.choose import Rule
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
-    from handbook_utils.sampling.select_rows import select_rows
+    from handbook_utils.sampling.selection.choose import Rule
+    from handbook_utils.sampling.selection.rows import select_rows
 
     out, json, overwrite = to
     out = out or Path(f"{Path(name).name.partition('.')[0]}.{rule['strategy']}.jsonl")

@@ -16,9 +16,9 @@ from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.figures import mean_figures
-from handbook_utils.sampling.parts import write_samples
-from handbook_utils.sampling.score_stage import write_scores
+from handbook_utils.sampling.execution.parts import write_samples
+from handbook_utils.sampling.metrics import mean_figures
+from handbook_utils.sampling.scoring.stage import write_scores
 from handbook_utils.sampling.stages import sample_figures
 from handbook_utils.sampling.tables import completions_of, wanted_parts
 from handbook_utils.schema.sections import DataSource, ModelSection

@@ -25,9 +25,9 @@ from handbook_utils.records import Estimate, RunResult
 from handbook_utils.runs.atomic import temporary_name
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.runs.state import run_fingerprint
-from handbook_utils.sampling.parts import load_prompts
-from handbook_utils.sampling.score_stage import check_names
-from handbook_utils.sampling.scorers.load import check_scorers
+from handbook_utils.sampling.execution.parts import load_prompts
+from handbook_utils.sampling.scoring.scorers.load import check_scorers
+from handbook_utils.sampling.scoring.stage import check_names
 from handbook_utils.schema.sections import Source
 from handbook_utils.schema.stages import AnyStage, EvaluateRecipe, RejectionRecipe
 from handbook_utils.schema.training import TrainingRecipe

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from handbook_utils.sampling.groups import Ints
+from handbook_utils.sampling.selection.groups import Ints
 from handbook_utils.sampling.tables import MESSAGES, answer_messages
 
 

@@ -16,9 +16,9 @@ from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Estimate
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.annotate import Annotation, annotate, load_annotator
-from handbook_utils.sampling.figures import mean_over_prompts
-from handbook_utils.sampling.parts import load_prompts, write_part, write_samples
+from handbook_utils.sampling.execution.parts import load_prompts, write_part, write_samples
+from handbook_utils.sampling.metrics import mean_over_prompts
+from handbook_utils.sampling.selection.annotate import Annotation, annotate, load_annotator
 from handbook_utils.sampling.tables import pairs_table, sample_parts
 from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, SamplingRecipe
 

@@ -16,7 +16,7 @@ from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.groups import text_codes
+from handbook_utils.sampling.selection.groups import text_codes
 from handbook_utils.schema.sections import DataSource
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

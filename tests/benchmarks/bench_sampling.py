@@ -22,8 +22,8 @@ from _record import record
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.pocket.world import prompts
-from handbook_utils.sampling.engines.interface import Prompt
-from handbook_utils.sampling.generate import generate, stop_token_ids
+from handbook_utils.sampling.generation.engines.interface import Prompt
+from handbook_utils.sampling.generation.generate import generate, stop_token_ids
 
 PROMPTS, SAMPLES, MAX_NEW_TOKENS, ROUNDS = 32, 16, 96, 5
 PEER_BATCHES = (64, 128, 256, 512)

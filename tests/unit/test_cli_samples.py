@@ -81,7 +81,7 @@ def test_a_row_without_a_score_is_null_and_counted(handbook: Handbook, desk: Pat
 
 
 def test_rows_of_one_prompt_that_stand_apart_keep_their_order(handbook: Handbook, desk: Path, monkeypatch):
-    monkeypatch.setattr("handbook_utils.sampling.score_rows.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("handbook_utils.sampling.scoring.rows.ROWS_AT_ONCE", 3)
     rows = read(desk / "answers.jsonl")
     mixed = write(
         desk / "mixed.jsonl", [row for pair in zip(rows[:4], rows[4:], strict=True) for row in pair]

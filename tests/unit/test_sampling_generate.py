@@ -9,11 +9,11 @@ from handbook_utils.errors import DataError, ModelError, TemplateError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import response_logprobs
 from handbook_utils.pocket.world import prompts
-from handbook_utils.sampling import generate as module
-from handbook_utils.sampling.engines.interface import SamplingSettings
-from handbook_utils.sampling.engines.transformers import sample_tokens
-from handbook_utils.sampling.generate import TransformersEngine, generate, stop_token_ids
-from handbook_utils.sampling.rendering import tokenize_prompts
+from handbook_utils.sampling.generation import generate as module
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.engines.transformers import sample_tokens
+from handbook_utils.sampling.generation.generate import TransformersEngine, generate, stop_token_ids
+from handbook_utils.sampling.generation.rendering import tokenize_prompts
 
 PROMPTS = [
     ("short", [{"role": "user", "content": "Say moon once."}]),

@@ -23,10 +23,10 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import endpoint_client
-from handbook_utils.sampling.score import NoScore
-from handbook_utils.sampling.scorers.judge import judge_messages, read_verdict
-from handbook_utils.sampling.scorers.load import load_scorers
-from handbook_utils.sampling.scorers.replies import ReplyStore
+from handbook_utils.sampling.scoring.score import NoScore
+from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict
+from handbook_utils.sampling.scoring.scorers.load import load_scorers
+from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 from handbook_utils.sampling.tables import samples_table
 from handbook_utils.schema.recipe import check_recipe
 

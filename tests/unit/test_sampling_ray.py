@@ -27,10 +27,10 @@ from handbook_utils.environment import versions
 from handbook_utils.errors import DataError, LaunchError, MissingDependencyError, RecipeError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.runs.state import read_manifest, read_metrics
-from handbook_utils.sampling import parts, ray_workers
-from handbook_utils.sampling.ray_cluster import ALONE, need_of, ray_cluster, room_for
-from handbook_utils.sampling.ray_pool import TRIES, RayPool
-from handbook_utils.sampling.ray_workers import Desk, Work, await_file, run_on_ray
+from handbook_utils.sampling.execution import parts, ray_workers
+from handbook_utils.sampling.execution.ray_cluster import ALONE, need_of, ray_cluster, room_for
+from handbook_utils.sampling.execution.ray_pool import TRIES, RayPool
+from handbook_utils.sampling.execution.ray_workers import Desk, Work, await_file, run_on_ray
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.recipe import check_recipe, recipe_to_yaml
 from handbook_utils.schema.stages import GenerateRecipe, ScoreRecipe

@@ -22,11 +22,11 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.folder import open_run, read_result
 from handbook_utils.runs.state import read_manifest
-from handbook_utils.sampling import parts, shards
-from handbook_utils.sampling.claims import Claims
-from handbook_utils.sampling.engines.interface import Answers, Prompt, SamplingSettings
-from handbook_utils.sampling.parts import make_shards
-from handbook_utils.sampling.shards import cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.sampling.execution import parts, shards
+from handbook_utils.sampling.execution.claims import Claims
+from handbook_utils.sampling.execution.parts import make_shards
+from handbook_utils.sampling.execution.shards import cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.sampling.generation.engines.interface import Answers, Prompt, SamplingSettings
 from handbook_utils.schema.stages import GenerateRecipe
 from tests.waiting import wait_for
 

@@ -20,13 +20,13 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.folder import read_result
 from handbook_utils.runs.state import read_manifest, read_table
-from handbook_utils.sampling.annotate import annotate, load_annotator
-from handbook_utils.sampling.choose import Rule, choose
-from handbook_utils.sampling.engines.interface import SamplingSettings
-from handbook_utils.sampling.engines.load import load_engine
-from handbook_utils.sampling.generate import TransformersEngine
-from handbook_utils.sampling.score import NoScore, score
-from handbook_utils.sampling.speculative import Speculation, replay, survivors
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.engines.load import load_engine
+from handbook_utils.sampling.generation.generate import TransformersEngine
+from handbook_utils.sampling.generation.speculative import Speculation, replay, survivors
+from handbook_utils.sampling.scoring.score import NoScore, score
+from handbook_utils.sampling.selection.annotate import annotate, load_annotator
+from handbook_utils.sampling.selection.choose import Rule, choose
 from handbook_utils.schema.stages import (
     BestOfNRecipe,
     EvaluateRecipe,

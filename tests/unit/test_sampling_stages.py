@@ -18,8 +18,8 @@ from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.runs.folder import read_result
 from handbook_utils.runs.state import read_manifest, read_table
-from handbook_utils.sampling import score_stage
-from handbook_utils.sampling.generate import TransformersEngine
+from handbook_utils.sampling.generation.generate import TransformersEngine
+from handbook_utils.sampling.scoring import stage as score_stage
 from handbook_utils.sampling.stages import count_prompts
 from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 

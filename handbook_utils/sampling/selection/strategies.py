@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from handbook_utils.errors import DataError
-from handbook_utils.sampling.groups import Bools, Floats, Groups, Ints
 from handbook_utils.sampling.noise import KeyedDraws
+from handbook_utils.sampling.selection.groups import Bools, Floats, Groups, Ints
 
 Pairs = tuple[Ints, Ints]
 

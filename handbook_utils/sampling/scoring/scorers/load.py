@@ -8,9 +8,9 @@ from handbook_utils.data.load import Locator, normaliser_of, origin_of
 from handbook_utils.data.sources import read_rows
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.records import Message
-from handbook_utils.sampling.score import Scorer
-from handbook_utils.sampling.scorers.gold import GoldScorer
-from handbook_utils.sampling.scorers.verifiers import (
+from handbook_utils.sampling.scoring.score import Scorer
+from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
+from handbook_utils.sampling.scoring.scorers.verifiers import (
     Check,
     VerifierScorer,
     answer_check,
@@ -85,8 +85,8 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
         DataError: the samples to compare with cannot be read.
     """
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
-    from handbook_utils.sampling.scorers.judge import JudgeScorer, first_samples, reply_text
-    from handbook_utils.sampling.scorers.replies import ReplyStore
+    from handbook_utils.sampling.scoring.scorers.judge import JudgeScorer, first_samples, reply_text
+    from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 
     key = key_from(section.key_env, where=f"scorers.{name}")
     client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
@@ -150,7 +150,7 @@ def _check_models(name: str, section: ScorerSection, run: Locator) -> None:
             hint = suggest(location, POCKET_SCORERS)
             raise RecipeError(f"scorers.{name}: unknown scorer '{location}'. {hint}")
         # imported where it is needed: verifiers alone load no torch
-        from handbook_utils.sampling.scorers.reward_model import check_reward_model
+        from handbook_utils.sampling.scoring.scorers.reward_model import check_reward_model
 
         check_reward_model(location, revision=model.revision)
 
@@ -165,7 +165,7 @@ def models_of(section: ScorerSection) -> list[ModelSection]:
 def _of_models(name: str, section: ScorerSection, run: Locator, rows_per_batch: int) -> Scorer:
     if isinstance(section, ScoringModelSection) and run.locate(section) in POCKET_SCORERS:
         return GoldScorer(name)
-    from handbook_utils.sampling.scorers import reward_model
+    from handbook_utils.sampling.scoring.scorers import reward_model
 
     models = [
         reward_model.load_reward_model(model, run.locate(model), name=name, rows_per_batch=rows_per_batch)

@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, Message
-from handbook_utils.sampling.engines.interface import SamplingSettings
-from handbook_utils.sampling.rendering import FittedPrompts
-from handbook_utils.sampling.score import Scorer, score
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.rendering import FittedPrompts
+from handbook_utils.sampling.scoring.score import Scorer, score
 from handbook_utils.schema.speculative import speculation_problem
 
 

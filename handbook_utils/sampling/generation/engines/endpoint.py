@@ -10,9 +10,9 @@ from typing import Any
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion
 from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, key_from
-from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.generation.engines.interface import Answers, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.generation.rendering import check_prompts
 from handbook_utils.sampling.noise import request_seed
-from handbook_utils.sampling.rendering import check_prompts
 from handbook_utils.schema.engines import EndpointSection
 
 

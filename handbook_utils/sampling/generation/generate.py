@@ -9,10 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from handbook_utils.errors import ModelError, TemplateError
 from handbook_utils.records import Completion
-from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
-from handbook_utils.sampling.engines.transformers import SampledTokens, sample_tokens
-from handbook_utils.sampling.rendering import FittedPrompts, LongPrompts, fit_prompts
-from handbook_utils.sampling.speculative import Speculation, Watch
+from handbook_utils.sampling.generation.engines.interface import Answers, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.generation.engines.transformers import SampledTokens, sample_tokens
+from handbook_utils.sampling.generation.rendering import FittedPrompts, LongPrompts, fit_prompts
+from handbook_utils.sampling.generation.speculative import Speculation, Watch
 
 
 def generate(

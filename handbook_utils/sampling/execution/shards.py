@@ -32,8 +32,8 @@ from handbook_utils.runs.atomic import (
     write_table,
     write_text,
 )
-from handbook_utils.sampling.claims import CLAIMS
-from handbook_utils.sampling.engines.interface import Answers, Prompt
+from handbook_utils.sampling.execution.claims import CLAIMS
+from handbook_utils.sampling.generation.engines.interface import Answers, Prompt
 from handbook_utils.sampling.tables import samples_table
 
 PLAN, PLAN_PROMPTS, JOURNAL = "plan.json", "plan.parquet", "shards.jsonl"

@@ -21,13 +21,13 @@ from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Completion, Estimate
 from handbook_utils.runs.atomic import remove_leftovers, write_json, write_table
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.figures import mean_figures
-from handbook_utils.sampling.groups import text_codes
+from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
+from handbook_utils.sampling.execution.shards import part_name
+from handbook_utils.sampling.metrics import mean_figures
 from handbook_utils.sampling.progress import answer_bar
-from handbook_utils.sampling.ray_workers import Work, await_file, run_on_ray
-from handbook_utils.sampling.score import ScoreFailure, score
-from handbook_utils.sampling.scorers.load import load_scorers, models_of
-from handbook_utils.sampling.shards import part_name
+from handbook_utils.sampling.scoring.score import ScoreFailure, score
+from handbook_utils.sampling.scoring.scorers.load import load_scorers, models_of
+from handbook_utils.sampling.selection.groups import text_codes
 from handbook_utils.sampling.tables import (
     SAMPLES,
     SamplePart,

@@ -12,10 +12,10 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import Estimate
-from handbook_utils.sampling.figures import mean_figures
+from handbook_utils.sampling.metrics import mean_figures
 from handbook_utils.sampling.rows import AnsweredRow
-from handbook_utils.sampling.score import ScoreFailure, score
-from handbook_utils.sampling.scorers.load import load_scorers
+from handbook_utils.sampling.scoring.score import ScoreFailure, score
+from handbook_utils.sampling.scoring.scorers.load import load_scorers
 from handbook_utils.schema.sampling import LengthSection, ScorerSection
 
 ROWS_AT_ONCE = 1024

@@ -9,11 +9,11 @@ from typing import Any
 from handbook_utils.errors import MissingDependencyError, ModelError
 from handbook_utils.models.load import load_tokenizer
 from handbook_utils.models.places import is_adapter, resolve_model
-from handbook_utils.sampling.engines.interface import Answers, Progress, Prompt, SamplingSettings
-from handbook_utils.sampling.engines.transformers import SampledTokens
-from handbook_utils.sampling.generate import answers_of, stop_ids_of
+from handbook_utils.sampling.generation.engines.interface import Answers, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.generation.engines.transformers import SampledTokens
+from handbook_utils.sampling.generation.generate import answers_of, stop_ids_of
+from handbook_utils.sampling.generation.rendering import LongPrompts, TokenPrompt, fit_prompts
 from handbook_utils.sampling.noise import request_seed
-from handbook_utils.sampling.rendering import LongPrompts, TokenPrompt, fit_prompts
 from handbook_utils.schema.engines import VllmSection
 from handbook_utils.schema.sections import ModelSection
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from handbook_utils.records import Completion, Message
 from handbook_utils.sampling.endpoint_client import RefusedError
-from handbook_utils.sampling.score import NoScore
+from handbook_utils.sampling.scoring.score import NoScore
 
 VALUES = {"A": 1.0, "TIE": 0.5, "B": 0.0}
 _VERDICT = re.compile(r"\W*VERDICT:\s*(A|B|TIE)\W*", re.IGNORECASE)

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
-from handbook_utils.sampling.choose import Choice, Rule, choose
-from handbook_utils.sampling.groups import group_rows
-from handbook_utils.sampling.strategies import random_control
+from handbook_utils.sampling.selection.choose import Choice, Rule, choose
+from handbook_utils.sampling.selection.groups import group_rows
+from handbook_utils.sampling.selection.strategies import random_control
 from handbook_utils.schema.sampling import Distinct, Strategy
 
 Row = TypeVar("Row", bound=Completion)

@@ -11,8 +11,8 @@ from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.pocket.annotator import ANNOTATORS
 from handbook_utils.pocket.world import gold_reward
 from handbook_utils.records import REJECTED, Completion, PreferencePair
-from handbook_utils.sampling.score import prompt_text
-from handbook_utils.sampling.select import by_prompt
+from handbook_utils.sampling.scoring.score import prompt_text
+from handbook_utils.sampling.selection.select import by_prompt
 
 
 class Annotator(Protocol):

@@ -20,8 +20,8 @@ from typing import Any
 from handbook_utils.environment import versions
 from handbook_utils.errors import RunFolderError
 from handbook_utils.runs.atomic import temporary_name, write_text
-from handbook_utils.sampling.ray_cluster import need_of, ray_cluster, room_for
-from handbook_utils.sampling.ray_pool import RESTARTS, RayPool
+from handbook_utils.sampling.execution.ray_cluster import need_of, ray_cluster, room_for
+from handbook_utils.sampling.execution.ray_pool import RESTARTS, RayPool
 from handbook_utils.schema.executor import RaySection
 
 LOOK_EVERY_S = 0.5

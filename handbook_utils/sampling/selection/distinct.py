@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handbook_utils.sampling.groups import Bools, Groups, Ints
+from handbook_utils.sampling.selection.groups import Bools, Groups, Ints
 
 # words in a row that make one unit of comparison; three tell word order apart and still tolerate an edit
 SHINGLE_WORDS = 3

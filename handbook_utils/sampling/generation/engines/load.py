@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from handbook_utils.data.load import Locator
 from handbook_utils.errors import RecipeError
-from handbook_utils.sampling.engines.interface import Engine
-from handbook_utils.sampling.speculative import Speculation
+from handbook_utils.sampling.generation.engines.interface import Engine
+from handbook_utils.sampling.generation.speculative import Speculation
 from handbook_utils.schema.engines import EndpointSection, VllmSection
 from handbook_utils.schema.stages import GenerateRecipe, SamplingRecipe
 
@@ -24,16 +24,16 @@ def load_engine(recipe: SamplingRecipe, location: str, run: Locator | None = Non
     """
     section = recipe.engine
     if isinstance(section, EndpointSection):
-        from handbook_utils.sampling.engines.endpoint import EndpointEngine
+        from handbook_utils.sampling.generation.engines.endpoint import EndpointEngine
 
         skip = recipe.long_prompts == "skip" or recipe.bad_prompts == "skip"
         return EndpointEngine(section, location, skip_refused=skip)
     if isinstance(section, VllmSection):
-        from handbook_utils.sampling.engines.vllm import load_vllm
+        from handbook_utils.sampling.generation.engines.vllm import load_vllm
 
         return load_vllm(section, recipe.model, location, long_prompts=recipe.long_prompts)
     from handbook_utils.models.load import load_pair, options_of
-    from handbook_utils.sampling.generate import TransformersEngine
+    from handbook_utils.sampling.generation.generate import TransformersEngine
 
     speculation = _speculation(recipe, run)
     model, tokenizer = load_pair(location, **options_of(recipe.model))
@@ -46,7 +46,7 @@ def _speculation(recipe: SamplingRecipe, run: Locator | None) -> Speculation | N
         return None
     if run is None:
         raise RecipeError("`speculative` does not work in several processes. Leave `executor` out.")
-    from handbook_utils.sampling.scorers.load import load_scorers
+    from handbook_utils.sampling.scoring.scorers.load import load_scorers
 
     [scorer] = load_scorers({"beginning": section.scorer}, run, rows_per_batch=recipe.rows_per_batch)
     return Speculation(scorer, "beginning", section.after, section.alpha)

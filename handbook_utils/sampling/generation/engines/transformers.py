@@ -23,12 +23,12 @@ from transformers import Cache, PreTrainedModel
 
 from handbook_utils.errors import ModelError
 from handbook_utils.records import REJECTED
-from handbook_utils.sampling.engines.cache import with_room
-from handbook_utils.sampling.engines.drawing import draw_tokens
-from handbook_utils.sampling.engines.interface import Progress, SamplingSettings
+from handbook_utils.sampling.generation.engines.cache import with_room
+from handbook_utils.sampling.generation.engines.drawing import draw_tokens
+from handbook_utils.sampling.generation.engines.interface import Progress, SamplingSettings
+from handbook_utils.sampling.generation.rendering import TokenPrompt
+from handbook_utils.sampling.generation.speculative import Watch
 from handbook_utils.sampling.noise import keyed_generator
-from handbook_utils.sampling.rendering import TokenPrompt
-from handbook_utils.sampling.speculative import Watch
 
 # A row's cache is copied when the batch is compacted; waiting for an eighth of the rows keeps the copies
 # below the cost of computing dead rows (measured: an eighth to a quarter are alike, half is slower).

@@ -11,10 +11,10 @@ import pyarrow as pa
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import Estimate
-from handbook_utils.sampling.choose import Rule, choose
-from handbook_utils.sampling.figures import gain_figures, mean_figures
-from handbook_utils.sampling.groups import Floats, Ints, text_codes
+from handbook_utils.sampling.metrics import gain_figures, mean_figures
 from handbook_utils.sampling.rows import AnsweredRow
+from handbook_utils.sampling.selection.choose import Rule, choose
+from handbook_utils.sampling.selection.groups import Floats, Ints, text_codes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from handbook_utils.pocket.world import gold_reward
 from handbook_utils.records import Completion
-from handbook_utils.sampling.score import prompt_text
+from handbook_utils.sampling.scoring.score import prompt_text
 
 GOLD_PARTS = ("helpful", "safe", "polite", "concise", "refused", "benign", "advice")
 

@@ -13,7 +13,7 @@ import regex
 
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.records import Completion
-from handbook_utils.sampling.score import NoScore
+from handbook_utils.sampling.scoring.score import NoScore
 from handbook_utils.schema.sampling import JsonSection, LengthSection
 
 Check = Callable[[Completion], float]

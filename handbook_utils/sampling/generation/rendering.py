@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from handbook_utils.chat.loss_masks import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.records import Message
-from handbook_utils.sampling.engines.interface import Prompt
+from handbook_utils.sampling.generation.engines.interface import Prompt
 
 LongPrompts = Literal["error", "skip", "cut"]
 

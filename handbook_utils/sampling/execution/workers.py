@@ -13,7 +13,7 @@ from pathlib import Path
 
 from handbook_utils import errors
 from handbook_utils.errors import HandbookError, RunFolderError
-from handbook_utils.sampling.shards import ShardRecord, read_records
+from handbook_utils.sampling.execution.shards import ShardRecord, read_records
 
 LOOK_EVERY_S = 0.5
 EXPECTED = 2  # a worker's exit status after an error that it has described
@@ -53,7 +53,7 @@ def run_workers(count: int, folder: Path, location: str) -> Iterator[ShardRecord
 
 
 def _start(stack: ExitStack, number: int, folder: Path, location: str) -> Worker:
-    command = [sys.executable, "-m", "handbook_utils.sampling.worker", str(folder), location]
+    command = [sys.executable, "-m", "handbook_utils.sampling.execution.worker", str(folder), location]
     # a session of its own: Ctrl-C reaches this process, which ends the workers by closing their input
     worker = stack.enter_context(
         subprocess.Popen(

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.records import REJECTED
-from handbook_utils.sampling import strategies
-from handbook_utils.sampling.distinct import first_of_each_text, first_of_the_alike
-from handbook_utils.sampling.groups import Bools, Floats, Groups, Ints, group_rows, text_codes
+from handbook_utils.sampling.selection import strategies
+from handbook_utils.sampling.selection.distinct import first_of_each_text, first_of_the_alike
+from handbook_utils.sampling.selection.groups import Bools, Floats, Groups, Ints, group_rows, text_codes
 from handbook_utils.schema.sampling import PAIRS, Distinct, Strategy, check_selection
 
 

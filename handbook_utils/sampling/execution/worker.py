@@ -1,4 +1,4 @@
-"""One of several processes that sample for one run: `python -m handbook_utils.sampling.worker RUN MODEL`.
+"""One of several processes that sample for one run: `python -m ...sampling.execution.worker RUN MODEL`.
 
 It makes shards until none is missing. The run's own process started it and holds its standard input open:
 when that ends, however it ends, so does the worker.
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from handbook_utils.errors import HandbookError
 from handbook_utils.runs.folder import RECIPE
-from handbook_utils.sampling.engines.load import load_engine
-from handbook_utils.sampling.parts import make_shards, settings_of
-from handbook_utils.sampling.shards import read_plan
-from handbook_utils.sampling.workers import EXPECTED
+from handbook_utils.sampling.execution.parts import make_shards, settings_of
+from handbook_utils.sampling.execution.shards import read_plan
+from handbook_utils.sampling.execution.workers import EXPECTED
+from handbook_utils.sampling.generation.engines.load import load_engine
 from handbook_utils.schema.recipe import load_recipe
 from handbook_utils.schema.stages import SamplingRecipe
 

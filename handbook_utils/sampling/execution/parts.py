@@ -19,12 +19,9 @@ from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.runs.atomic import remove_leftovers
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.claims import Claims
-from handbook_utils.sampling.engines.interface import Engine, Progress, Prompt, SamplingSettings
-from handbook_utils.sampling.engines.load import load_engine
-from handbook_utils.sampling.progress import answer_bar
-from handbook_utils.sampling.ray_workers import Work, await_file, run_on_ray
-from handbook_utils.sampling.shards import (
+from handbook_utils.sampling.execution.claims import Claims
+from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
+from handbook_utils.sampling.execution.shards import (
     Shard,
     ShardRecord,
     cut_shards,
@@ -38,7 +35,10 @@ from handbook_utils.sampling.shards import (
     write_proof,
     write_shard,
 )
-from handbook_utils.sampling.workers import run_workers
+from handbook_utils.sampling.execution.workers import run_workers
+from handbook_utils.sampling.generation.engines.interface import Engine, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.generation.engines.load import load_engine
+from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.schema.engines import EndpointSection, EngineSection, VllmSection
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.stages import SamplingRecipe
