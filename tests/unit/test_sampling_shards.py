@@ -23,9 +23,8 @@ from handbook_utils.records import Completion
 from handbook_utils.runs.folder import open_run, read_result
 from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling.execution import parts, shards
-from handbook_utils.sampling.execution.claims import Claims
 from handbook_utils.sampling.execution.parts import make_shards
-from handbook_utils.sampling.execution.shards import cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.sampling.execution.shards import ShardLock, cut_shards, keep_whole, read_plan, write_proof
 from handbook_utils.sampling.generation.engines.interface import Answers, Prompt, SamplingSettings
 from handbook_utils.schema.stages import GenerateRecipe
 from tests.waiting import wait_for
@@ -262,7 +261,7 @@ class StuckEngine:
 def test_any_number_of_processes_gives_the_same_bytes(
     count, with_kill, recipe, whole, engine, tmp_path, monkeypatch
 ):
-    """Processes share shards out by their claims; with a kill, whoever is left makes the dead one's shard."""
+    """Processes share shards out by their locks; with a kill, whoever is left makes the dead one's shard."""
     folder = tmp_path / "together"
     monkeypatch.setattr(sys.modules[__name__], "FOLDER", tmp_path)
     with open_run(folder, recipe, progress=False) as open_folder:
@@ -287,25 +286,25 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert len(engine.asked) == (0 if others else 6)  # what the processes made is not made again
 
 
-def test_a_shard_is_claimed_by_one_process_and_free_when_that_is_gone(tmp_path):
+def test_a_shard_is_locked_by_one_process_and_free_when_that_is_gone(tmp_path):
     def hold() -> None:
-        claims = Claims(tmp_path)
-        with claims.claimed(7, wait=False):
+        lock = ShardLock(tmp_path)
+        with lock.held(7, wait=False):
             (tmp_path / "held").touch()
             time.sleep(30)
 
     pid = child(hold)
     wait_for((tmp_path / "held").exists)
-    claims = Claims(tmp_path)
-    with claims.claimed(7, wait=False) as is_mine:
+    lock = ShardLock(tmp_path)
+    with lock.held(7, wait=False) as is_mine:
         assert not is_mine
-    with claims.claimed(6, wait=False) as is_mine:
+    with lock.held(6, wait=False) as is_mine:
         assert is_mine
     os.kill(pid, signal.SIGKILL)
     death_of(pid)
-    with claims.claimed(7, wait=True) as is_mine:
+    with lock.held(7, wait=True) as is_mine:
         assert is_mine
-    claims.close()
+    lock.close()
 
 
 def truncate(file: Path) -> None:

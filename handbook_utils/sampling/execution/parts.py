@@ -19,10 +19,10 @@ from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.runs.atomic import remove_leftovers
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.execution.claims import Claims
 from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.execution.shards import (
     Shard,
+    ShardLock,
     ShardRecord,
     cut_shards,
     drop_plan,
@@ -104,12 +104,12 @@ def make_shards(
         progress: told of tokens and answers as they come.
         made: told of each shard that this call wrote.
     """
-    claims = Claims(folder)
+    lock = ShardLock(folder)
     try:
         for wait in (False, True):
             missing = [shard for shard in shards if not (folder / shard.file).exists()]
             for shard, prompts in zip(missing, prompts_of(folder, missing), strict=True):
-                with claims.claimed(shard.number, wait=wait) as is_mine:
+                with lock.held(shard.number, wait=wait) as is_mine:
                     if is_mine and not (folder / shard.file).exists():
                         answers = engine.answer(prompts, settings, progress=progress)
                         record = write_shard(folder, shard, prompts, answers, samples=settings.samples)
@@ -117,7 +117,7 @@ def make_shards(
                         if made is not None:
                             made(record)
     finally:
-        claims.close()
+        lock.close()
 
 
 def settings_of(recipe: SamplingRecipe) -> SamplingSettings:

@@ -11,9 +11,12 @@ makes it from the plan alone, so it has the same bytes whichever process that wa
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,12 +35,11 @@ from handbook_utils.runs.atomic import (
     write_table,
     write_text,
 )
-from handbook_utils.sampling.execution.claims import CLAIMS
 from handbook_utils.sampling.generation.engines.interface import Answers, Prompt
 from handbook_utils.sampling.tables import samples_table
 
 PLAN, PLAN_PROMPTS, JOURNAL = "plan.json", "plan.parquet", "shards.jsonl"
-PROOF = "shards.json"
+PROOF, LOCKS = "shards.json", ".claims"
 _PROMPTS = pa.schema([("prompt_id", pa.string()), ("messages", pa.string())])
 
 
@@ -257,7 +259,7 @@ def write_proof(folder: Path, shards: Sequence[Shard]) -> dict[str, Any]:
 
 def drop_plan(folder: Path) -> None:
     """Delete what only a resume needs."""
-    for name in (PLAN, PLAN_PROMPTS, JOURNAL, CLAIMS):
+    for name in (PLAN, PLAN_PROMPTS, JOURNAL, LOCKS):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -287,3 +289,31 @@ def _proof(folder: Path) -> dict[str, Any]:
 
 def _line(record: ShardRecord) -> str:
     return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+
+
+class ShardLock:
+    """Which process is making which shard: byte k of one file is locked by whoever makes shard k.
+
+    The kernel gives and drops such locks, so no two processes hold one, and none outlives its holder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with explained_os_errors(folder / LOCKS):
+            self._file = (folder / LOCKS).open("ab")
+
+    def close(self) -> None:
+        """Drop all locks of this process."""
+        self._file.close()
+
+    @contextmanager
+    def held(self, number: int, *, wait: bool) -> Iterator[bool]:
+        """Hold a shard while the block runs; False where another process has it and `wait` is not set."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number, os.SEEK_SET)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number, os.SEEK_SET)

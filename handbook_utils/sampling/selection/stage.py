@@ -18,10 +18,9 @@ from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.execution.parts import write_part
 from handbook_utils.sampling.metrics import gain_figures, mean_figures, score_unit
 from handbook_utils.sampling.progress import answer_bar
-from handbook_utils.sampling.selected import selected_answers, selected_pairs
 from handbook_utils.sampling.selection.choose import Choice, Rule, choose
 from handbook_utils.sampling.selection.groups import Floats, Ints, text_codes
-from handbook_utils.sampling.tables import sample_tables, score_names
+from handbook_utils.sampling.tables import sample_tables, score_names, selected_answers, selected_pairs
 from handbook_utils.schema.sampling import PAIRS
 from handbook_utils.schema.stages import SelectRecipe
 
