@@ -69,8 +69,8 @@ def run_rejection(recipe: RejectionRecipe, run: RunFolder) -> dict[str, Estimate
 
 def check_inputs(recipe: RejectionRecipe, run: RunFolder) -> None:
     """Check what every round relies on before anything is sampled: models, scorers, held-out prompts."""
+    from handbook_utils.training.initial_model import check_start
     from handbook_utils.training.plan import batch_plan
-    from handbook_utils.training.start import check_start
 
     first = round_stages(recipe, 1)
     training, evaluation = first["model"], first["evaluate"]

@@ -35,12 +35,12 @@ StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
 
 # "module:function" so that a stage's libraries load only when it runs
 STAGES = {
-    "pretrain": "training.pretrain:run_pretrain",
-    "sft": "training.sft:run_sft",
-    "reward": "training.reward:run_reward",
-    "dpo": "training.dpo:run_dpo",
-    "orpo": "training.orpo:run_orpo",
-    "kto": "training.kto:run_kto",
+    "pretrain": "training.stages:run_pretrain",
+    "sft": "training.stages:run_sft",
+    "reward": "training.stages:run_reward",
+    "dpo": "training.stages:run_dpo",
+    "orpo": "training.stages:run_orpo",
+    "kto": "training.stages:run_kto",
     "generate": "sampling.stages:run_generate",
     "annotate": "sampling.stages:run_annotate",
     "score": "sampling.scoring.stage:run_score",
@@ -115,7 +115,7 @@ def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
     """The other processes of a training stage, where a launcher has started several."""
     if not (is_launched() and isinstance(recipe, TrainingRecipe)):
         return nullcontext()
-    from handbook_utils.training.group import training_group
+    from handbook_utils.training.distributed import training_group
 
     return training_group(recipe)
 

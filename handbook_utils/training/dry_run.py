@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import trainer_arguments
-from handbook_utils.training.batches import length_batches
 from handbook_utils.training.plan import TrainingPlan
-from handbook_utils.training.prepared_rows import Counted, count_rows
+from handbook_utils.training.rows.batches import length_batches
+from handbook_utils.training.rows.prepared import Counted, count_rows
 
 
 def counted_rows(recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, train: Dataset) -> Counted:

@@ -22,18 +22,18 @@ from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
-from handbook_utils.training.batches import check_shared_prefix, length_batches, prompts_computed_once
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
-from handbook_utils.training.figures import Measure
-from handbook_utils.training.group import decided_by_main, wait_for_all
-from handbook_utils.training.packing import keep_rows_apart, with_packing
+from handbook_utils.training.distributed import decided_by_main, wait_for_all
+from handbook_utils.training.initial_model import Start, check_start, start_model
+from handbook_utils.training.metrics import Measure
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
-from handbook_utils.training.prepared_rows import count_rows, left_out_and_cut
-from handbook_utils.training.reference_logps import add_reference_logps, reference_store
-from handbook_utils.training.rows import check_rows, tell, training_rows
-from handbook_utils.training.start import Start, check_start, start_model
+from handbook_utils.training.reference.logps import add_reference_logps, reference_store
+from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, prompts_computed_once
+from handbook_utils.training.rows.labelled import check_rows, tell, training_rows
+from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
+from handbook_utils.training.rows.prepared import count_rows, left_out_and_cut
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"

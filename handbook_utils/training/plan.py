@@ -19,9 +19,9 @@ from handbook_utils.models.load import load_tokenizer
 from handbook_utils.processes import is_launched, world_size
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.training import TrainingRecipe
-from handbook_utils.training.packing import with_packing
-from handbook_utils.training.prepared_rows import Counted
-from handbook_utils.training.rows import training_rows
+from handbook_utils.training.rows.labelled import training_rows
+from handbook_utils.training.rows.packing import with_packing
+from handbook_utils.training.rows.prepared import Counted
 
 KINDS: dict[str, Kind] = {
     "pretrain": "text",
@@ -90,8 +90,8 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         RecipeError: as `batch_plan`, `check_start` and `check_shared_prefix`.
     """
     # which read this module
-    from handbook_utils.training.batches import check_shared_prefix
-    from handbook_utils.training.start import check_start
+    from handbook_utils.training.initial_model import check_start
+    from handbook_utils.training.rows.batches import check_shared_prefix
 
     locator = ResolvedInputs(inputs)
     batch_plan(recipe)  # before the data: what is wrong with the recipe is told at once

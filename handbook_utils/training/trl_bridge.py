@@ -18,8 +18,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from handbook_utils.errors import TrainingError
 from handbook_utils.shared_prefix.batching import LengthBatches
-from handbook_utils.training.batches import LengthBatchSampler
-from handbook_utils.training.references import frozen_copy, restore_adapter, trained_weights
+from handbook_utils.training.reference.models import frozen_copy, restore_adapter, trained_weights
+from handbook_utils.training.rows.batches import LengthBatchSampler
 
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit

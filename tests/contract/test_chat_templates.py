@@ -17,7 +17,7 @@ from handbook_utils.chat.render import REFUSALS, _render, _render_plain, render_
 from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import TemplateError
 from handbook_utils.schema.recipe import check_recipe
-from handbook_utils.training.rows import training_rows
+from handbook_utils.training.rows.labelled import training_rows
 from tests.chat_templates import (
     FORGETFUL,
     TWO,

@@ -20,8 +20,8 @@ from handbook_utils.runs.folder import open_run
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.shared_prefix.decoder import decoder_of
 from handbook_utils.training.arguments import trainer_arguments
-from handbook_utils.training.batches import prompts_computed_once
 from handbook_utils.training.plan import make_plan
+from handbook_utils.training.rows.batches import prompts_computed_once
 from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 from tests.tiny_models import ARCHITECTURES, tiny_model
 

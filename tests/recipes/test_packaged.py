@@ -75,7 +75,7 @@ def test_every_recipes_training_section_is_taken_by_its_trainers_configuration(
 
 
 # the tiny tokenizer's own end is not that of each recipe's template
-@pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.TemplateWarning")
+@pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.labelled.TemplateWarning")
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_recipe_trains_two_steps_on_a_shrunk_model(name: str, shrunk: Any, runs: Path) -> None:
     from handbook_utils.schema.recipe import check_recipe

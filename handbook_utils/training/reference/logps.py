@@ -21,11 +21,11 @@ from handbook_utils.models.places import INIT
 from handbook_utils.models.precision import Loading
 from handbook_utils.processes import rank, world_size
 from handbook_utils.schema.training import DpoRecipe, TrainingRecipe
-from handbook_utils.training.group import decided_by_main, wait_for_all
+from handbook_utils.training.distributed import decided_by_main, wait_for_all
+from handbook_utils.training.initial_model import held_quantization, load_options
 from handbook_utils.training.plan import trains_on_cpu
-from handbook_utils.training.reference_store import Reference, ReferenceStore, answer_key
-from handbook_utils.training.references import Pairs, prepared_pairs, with_reference_columns
-from handbook_utils.training.start import held_quantization, load_options
+from handbook_utils.training.reference.models import Pairs, prepared_pairs, with_reference_columns
+from handbook_utils.training.reference.store import Reference, ReferenceStore, answer_key
 
 LOGGER = logging.getLogger("handbook_utils")
 # rows whose log-probabilities are stored together: what a kill loses at most

@@ -18,7 +18,7 @@ from handbook_utils.runs.atomic import atomic_folder
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.schema.training import TrainingRecipe
-from handbook_utils.training.group import wait_for_all
+from handbook_utils.training.distributed import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
 
 MERGED = "base"

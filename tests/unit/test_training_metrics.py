@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from handbook_utils.training import figures
+from handbook_utils.training import metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:handbook_utils.evaluation.statistics.CoverageWarning")
 
@@ -29,8 +29,8 @@ def test_feedback_figures_are_the_rewards_of_good_and_bad_answers(
     marked: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logps = {"policy": [-1.0, -4.0, -3.0, -1.0], "reference": [-2.0, -2.0, -2.0, -2.0]}
-    monkeypatch.setattr(figures, "response_logprobs", lambda model, *_: np.array(logps[model]))
-    found = figures.feedback_figures(("policy", "reference"), None, marked, beta=0.5, seed=0)
+    monkeypatch.setattr(metrics, "response_logprobs", lambda model, *_: np.array(logps[model]))
+    found = metrics.feedback_figures(("policy", "reference"), None, marked, beta=0.5, seed=0)
     # log-ratios 1, -2, -1, 1; rewards 0.5, -1, -0.5, 0.5; rows 0 and 2 are good, 1 and 3 bad
     assert found["reward_good"].value == pytest.approx((0.5 - 0.5) / 2)
     assert found["reward_bad"].value == pytest.approx((-1 + 0.5) / 2)
@@ -41,8 +41,8 @@ def test_feedback_figures_are_the_rewards_of_good_and_bad_answers(
 def test_only_good_answers_have_no_figure_of_bad_ones(
     marked: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "response_logprobs", lambda *_: np.zeros(2))
-    found = figures.feedback_figures(("a", "b"), None, marked.select([0, 2]), beta=0.5, seed=0)
+    monkeypatch.setattr(metrics, "response_logprobs", lambda *_: np.zeros(2))
+    found = metrics.feedback_figures(("a", "b"), None, marked.select([0, 2]), beta=0.5, seed=0)
     assert "reward_bad" not in found
     # a reward of exactly zero decides nothing
     assert found["accuracy"].value == 0
@@ -60,11 +60,11 @@ def test_odds_ratio_figures_take_the_mean_over_an_answers_tokens(monkeypatch: py
     )
     sums: dict[str, Any] = {"c": (2 * np.log(0.8), 2), "r": (np.log(0.5), 1)}
     monkeypatch.setattr(
-        figures,
+        metrics,
         "response_logprob_sums",
         lambda model, tokenizer, rows: tuple(np.array([value], float) for value in sums[rows[0][1]]),
     )
-    found = figures.odds_ratio_figures(None, None, pairs, seed=0)
+    found = metrics.odds_ratio_figures(None, None, pairs, seed=0)
     # odds 0.8/0.2 = 4 and 0.5/0.5 = 1, so the log odds ratio is log 4
     assert found["log_odds_ratio"].value == pytest.approx(np.log(4))
     assert found["accuracy"].value == 1

@@ -20,7 +20,7 @@ from handbook_utils.schema.training import BatchedRecipe, PairRecipe, TrainingRe
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.shared_prefix.decoder import ROUTER_LOSS, shared_prefixes, why_not_shared
 from handbook_utils.training.plan import TrainingPlan
-from handbook_utils.training.prepared_rows import row_costs
+from handbook_utils.training.rows.prepared import row_costs
 
 LOGGER = logging.getLogger("handbook_utils")
 
