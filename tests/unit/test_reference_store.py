@@ -24,6 +24,7 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training import fit
+from handbook_utils.training.reference import logps
 from handbook_utils.training.reference.logps import pair_logps
 from handbook_utils.training.reference.models import Pairs
 from handbook_utils.training.reference.store import Reference, ReferenceStore

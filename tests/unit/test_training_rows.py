@@ -15,7 +15,8 @@ from handbook_utils.errors import TemplateError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training import fit
-from handbook_utils.training.rows.labelled import TemplateWarning, check_rows, labelled, training_rows
+from handbook_utils.training.rows import labelled
+from handbook_utils.training.rows.labelled import TemplateWarning, check_rows, training_rows
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of
 from tests.tiny_models import CHAT_TEMPLATE, build_tiny_tokenizer
 
