@@ -39,7 +39,7 @@ _PUBLIC = {
     "compare_runs": "pipeline.compare",
     "mean_estimate": "evaluation.statistics",
     "estimate_kl": "evaluation.kl",
-    "claim": "reporting.claims",
+    "claim": "reporting.claims.claim",
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
     "plot_rewards": "reporting.plots",
@@ -116,7 +116,7 @@ if TYPE_CHECKING:
         train_sft,
     )
     from handbook_utils.records import Estimate, RunResult
-    from handbook_utils.reporting.claims import claim
+    from handbook_utils.reporting.claims.claim import claim
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
     from handbook_utils.reporting.report import write_report
     from handbook_utils.reporting.round_plots import plot_rounds

@@ -35,7 +35,7 @@ def measured_by_seed(notebook: str, calibration: Path) -> dict[int, Path]:
     if len(found) < 2:
         raise DataError(
             f"{calibration}: {len(found)} seeds of notebook '{notebook}' left their figures. First run "
-            "`python -m handbook_utils.reporting.calibrate --notebooks-only "
+            "`python -m handbook_utils.reporting.claims.calibrate --notebooks-only "
             f"--only {notebook} --out {calibration}`."
         )
     return found

@@ -36,7 +36,7 @@ def show_schema() -> None:
 
 def show_methods(json: bool) -> None:
     """Every stage, loss and way to select, what it needs, and its paper."""
-    from handbook_utils.methods import methods
+    from handbook_utils.cli.papers import methods
 
     if json:
         print(json_module.dumps([method.to_json() for method in methods()]))

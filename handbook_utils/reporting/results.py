@@ -11,8 +11,8 @@ from typing import Any
 from handbook_utils.environment import environment
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
-from handbook_utils.reporting.claims import project_root
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+from handbook_utils.reporting.claims.claim import project_root
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.runs import RunView, read_pipeline
 from handbook_utils.runs.atomic import write_json
 

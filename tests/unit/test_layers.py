@@ -14,7 +14,7 @@ import handbook_utils
 PACKAGE = Path(handbook_utils.__file__).parent
 LAYERS = [
     {"errors", "records"},
-    {"convert", "environment", "methods", "processes", "runs", "schema"},
+    {"convert", "environment", "processes", "runs", "schema"},
     {"pocket"},
     {"chat"},
     {"data"},

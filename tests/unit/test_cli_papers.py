@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from handbook_utils.methods import methods
+from handbook_utils.cli.papers import methods
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.sampling import Strategy
 from handbook_utils.schema.stages import recipe_types

@@ -1,4 +1,4 @@
-"""The methods at hand, from `methods.json`: stages, losses and ways to select, their needs and papers."""
+"""The methods at hand, from `papers.json`: stages, losses and ways to select, their needs and papers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def methods() -> list[Method]:
     >>> next(method.arxiv for method in methods() if method.name == "dpo")
     '2305.18290'
     """
-    content = json.loads(files("handbook_utils").joinpath("methods.json").read_text(encoding="utf-8"))
+    content = json.loads(files("handbook_utils").joinpath("cli", "papers.json").read_text(encoding="utf-8"))
     return [
         Method("" if group == "stages" else group, name, **entry)
         for group, named in content.items()

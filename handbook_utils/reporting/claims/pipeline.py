@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from handbook_utils.errors import ClaimError, RunFolderError
-from handbook_utils.reporting import breaks
-from handbook_utils.reporting.claims import ClaimRecord, Relation, make_claim, show_claim, write_claim
+from handbook_utils.reporting.claims import breaks
+from handbook_utils.reporting.claims.claim import ClaimRecord, Relation, make_claim, show_claim, write_claim
 from handbook_utils.reporting.runs import RunView, get_run
 
 if TYPE_CHECKING:

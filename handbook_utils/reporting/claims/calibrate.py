@@ -1,11 +1,11 @@
 """Rerun the pipeline on fresh seeds and store how safe each claim is.
 
-    python -m handbook_utils.reporting.calibrate --seeds 101 102 103 104 105 --out runs/calibrate [--jobs 2]
+    python -m handbook_utils.reporting.claims.calibrate --seeds 101 102 103 104 105 --out runs/calibrate [--jobs 2]
 
 A seed that is finished is not run again, and parts made in several sittings are merged. With `--only` the
 claims of some notebooks are measured anew: those of earlier sittings are left out where they are merged.
 
-    python -m handbook_utils.reporting.calibrate --notebooks-only --only lora sft --merge FILE
+    python -m handbook_utils.reporting.claims.calibrate --notebooks-only --only lora sft --merge FILE
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.errors import DataError, HandbookError, RunFolderError, suggest
-from handbook_utils.reporting.claims import project_root
-from handbook_utils.reporting.margins import summarise
-from handbook_utils.reporting.notebook_claims import execute_notebook, notebook_claim_ids
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+from handbook_utils.reporting.claims.claim import project_root
+from handbook_utils.reporting.claims.margins import summarise
+from handbook_utils.reporting.claims.notebook import execute_notebook, notebook_claim_ids
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.results import provenance
 from handbook_utils.reporting.runs import read_pipeline
 from handbook_utils.runs.atomic import write_json
@@ -201,7 +201,7 @@ def calibration_table(part: Part) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 on bad input or a failed run."""
-    parser = argparse.ArgumentParser(prog="python -m handbook_utils.reporting.calibrate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m handbook_utils.reporting.claims.calibrate", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104, 105])
     parser.add_argument("--out", type=Path, default=Path("runs/calibrate"))
     parser.add_argument("--pipeline", default="pocket/pipeline")

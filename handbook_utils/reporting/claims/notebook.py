@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from handbook_utils.errors import DataError, MissingDependencyError, suggest
-from handbook_utils.reporting.outcomes import Outcome
+from handbook_utils.reporting.claims.outcomes import Outcome
 
 TABLE = "sabotage.yaml"
 CELL_TIMEOUT_S = 1800

@@ -1,6 +1,6 @@
 """Break the pipeline on purpose and require every claim to fail: a claim that survives proves nothing.
 
-    python -m handbook_utils.reporting.sabotage RUNS [--cheap] [--json]
+    python -m handbook_utils.reporting.claims.sabotage RUNS [--cheap] [--json]
 
 Only what stands between the break and the claim is run again, in a scratch folder beside links to the rest.
 """
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from handbook_utils.errors import ClaimError, HandbookError, RecipeError, RunFolderError, suggest
-from handbook_utils.reporting.breaks import Break
-from handbook_utils.reporting.claims import assert_claim, project_root
-from handbook_utils.reporting.notebook_claims import read_notebook_sabotages, run_notebook_sabotages
-from handbook_utils.reporting.outcomes import Outcome, outcome_table
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS, Claim, Sabotage
+from handbook_utils.reporting.claims.breaks import Break
+from handbook_utils.reporting.claims.claim import assert_claim, project_root
+from handbook_utils.reporting.claims.notebook import read_notebook_sabotages, run_notebook_sabotages
+from handbook_utils.reporting.claims.outcomes import Outcome, outcome_table
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Claim, Sabotage
 from handbook_utils.reporting.runs import (
     TRAINING_STAGES,
     RunView,
@@ -178,7 +178,7 @@ def _wanted(claims: Sequence[Claim], ids: Collection[str] | None) -> list[Claim]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status is 1 when a claim survived or nothing was shown, 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m handbook_utils.reporting.sabotage", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m handbook_utils.reporting.claims.sabotage", description=__doc__)
     parser.add_argument("runs", type=Path, help="folder of a finished pipeline")
     parser.add_argument("--cheap", action="store_true", help="only what needs no training")
     parser.add_argument("--only", nargs="+", metavar="ID", help="only these claims of the pipeline")
