@@ -151,7 +151,7 @@ def _only_recipes(given: dict[str, Any]) -> None:
 def _score_rows(
     name: str, scorers: list[str], how: dict[str, Any], to: tuple[Path | None, bool, bool]
 ) -> None:
-    from handbook_utils.pipeline.cautions import with_cautions
+    from handbook_utils.evaluation.statistics import with_cautions
     from handbook_utils.sampling.progress import answer_bar
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
     from handbook_utils.sampling.scoring.rows import failed_counts, score_rows
@@ -178,7 +178,7 @@ def _score_rows(
 def _select_rows(
     name: str, by: str, rule: dict[str, Any], split: str, to: tuple[Path | None, bool, bool]
 ) -> None:
-    from handbook_utils.pipeline.cautions import with_cautions
+    from handbook_utils.evaluation.statistics import with_cautions
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
     from handbook_utils.sampling.selection.choose import Rule
     from handbook_utils.sampling.selection.rows import select_rows

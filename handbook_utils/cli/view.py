@@ -195,7 +195,7 @@ def stage_plan(recipe: AnyStage, folder: Path) -> dict[str, Any]:
 
     inputs = resolve_inputs(recipe, folder)
     if isinstance(recipe, TrainingRecipe):
-        from handbook_utils.training.plan import plan_training
+        from handbook_utils.training.dry_run import plan_training
 
         return plan_training(recipe, inputs)
     if isinstance(recipe, SamplingRecipe):

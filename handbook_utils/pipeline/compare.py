@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.evaluation.win_rate import compare_paired
-from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.tables import run_scores
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import read_result

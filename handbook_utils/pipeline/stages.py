@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from handbook_utils.errors import RecipeError, suggest
-from handbook_utils.pipeline.cautions import with_cautions
+from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.processes import is_launched, rank

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims.claim import interval_svg
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.curves import best_of_n_curves, measure_name, ordered_measures
 from handbook_utils.reporting.picture import duration, pipeline_svg
-from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.plots import (
     INK,
     picture_bytes,

@@ -11,9 +11,9 @@ from reporting_fakes import STAGES, use_fakes
 
 from handbook_utils.errors import RunFolderError, TrainingError
 from handbook_utils.pipeline.run import resolve_pipeline, run_pipeline
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.layout import lay_out, without_shortcuts
 from handbook_utils.reporting.picture import duration, pipeline_svg
-from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.report import write_report
 from handbook_utils.reporting.runs import ancestors, descendants, edges, read_pipeline, read_runs, sources_in
 

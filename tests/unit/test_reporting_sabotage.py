@@ -13,8 +13,8 @@ from reporting_fakes import use_fakes
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.reporting.claims import breaks
 from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Sabotage, check_pipeline_claims
-from handbook_utils.reporting.runs import TRAINING_STAGES, read_pipeline
 from handbook_utils.reporting.claims.sabotage import grouped, is_cheap, main, run_sabotages, stages_to_rerun
+from handbook_utils.reporting.runs import TRAINING_STAGES, read_pipeline
 from handbook_utils.runs.atomic import sha256_of
 
 CLAIMS = {each.id: each for each in PIPELINE_CLAIMS}

@@ -1,6 +1,6 @@
 """Rerun the pipeline on fresh seeds and store how safe each claim is.
 
-    python -m handbook_utils.reporting.claims.calibrate --seeds 101 102 103 104 105 --out runs/calibrate [--jobs 2]
+    python -m handbook_utils.reporting.claims.calibrate --seeds 101 102 103 104 105 [--out runs/x] [--jobs 2]
 
 A seed that is finished is not run again, and parts made in several sittings are merged. With `--only` the
 claims of some notebooks are measured anew: those of earlier sittings are left out where they are merged.
@@ -201,7 +201,9 @@ def calibration_table(part: Part) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, 2 on bad input or a failed run."""
-    parser = argparse.ArgumentParser(prog="python -m handbook_utils.reporting.claims.calibrate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m handbook_utils.reporting.claims.calibrate", description=__doc__
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104, 105])
     parser.add_argument("--out", type=Path, default=Path("runs/calibrate"))
     parser.add_argument("--pipeline", default="pocket/pipeline")

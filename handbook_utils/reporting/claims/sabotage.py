@@ -178,7 +178,9 @@ def _wanted(claims: Sequence[Claim], ids: Collection[str] | None) -> list[Claim]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status is 1 when a claim survived or nothing was shown, 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m handbook_utils.reporting.claims.sabotage", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m handbook_utils.reporting.claims.sabotage", description=__doc__
+    )
     parser.add_argument("runs", type=Path, help="folder of a finished pipeline")
     parser.add_argument("--cheap", action="store_true", help="only what needs no training")
     parser.add_argument("--only", nargs="+", metavar="ID", help="only these claims of the pipeline")
