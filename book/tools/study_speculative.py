@@ -173,11 +173,11 @@ def main() -> None:
     by_seed = dict(study(folder) for folder in asked.folders)
     measured = {}
     for name in next(iter(by_seed.values())):
-        found = over_seeds([figures[name] for figures in by_seed.values()])
+        found = over_seeds([metrics[name] for metrics in by_seed.values()])
         measured[name] = {figure: each.to_json() for figure, each in found.items()}
         if name.startswith(tuple(JUDGES)):
-            for seed, figures in by_seed.items():
-                gains = {key: mean_estimate(figures[name][key], unit=key) for key in SEED_BY_SEED}
+            for seed, metrics in by_seed.items():
+                gains = {key: mean_estimate(metrics[name][key], unit=key) for key in SEED_BY_SEED}
                 measured[f"seed-{seed}-{name}"] = {key: each.to_json() for key, each in gains.items()}
     print(write_result("speculative", {"measured": measured}, seeds=sorted(by_seed)))
 

@@ -172,7 +172,7 @@ def _score_rows(
     lines += [f"such as prompt '{f.prompt_id}': {f.reason}" for f in made.failures[:1]]
     record: dict[str, Any] = {"rows": len(made.rows), "out": str(out), "failed": failed}
     record["cautions"] = list(cautions)
-    _show(made.figures, record, [*lines, f"{out}: {len(made.rows)} rows"], json)
+    _show(made.metrics, record, [*lines, f"{out}: {len(made.rows)} rows"], json)
 
 
 def _select_rows(
@@ -201,17 +201,17 @@ def _select_rows(
         "unscored": made.unscored,
     }
     record["cautions"] = list(cautions)
-    _show(made.figures, record, lines, json)
+    _show(made.metrics, record, lines, json)
 
 
-def _show(figures: dict[str, Estimate], record: dict[str, Any], lines: list[str], json: bool) -> None:
+def _show(metrics: dict[str, Estimate], record: dict[str, Any], lines: list[str], json: bool) -> None:
     from rich.console import Console
 
     from handbook_utils.cli import view
 
     if json:
-        view.say({**record, "figures": {name: one.to_json() for name, one in figures.items()}}, "", True)
+        view.say({**record, "metrics": {name: one.to_json() for name, one in metrics.items()}}, "", True)
         return
-    Console().print(view.figures_table(figures))
+    Console().print(view.metrics_table(metrics))
     for line in [*(f"caution: {caution}" for caution in record["cautions"]), *lines]:
         Console().print(line, style="dim", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""What the command line prints: plans, tables of figures, pipelines on their way."""
+"""What the command line prints: plans, tables of metrics, pipelines on their way."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _check_stage(command: str, stages: Sequence[str], recipe: str, stage: Any) -
 
 
 def run_or_plan(recipe: AnyStage, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
-    """Run a stage into a folder and show its figures; a dry run shows what it would do."""
+    """Run a stage into a folder and show its metrics; a dry run shows what it would do."""
     if dry_run:
         show_stage_plan(recipe, folder, json)
         return
@@ -74,13 +74,13 @@ def run_or_plan(recipe: AnyStage, folder: Path, *, overwrite: bool, dry_run: boo
 
 
 def show_result(result: RunResult, json: bool) -> None:
-    """The figures of one run."""
+    """The metrics of one run."""
     if json:
         print(json_module.dumps(result_record(result)))
         return
     console = Console()
-    if result.figures:
-        console.print(figures_table(result.figures))
+    if result.final_metrics:
+        console.print(metrics_table(result.final_metrics))
     _show_cautions(console, result.cautions)
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
     console.print(
@@ -98,7 +98,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
     return {
         "stage": result.stage,
         "run": str(result.path),
-        "figures": {name: figure.to_json() for name, figure in result.figures.items()},
+        "final_metrics": {name: figure.to_json() for name, figure in result.final_metrics.items()},
         "runtime_s": result.runtime_s,
         "peak_memory_gib": result.peak_memory_gib,
         "tokens_per_s": result.tokens_per_s,
@@ -106,10 +106,10 @@ def result_record(result: RunResult) -> dict[str, Any]:
     }
 
 
-def figures_table(figures: Mapping[str, Estimate]) -> Table:
+def metrics_table(metrics: Mapping[str, Estimate]) -> Table:
     """Figures with their intervals."""
-    table = Table("figure", "value", "interval", "unit", "n", box=None, header_style="bold")
-    for name, figure in figures.items():
+    table = Table("metric", "value", "interval", "unit", "n", box=None, header_style="bold")
+    for name, figure in metrics.items():
         value, _, interval = str(figure).partition(" ")
         table.add_row(
             name, value, f"{interval} {figure.level:.0%}".replace("[", r"\["), figure.unit, str(figure.n)
@@ -118,7 +118,7 @@ def figures_table(figures: Mapping[str, Estimate]) -> Table:
 
 
 class PipelineWatcher:
-    """Prints a line a stage: its place in the pipeline, its time, its first figures."""
+    """Prints a line a stage: its place in the pipeline, its time, its first metrics."""
 
     def __init__(self, pipeline: str) -> None:
         loaded = load_recipe(pipeline)
@@ -134,7 +134,7 @@ class PipelineWatcher:
         place = f"{self._names.index(name) + 1:>2}/{len(self._names)}"
         sitting_s = time.monotonic() - self._started
         took = f"{sitting_s:6.1f} s" if sitting_s > 0.5 else "  done  "
-        first = ", ".join(f"{key} {figure}" for key, figure in list(result.figures.items())[:2])
+        first = ", ".join(f"{key} {figure}" for key, figure in list(result.final_metrics.items())[:2])
         line = Text.assemble(f"{place}  {took}  ", (f"{name:<28}", "bold"), f" {first}")
         self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
@@ -256,7 +256,7 @@ def show_comparison(comparison: Comparison, json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(comparison.verdict, style="bold", markup=False)
-    console.print(figures_table(comparison.figures))
+    console.print(metrics_table(comparison.metrics))
     _show_cautions(console, comparison.cautions)
     console.print("\nWhat else differs:" if comparison.changes else "\nNothing else differs.", style="bold")
     for line in comparison.changes:

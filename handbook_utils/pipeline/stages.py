@@ -1,4 +1,4 @@
-"""One stage: check its recipe and inputs, open its run folder, do it, store its figures."""
+"""One stage: check its recipe and inputs, open its run folder, do it, store its metrics."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run_stage(
         processes: train with so many processes instead of as the recipe's section `launch` says. The run
             is the same run: it may be interrupted with one number and go on with another.
     Returns:
-        The figures, each with its interval, and the cost of the run.
+        The final metrics, each with its interval, and the cost of the run.
     Raises:
         RecipeError: the recipe is wrong, or an earlier run it reads is missing.
         RunFolderError: the folder holds something else.
@@ -107,8 +107,8 @@ def run_stage(
         ) as run,
         _training_group(loaded),
     ):
-        figures, cautions = with_cautions(lambda: stage(loaded, run))
-        return run.finish(figures, cautions)
+        metrics, cautions = with_cautions(lambda: stage(loaded, run))
+        return run.finish(metrics, cautions)
 
 
 def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
@@ -140,7 +140,7 @@ def rejection_sample(recipe: str | Path | Recipe, run_dir: str | Path, **options
 
     Each round samples answers, scores and selects them, trains on what was selected, and measures the new
     model on held-out prompts beside one trained on as many random samples. The last model that was kept is
-    the run's `model/`, and figures are named by round: `round-2.gold`, `round-2.gold_gain_vs_control`.
+    the run's `model/`, and metrics are named by round: `round-2.gold`, `round-2.gold_gain_vs_control`.
 
     Source: Touvron et al. 2023 (Llama 2); Dong et al. 2023 (RAFT); Gulcehre et al. 2023 (ReST).
     Book: chapter "Best-of-n and rejection sampling".

@@ -106,7 +106,7 @@ def plot_best_of_n(run: RunLike, *, measures: Sequence[str] | None = None, dark:
         DataError: the run holds no such curve.
     """
     view = read_run(run)
-    curves = best_of_n_curves(view.figures)
+    curves = best_of_n_curves(view.final_metrics)
     known = ordered_measures(curves)
     wanted = list(measures) if measures is not None else known
     missing = [name for name in wanted if name not in known]

@@ -72,7 +72,7 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
         "errors": {n: v.manifest["error"] for n, v in views.items() if "error" in v.manifest},
         "cautions": _cautions(views),
         "headline": headline(views),
-        "reward_models": [(n, v.figures) for n, v in views.items() if v.stage == "reward" and v.result],
+        "reward_models": [(n, v.final_metrics) for n, v in views.items() if v.stage == "reward" and v.result],
         "best_of_n": [
             _best_of_n(view) for view in views.values() if view.stage == "best_of_n" and view.result
         ],
@@ -87,7 +87,7 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
         "answers": compare_answers(views, SIDE_BY_SIDE),
         "claims": _claims(views),
         "costs": [(view, cost(view) if view.result else None) for view in views.values()],
-        "all_figures": [(view, view.figures) for view in views.values() if view.figures],
+        "all_metrics": [(view, view.final_metrics) for view in views.values() if view.final_metrics],
         "origin": _origin(views),
     }
 
@@ -95,12 +95,12 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
 def headline(views: Mapping[str, RunView]) -> dict[str, Any]:
     """The table of models: headings, and rows of (label, against, cells, is a model of its own)."""
     rows = model_rows(views)
-    shown = [key for key in COLUMNS if any(key in row.figures for row in rows)]
+    shown = [key for key in COLUMNS if any(key in row.metrics for row in rows)]
     lines: list[tuple[str, str, list[Estimate | None], bool]] = []
     for row in rows:
-        lines.append((row.label, row.baseline, [row.figures.get(key) for key in shown], True))
-        for label, figures in row.others:
-            lines.append(("", label, [figures.get(key) for key in shown], False))
+        lines.append((row.label, row.baseline, [row.metrics.get(key) for key in shown], True))
+        for label, metrics in row.others:
+            lines.append(("", label, [metrics.get(key) for key in shown], False))
     return {"columns": [COLUMNS[key] for key in shown], "rows": lines}
 
 
@@ -121,7 +121,7 @@ def _cautions(views: Mapping[str, RunView]) -> dict[str, list[str]]:
 
 
 def _best_of_n(view: RunView) -> dict[str, Any]:
-    curves = best_of_n_curves(view.figures)
+    curves = best_of_n_curves(view.final_metrics)
     measures = ordered_measures(curves)
     ns = sorted({n for curve in curves.values() for n, _ in curve})
     return {
@@ -160,10 +160,10 @@ def _comparison_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     kinds = ("win_rate", 0.5, "win rate by gold reward"), ("gain", 0.0, "paired gain in gold reward")
     for key, reference, title in kinds:
         found = {
-            f"{row.label}\nagainst {against}": figures[key]
+            f"{row.label}\nagainst {against}": metrics[key]
             for row in model_rows(views)
-            for against, figures in ((row.baseline, row.figures), *row.others)
-            if key in figures
+            for against, metrics in ((row.baseline, row.metrics), *row.others)
+            if key in metrics
         }
         if found:
             figure = plot_estimates(found, reference=reference, unit=title)
@@ -175,7 +175,7 @@ def _claims(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     records = [
         (each.record(views), each.wording)
         for each in PIPELINE_CLAIMS
-        if each.run in views and each.figure in views[each.run].figures
+        if each.run in views and each.figure in views[each.run].final_metrics
     ]
     return [
         {"record": record, "wording": wording, "picture": Markup(interval_svg(record))}

@@ -43,9 +43,9 @@ class RunView:
     result: RunResult | None = None
 
     @property
-    def figures(self) -> Mapping[str, Estimate]:
-        """Final figures by name; empty unless finished."""
-        return self.result.figures if self.result else {}
+    def final_metrics(self) -> Mapping[str, Estimate]:
+        """What was measured at the end, by name; empty unless finished."""
+        return self.result.final_metrics if self.result else {}
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -125,12 +125,12 @@ class RunFolder:
         most = max(self._manifest["peak_memory_before_gib"], result.peak_memory_gib)
         self._manifest = {**self._manifest, "peak_memory_before_gib": most}
 
-    def finish(self, figures: Mapping[str, Estimate], cautions: Sequence[str] = ()) -> RunResult:
+    def finish(self, metrics: Mapping[str, Estimate], cautions: Sequence[str] = ()) -> RunResult:
         """Write result.json, then mark the run finished: in this order, so a kill between redoes it."""
         manifest, sitting_s = self._manifest, time.monotonic() - self._started
         result = {
             "stage": manifest["stage"],
-            "figures": {name: figure.to_json() for name, figure in figures.items()},
+            "final_metrics": {name: figure.to_json() for name, figure in metrics.items()},
             "runtime_s": round(manifest["runtime_before_s"] + sitting_s, 3),
             "peak_memory_gib": round(max(peak_memory_gib(), manifest["peak_memory_before_gib"]), 3),
             "tokens_per_s": round(self._tokens / sitting_s, 1) if self._tokens else None,
@@ -282,15 +282,16 @@ def _leave(path: Path, error: HandbookError, made: Sequence[Path]) -> None:
 
 
 def read_result(path: str | Path) -> RunResult:
-    """The final figures of a finished run."""
+    """The final metrics of a finished run."""
     path = Path(path)
     manifest = read_manifest(path)
     if not is_finished(path):
         raise RunFolderError(f"{path}: the run is {manifest['status']}, not finished. Run it again to go on.")
     record = json.loads((path / RESULT).read_text(encoding="utf-8"))
-    figures = {name: Estimate.from_json(figure) for name, figure in record.pop("figures").items()}
+    named = "final_metrics" if "final_metrics" in record else "figures"  # runs up to November 2026
+    metrics = {name: Estimate.from_json(figure) for name, figure in record.pop(named).items()}
     cautions = tuple(record.pop("cautions"))
-    return RunResult(**record, path=path, figures=figures, cautions=cautions)
+    return RunResult(**record, path=path, final_metrics=metrics, cautions=cautions)
 
 
 def now() -> str:

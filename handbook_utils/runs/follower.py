@@ -11,7 +11,7 @@ from handbook_utils.schema.training import StageRecipe
 
 
 class FollowedRun(RunFolder):
-    """A run folder that process 0 owns: its lock, manifest, metrics and figures are left to that one."""
+    """A run folder that process 0 owns: its lock, manifest, metrics and result are left to that one."""
 
     is_main = False
 

@@ -17,7 +17,7 @@ Columns = Mapping[str, NDArray[np.float64]]
 MANY_PROMPTS = 20_000
 
 
-def mean_figures(columns: Columns, prompts: NDArray[Any], *, suffix: str = "") -> dict[str, Estimate]:
+def mean_metrics(columns: Columns, prompts: NDArray[Any], *, suffix: str = "") -> dict[str, Estimate]:
     """Mean of each column over prompts; rows without a score do not count, nor does a column without any.
 
     Args:
@@ -25,12 +25,12 @@ def mean_figures(columns: Columns, prompts: NDArray[Any], *, suffix: str = "") -
         prompts: (rows,) the prompt of each row.
         suffix: added to the names.
     """
-    figures = {}
+    metrics = {}
     for name, values in columns.items():
         there = np.isfinite(values)
         if there.any():
-            figures[name + suffix] = mean_over_prompts(values[there], prompts[there], unit=score_unit(name))
-    return figures
+            metrics[name + suffix] = mean_over_prompts(values[there], prompts[there], unit=score_unit(name))
+    return metrics
 
 
 def mean_over_prompts(values: NDArray[np.float64], prompts: NDArray[Any], *, unit: str) -> Estimate:
@@ -45,7 +45,7 @@ def mean_over_prompts(values: NDArray[np.float64], prompts: NDArray[Any], *, uni
     return mean_estimate(values, clusters=prompts, unit=unit, method=method)
 
 
-def gain_figures(chosen: Columns, control: Columns, prompts: tuple[Any, Any]) -> dict[str, Estimate]:
+def gain_metrics(chosen: Columns, control: Columns, prompts: tuple[Any, Any]) -> dict[str, Estimate]:
     """How much higher each score is among the chosen than among their random control, paired by prompt.
 
     Args:
@@ -55,18 +55,18 @@ def gain_figures(chosen: Columns, control: Columns, prompts: tuple[Any, Any]) ->
     Returns:
         `NAME_gain_vs_random`; parts of a score (`gold.safe`) and scores that are missing somewhere have none.
     """
-    figures = {}
+    metrics = {}
     for name, values in chosen.items():
         if "." in name or not (np.isfinite(values).all() and np.isfinite(control[name]).all()):
             continue
         ours, theirs = prompt_means(values, prompts[0]), prompt_means(control[name], prompts[1])
         unit = score_unit(name)
-        figures[f"{name}_gain_vs_random"] = (
+        metrics[f"{name}_gain_vs_random"] = (
             mean_estimate(ours - theirs, unit=unit, method="student-t")
             if len(ours) >= MANY_PROMPTS
             else paired_difference(theirs, ours, unit=unit)
         )
-    return figures
+    return metrics
 
 
 def score_unit(name: str) -> str:

@@ -76,10 +76,10 @@ def fit(
         run: the open run folder.
         train: training examples in TRL's form, in memory or as a stream.
         evaluation: held-out examples, used while training only where `training.eval_strategy` asks for it.
-        measure: makes figures of (model as saved, tokenizer, held-out examples).
+        measure: makes the metrics of (model as saved, tokenizer, held-out examples).
         head: "causal" or "reward".
     Returns:
-        The figures; none without held-out examples, and none of a process that is not the main one.
+        The metrics; none without held-out examples, and none of a process that is not the main one.
     Raises:
         ModelError: the start model cannot be loaded.
         TemplateError: the chat template would spoil training; no model is loaded then.

@@ -1,4 +1,4 @@
-"""Held-out figures of trained models, each with its interval over prompts."""
+"""Held-out metrics of trained models, each with its interval over prompts."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from handbook_utils.training.initial_model import load_reference
 from handbook_utils.training.plan import setting
 from handbook_utils.training.rows.labelled import tell
 
-# figures of (model as saved, tokenizer, held-out rows)
+# metrics of (model as saved, tokenizer, held-out rows)
 Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]
 
 
 def against_reference(
-    recipe: TrainingRecipe, run: RunFolder, figures: Callable[..., dict[str, Estimate]]
+    recipe: TrainingRecipe, run: RunFolder, metrics: Callable[..., dict[str, Estimate]]
 ) -> Measure:
     """Measure by the recipe's beta against the model that training started from, loaded only then."""
 
     def measure(model: Any, tokenizer: Any, rows: Dataset) -> dict[str, Estimate]:
         models, beta = (model, load_reference(recipe, run)), float(setting(recipe, "beta"))
-        return figures(models, tokenizer, rows, beta=beta, seed=recipe.seed)
+        return metrics(models, tokenizer, rows, beta=beta, seed=recipe.seed)
 
     return measure
 
@@ -66,19 +66,19 @@ def reward_accuracy(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int) ->
     """How often the chosen answer scores higher, and where gold rewards are known, the truly better one."""
     chosen = reward_scores(model, tokenizer, _conversations(pairs, "chosen"))
     rejected = reward_scores(model, tokenizer, _conversations(pairs, "rejected"))
-    figures = {"accuracy": _accuracy(chosen, rejected, pairs, seed)}
+    metrics = {"accuracy": _accuracy(chosen, rejected, pairs, seed)}
     if set(GOLD_COLUMNS) <= set(pairs.column_names):
         gold = np.array(pairs["gold_chosen"]) - np.array(pairs["gold_rejected"])
         differ = np.flatnonzero(gold)  # of two equally good answers none is the better one
         if len(differ):
             sign = np.sign(gold[differ])
-            figures["accuracy_gold"] = _accuracy(
+            metrics["accuracy_gold"] = _accuracy(
                 chosen[differ] * sign, rejected[differ] * sign, pairs.select(differ), seed
             )
-    return figures
+    return metrics
 
 
-def implicit_reward_figures(
+def implicit_reward_metrics(
     models: tuple[Any, Any], tokenizer: Any, pairs: Dataset, *, beta: float, seed: int
 ) -> dict[str, Estimate]:
     """Accuracy and mean margin of beta * log(policy / reference) on held-out pairs.
@@ -102,7 +102,7 @@ def implicit_reward_figures(
     }
 
 
-def feedback_figures(
+def feedback_metrics(
     models: tuple[Any, Any], tokenizer: Any, rows: Dataset, *, beta: float, seed: int
 ) -> dict[str, Estimate]:
     """Mean implicit reward of good and of bad answers, and how often its sign is the mark's.
@@ -119,16 +119,16 @@ def feedback_figures(
     is_good = np.array(rows["label"], dtype=bool)
     prompts = np.array(_prompt_ids(rows))
     right = np.where(is_good, rewards > 0, rewards < 0).astype(float)
-    figures = {"accuracy": mean_estimate(right, clusters=prompts, unit="rate", seed=seed)}
+    metrics = {"accuracy": mean_estimate(right, clusters=prompts, unit="rate", seed=seed)}
     for name, chosen in (("reward_good", is_good), ("reward_bad", ~is_good)):
         if chosen.any():
-            figures[name] = mean_estimate(
+            metrics[name] = mean_estimate(
                 rewards[chosen], clusters=prompts[chosen], unit="implicit reward", seed=seed
             )
-    return figures
+    return metrics
 
 
-def odds_ratio_figures(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int) -> dict[str, Estimate]:
+def odds_ratio_metrics(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int) -> dict[str, Estimate]:
     """How often the chosen answer has the higher odds, and the mean log odds ratio.
 
     An answer's log-probability is the mean over its tokens, as in ORPO's loss, so length does not count.

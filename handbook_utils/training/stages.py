@@ -18,9 +18,9 @@ from handbook_utils.training.fit import fit, load_rows
 from handbook_utils.training.metrics import (
     against_reference,
     answer_loss,
-    feedback_figures,
-    implicit_reward_figures,
-    odds_ratio_figures,
+    feedback_metrics,
+    implicit_reward_metrics,
+    odds_ratio_metrics,
     reward_accuracy,
     text_loss,
 )
@@ -97,7 +97,7 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Book: chapter "Direct preference optimisation".
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-    measure = against_reference(recipe, run, implicit_reward_figures)
+    measure = against_reference(recipe, run, implicit_reward_metrics)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
 
 
@@ -112,7 +112,7 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
     train, held_out = load_rows(recipe, run, kind="preference")
-    measure = partial(odds_ratio_figures, seed=recipe.seed)
+    measure = partial(odds_ratio_metrics, seed=recipe.seed)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
 
 
@@ -131,5 +131,5 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
     # TRL reads KTO's rows in order, for its KL is measured on neighbours: unshuffled, a pair's two answers
     # would be each other's, and one source's marks would come all at once
     train = train.shuffle(seed=recipe.seed)
-    measure = against_reference(recipe, run, feedback_figures)
+    measure = against_reference(recipe, run, feedback_metrics)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)

@@ -187,7 +187,7 @@ def test_a_stage_prints_its_figures_as_json_and_then_reads_them_back(handbook, t
     code, out, _ = handbook(*command)
     assert code == 0
     first = json.loads(out)
-    assert first["figures"]["words"]["n"] == 6
+    assert first["final_metrics"]["words"]["n"] == 6
     assert json.loads(handbook(*command)[1]) == first
 
 

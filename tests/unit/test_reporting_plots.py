@@ -82,7 +82,7 @@ def test_a_run_without_curves_is_an_error(finished_pipeline):
 
 
 def test_gains_are_no_points_of_a_curve(finished_pipeline):
-    curves = best_of_n_curves(read_result(finished_pipeline / "best-of-n").figures)
+    curves = best_of_n_curves(read_result(finished_pipeline / "best-of-n").final_metrics)
     assert set(curves) == {(arm, m) for arm in ("proxy", "control") for m in ("gold", "score", "words")}
     assert [n for n, _ in curves["proxy", "gold"]] == [1, 2, 4, 8, 16, 32, 64]
 

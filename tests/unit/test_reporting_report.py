@@ -84,10 +84,10 @@ def test_answers_stand_side_by_side_unpicked(html):
 
 
 def test_headline_figures_are_those_of_the_runs(html, finished_pipeline):
-    figures = read_pipeline(finished_pipeline)["evaluate-dpo"].figures
+    metrics = read_pipeline(finished_pipeline)["evaluate-dpo"].final_metrics
     text = Page(html).text()
     for name in ("gold", "gold_gain_vs_evaluate-sft", "win_rate_vs_evaluate-sft"):
-        value, interval = str(figures[name]).split(" ", 1)
+        value, interval = str(metrics[name]).split(" ", 1)
         assert value in text
         assert interval in text
 

@@ -46,7 +46,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 def test_a_finished_run_gives_its_figures_back(tmp_path, recipe):
     result = finish(tmp_path / "run", recipe)
     assert read_result(tmp_path / "run") == result
-    assert result.figures == FIGURES
+    assert result.final_metrics == FIGURES
     manifest = read_manifest(tmp_path / "run")
     assert manifest["status"] == "finished"
     assert {"versions", "hardware", "inputs", "seed", "recipe"} <= manifest.keys()
@@ -57,7 +57,7 @@ def test_an_unbounded_interval_survives_json(tmp_path, recipe):
     unbounded = {"x": Estimate(1.0, float("-inf"), float("inf"), 0.95, 1, "score", "student-t")}
     with open_run(tmp_path / "run", recipe) as run:
         run.finish(unbounded)
-    assert read_result(tmp_path / "run").figures == unbounded
+    assert read_result(tmp_path / "run").final_metrics == unbounded
 
 
 def test_a_killed_run_goes_on_with_what_it_finished(tmp_path, recipe):

@@ -172,7 +172,7 @@ def test_rubbish_for_a_verdict_is_counted_and_the_run_goes_on(serve, tmp_path):
     }
     result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     assert read_manifest(tmp_path / "run")["notes"]["failed"] == {"judge": 1}
-    assert result.figures["judge_failed_rate"].value == 1 / 4
+    assert result.final_metrics["judge_failed_rate"].value == 1 / 4
     reasons = (tmp_path / "run" / "failures" / "part-00000.json").read_text(encoding="utf-8")
     assert "no verdict in the judge's reply, which ends: 'Both are fine.'" in reasons
 

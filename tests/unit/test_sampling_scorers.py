@@ -183,8 +183,8 @@ def test_a_run_counts_the_rows_without_a_score_and_keeps_the_reasons(checks, tmp
     }
     result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     # 1, none, 1, 0
-    assert result.figures["check"].value == pytest.approx(2 / 3)
-    assert result.figures["check_failed_rate"].value == 1 / 4
+    assert result.final_metrics["check"].value == pytest.approx(2 / 3)
+    assert result.final_metrics["check_failed_rate"].value == 1 / 4
     assert read_manifest(tmp_path / "run")["notes"]["failed"] == {"check": 1}
     (failure,) = json.loads((tmp_path / "run" / "failures" / "part-00000.json").read_text(encoding="utf-8"))
     assert failure == {

@@ -480,7 +480,7 @@ def test_prompts_the_engine_skips_are_named_with_the_reason_and_counted(recipe, 
     proof = json.loads((tmp_path / "run" / "shards.json").read_text(encoding="utf-8"))
     assert proof["skipped"] == {"p5": "too long"}
     assert (proof["prompts"], proof["answers"]) == (PROMPTS, (PROMPTS - 1) * SAMPLES)
-    assert result.figures["tokens"].n == PROMPTS - 1
+    assert result.final_metrics["tokens"].n == PROMPTS - 1
 
 
 def test_a_run_in_which_no_prompt_can_be_answered_says_why(recipe, tmp_path, monkeypatch):
@@ -505,8 +505,8 @@ def test_a_run_that_never_made_a_shard_leaves_no_folder(recipe, tmp_path, monkey
 
 def test_figures_are_those_of_the_samples(whole_folder):
     table = pq.read_table(whole_folder / "samples")
-    figures = read_result(whole_folder).figures
-    assert figures["tokens"].value == pytest.approx(sum(table["tokens"].to_pylist()) / len(table))
-    assert figures["words"].value == 1
+    metrics = read_result(whole_folder).final_metrics
+    assert metrics["tokens"].value == pytest.approx(sum(table["tokens"].to_pylist()) / len(table))
+    assert metrics["words"].value == 1
     cut = [reason == "length" for reason in table["finish_reason"].to_pylist()]
-    assert figures["truncated_rate"].value == pytest.approx(sum(cut) / len(cut))
+    assert metrics["truncated_rate"].value == pytest.approx(sum(cut) / len(cut))

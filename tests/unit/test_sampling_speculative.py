@@ -266,9 +266,9 @@ def test_what_was_stopped_has_no_score_and_counts_in_no_mean(runs):
     stopped = np.array(table["finish_reason"].to_pylist()) == "rejected"
     for name in ("proxy", "gold", "words"):
         assert np.isfinite(table[name].to_numpy()).tolist() == (~stopped).tolist()
-    figures = read_result(runs / "scores").figures
-    assert {"proxy", "gold", "words"} <= set(figures)
-    assert not any(name.endswith("failed_rate") for name in figures)
+    metrics = read_result(runs / "scores").final_metrics
+    assert {"proxy", "gold", "words"} <= set(metrics)
+    assert not any(name.endswith("failed_rate") for name in metrics)
 
 
 @pytest.mark.parametrize("strategy", ["best", "random", "pairs"])
@@ -303,7 +303,7 @@ def test_fewer_finished_answers_than_k_are_an_error():
 def test_select_works_on_such_samples_and_best_of_n_refuses_them(runs):
     selecting = SelectRecipe(stage="select", data=[{"from": "scores"}], by="proxy")
     result = run_stage(selecting, runs / "best", progress=False)
-    assert result.figures["proxy"].n == 6
+    assert result.final_metrics["proxy"].n == 6
     curve = BestOfNRecipe(
         stage="best_of_n", data=[{"from": "scores"}], arms=["proxy"], measures=["gold"], ns=[1]
     )

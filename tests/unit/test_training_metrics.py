@@ -30,7 +30,7 @@ def test_feedback_figures_are_the_rewards_of_good_and_bad_answers(
 ) -> None:
     logps = {"policy": [-1.0, -4.0, -3.0, -1.0], "reference": [-2.0, -2.0, -2.0, -2.0]}
     monkeypatch.setattr(metrics, "response_logprobs", lambda model, *_: np.array(logps[model]))
-    found = metrics.feedback_figures(("policy", "reference"), None, marked, beta=0.5, seed=0)
+    found = metrics.feedback_metrics(("policy", "reference"), None, marked, beta=0.5, seed=0)
     # log-ratios 1, -2, -1, 1; rewards 0.5, -1, -0.5, 0.5; rows 0 and 2 are good, 1 and 3 bad
     assert found["reward_good"].value == pytest.approx((0.5 - 0.5) / 2)
     assert found["reward_bad"].value == pytest.approx((-1 + 0.5) / 2)
@@ -42,7 +42,7 @@ def test_only_good_answers_have_no_figure_of_bad_ones(
     marked: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "response_logprobs", lambda *_: np.zeros(2))
-    found = metrics.feedback_figures(("a", "b"), None, marked.select([0, 2]), beta=0.5, seed=0)
+    found = metrics.feedback_metrics(("a", "b"), None, marked.select([0, 2]), beta=0.5, seed=0)
     assert "reward_bad" not in found
     # a reward of exactly zero decides nothing
     assert found["accuracy"].value == 0
@@ -64,7 +64,7 @@ def test_odds_ratio_figures_take_the_mean_over_an_answers_tokens(monkeypatch: py
         "response_logprob_sums",
         lambda model, tokenizer, rows: tuple(np.array([value], float) for value in sums[rows[0][1]]),
     )
-    found = metrics.odds_ratio_figures(None, None, pairs, seed=0)
+    found = metrics.odds_ratio_metrics(None, None, pairs, seed=0)
     # odds 0.8/0.2 = 4 and 0.5/0.5 = 1, so the log odds ratio is log 4
     assert found["log_odds_ratio"].value == pytest.approx(np.log(4))
     assert found["accuracy"].value == 1

@@ -18,8 +18,8 @@ from handbook_utils.runs.state import read_manifest
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training import fit
 from handbook_utils.training.arguments import trainer_arguments
-from handbook_utils.training.fit import LengthWarning
 from handbook_utils.training.dry_run import plan_training
+from handbook_utils.training.fit import LengthWarning
 from handbook_utils.training.plan import make_plan
 from handbook_utils.training.rows.labelled import training_rows
 from handbook_utils.training.rows.packing import (

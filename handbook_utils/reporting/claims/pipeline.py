@@ -72,12 +72,12 @@ class Claim:
             RunFolderError: the stage or the figure is missing, or the stage is unfinished.
         """
         view = get_run(views, self.run)
-        if self.figure not in view.figures:
+        if self.figure not in view.final_metrics:
             raise RunFolderError(
                 f"claim '{self.id}': the {view.status} run {view.path} has no figure '{self.figure}'; "
-                f"it has {', '.join(sorted(view.figures)) or 'none'}."
+                f"it has {', '.join(sorted(view.final_metrics)) or 'none'}."
             )
-        return make_claim(self.id, view.figures[self.figure], self.relation, self.bound, says=self.says)
+        return make_claim(self.id, view.final_metrics[self.figure], self.relation, self.bound, says=self.says)
 
 
 def _untrained(stage: str) -> Sabotage:

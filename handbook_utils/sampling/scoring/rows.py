@@ -1,4 +1,4 @@
-"""Anyone's rows with scores beside them, and the figures of each score."""
+"""Anyone's rows with scores beside them, and the metrics of each score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import Estimate
-from handbook_utils.sampling.metrics import mean_figures
+from handbook_utils.sampling.metrics import mean_metrics
 from handbook_utils.sampling.rows import AnsweredRow
 from handbook_utils.sampling.scoring.score import ScoreFailure, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
@@ -27,13 +27,13 @@ class ScoredRows:
 
     Attributes:
         rows: as they were, with a column a score; of pairs `NAME.chosen`, `NAME.rejected` and `NAME.margin`.
-        figures: means over prompts; of pairs also `NAME.accuracy`, how often the chosen answer scores higher
+        metrics: means over prompts; of pairs also `NAME.accuracy`, how often the chosen answer scores higher
             (ties count half).
         failures: rows that a scorer had no number for.
     """
 
     rows: list[dict[str, Any]]
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     failures: list[ScoreFailure]
 
 
@@ -73,7 +73,7 @@ def score_rows(
     names = [name for name in _columns(found, sides) if name in rows[0]]
     prompts = np.unique([row.answers[sides[0]].prompt_id for row in answered], return_inverse=True)[1]
     columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
-    return ScoredRows(rows, _figures(columns, prompts), failures)
+    return ScoredRows(rows, _metrics(columns, prompts), failures)
 
 
 def _batches(answered: Sequence[AnsweredRow]) -> Iterator[list[int]]:
@@ -102,15 +102,15 @@ def _columns(scores: Sequence[Mapping[str, float]], sides: Sequence[str]) -> dic
     return columns | {f"{name}.margin": scores[0][name] - scores[1][name] for name in names}
 
 
-def _figures(columns: Mapping[str, Any], prompts: Any) -> dict[str, Estimate]:
-    figures = mean_figures(columns, prompts)
+def _metrics(columns: Mapping[str, Any], prompts: Any) -> dict[str, Estimate]:
+    metrics = mean_metrics(columns, prompts)
     for name, values in columns.items():
         if name.endswith(".margin") and np.isfinite(values).any():
             there = np.isfinite(values)
             higher = np.where(values[there] > 0, 1.0, np.where(values[there] == 0, 0.5, 0.0))
             accuracy = mean_estimate(higher, clusters=prompts[there], unit="rate")
-            figures[f"{name.removesuffix('.margin')}.accuracy"] = accuracy
-    return figures
+            metrics[f"{name.removesuffix('.margin')}.accuracy"] = accuracy
+    return metrics
 
 
 def _check(answered: Sequence[AnsweredRow], scorers: Mapping[str, ScorerSection]) -> None:

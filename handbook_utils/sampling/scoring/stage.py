@@ -23,7 +23,7 @@ from handbook_utils.runs.atomic import remove_leftovers, write_json, write_table
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.execution.shards import part_name
-from handbook_utils.sampling.metrics import mean_figures
+from handbook_utils.sampling.metrics import mean_metrics
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.scoring.score import ScoreFailure, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers, models_of
@@ -50,7 +50,7 @@ def run_score(recipe: ScoreRecipe, run: RunFolder) -> dict[str, Estimate]:
     `SCORE_failed_rate`, and has the score NaN.
     """
     write_scores(recipe, wanted_parts(recipe.data, run), run)
-    return score_figures(run.path / "scores")
+    return score_metrics(run.path / "scores")
 
 
 def write_scores(recipe: ScoreRecipe | EvaluateRecipe, parts: Sequence[SamplePart], run: RunFolder) -> None:
@@ -137,7 +137,7 @@ def failures_file(number: int) -> str:
     return f"failures/part-{number:05d}.json"
 
 
-def score_figures(folder: Path) -> dict[str, Estimate]:
+def score_metrics(folder: Path) -> dict[str, Estimate]:
     """Mean of each score over prompts, and how often a score is missing where one is; texts are not read."""
     pieces: dict[str, list[Any]] = {}
     prompts, rejected, before = [], [], 0
@@ -151,13 +151,13 @@ def score_figures(folder: Path) -> dict[str, Estimate]:
             pieces.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy())
     columns = {name: np.concatenate(values) for name, values in pieces.items()}
     clusters, finished = np.concatenate(prompts), ~np.concatenate(rejected)
-    figures = mean_figures(columns, clusters)
+    metrics = mean_metrics(columns, clusters)
     for name, values in columns.items():
         missing = ~np.isfinite(values[finished])
         if missing.any() and not missing.all():
             rate = mean_estimate(missing.astype(np.float64), clusters=clusters[finished], unit="rate")
-            figures[f"{name}_failed_rate"] = rate
-    return figures
+            metrics[f"{name}_failed_rate"] = rate
+    return metrics
 
 
 def _note_failures(run: RunFolder, rows: int) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import Estimate
-from handbook_utils.sampling.metrics import gain_figures, mean_figures
+from handbook_utils.sampling.metrics import gain_metrics, mean_metrics
 from handbook_utils.sampling.rows import AnsweredRow
 from handbook_utils.sampling.selection.choose import Rule, choose
 from handbook_utils.sampling.selection.groups import Floats, Ints, text_codes
@@ -25,13 +25,13 @@ class SelectedRows:
         chosen: rows as they were; for pairs new ones, with prompt, chosen and rejected as messages.
         control: random ones of the same prompts, as many.
         unscored: how many rows have no score.
-        figures: mean score of the chosen and its gain over the control; for pairs the mean margin.
+        metrics: mean score of the chosen and its gain over the control; for pairs the mean margin.
     """
 
     chosen: list[dict[str, Any]]
     control: list[dict[str, Any]]
     unscored: int
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
 
 
 def select_rows(answered: Sequence[AnsweredRow], *, by: str, rule: Rule) -> SelectedRows:
@@ -64,10 +64,10 @@ def select_rows(answered: Sequence[AnsweredRow], *, by: str, rule: Rule) -> Sele
     scores = table[by].to_numpy()
     prompts = text_codes(table["prompt_id"])
     sides = [_taken(answered, numbers) for numbers in (choice.chosen, choice.control)]
-    figures = _figures(by, scores, prompts, (choice.chosen, choice.control))
+    metrics = _metrics(by, scores, prompts, (choice.chosen, choice.control))
     if rule.strategy == "random":  # its control is itself
-        figures = {by: figures[by]}
-    return SelectedRows(sides[0], sides[1], len(choice.unscored), figures)
+        metrics = {by: metrics[by]}
+    return SelectedRows(sides[0], sides[1], len(choice.unscored), metrics)
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], by: str) -> pa.Array:
@@ -94,12 +94,12 @@ def _taken(answered: Sequence[AnsweredRow], numbers: Ints) -> list[dict[str, Any
     return made
 
 
-def _figures(by: str, scores: Floats, prompts: Ints, sides: tuple[Ints, Ints]) -> dict[str, Estimate]:
+def _metrics(by: str, scores: Floats, prompts: Ints, sides: tuple[Ints, Ints]) -> dict[str, Estimate]:
     chosen, control = sides
     if chosen.ndim == 2:
         margins = scores[chosen[:, 0]] - scores[chosen[:, 1]]
         return {f"margin.{by}": mean_estimate(margins, unit=f"{by} score")}
     ours, theirs = {by: scores[chosen]}, {by: scores[control]}
-    return mean_figures(ours, prompts[chosen]) | gain_figures(
+    return mean_metrics(ours, prompts[chosen]) | gain_metrics(
         ours, theirs, (prompts[chosen], prompts[control])
     )

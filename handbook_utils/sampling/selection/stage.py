@@ -16,7 +16,7 @@ from handbook_utils.evaluation.statistics import paired_difference
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.execution.parts import write_part
-from handbook_utils.sampling.metrics import gain_figures, mean_figures, score_unit
+from handbook_utils.sampling.metrics import gain_metrics, mean_metrics, score_unit
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.selection.choose import Choice, Rule, choose
 from handbook_utils.sampling.selection.groups import Floats, Ints, text_codes
@@ -74,11 +74,11 @@ def run_select(recipe: SelectRecipe, run: RunFolder) -> dict[str, Estimate]:
     _note(run, tally, recipe)
     if rule.makes_pairs:
         return _margins(tally)
-    figures = mean_figures(tally.columns("selected"), tally.rows_of("selected"))
+    metrics = mean_metrics(tally.columns("selected"), tally.rows_of("selected"))
     if rule.strategy == "random":
-        return figures
+        return metrics
     sides = tally.columns("selected"), tally.columns("control")
-    return figures | gain_figures(*sides, (tally.rows_of("selected"), tally.rows_of("control")))
+    return metrics | gain_metrics(*sides, (tally.rows_of("selected"), tally.rows_of("control")))
 
 
 def _write(run: RunFolder, number: int, table: pa.Table, choice: Choice, rule: Rule) -> None:
@@ -138,8 +138,8 @@ def _note(run: RunFolder, tally: Tally, recipe: SelectRecipe) -> None:
 
 def _margins(tally: Tally) -> dict[str, Estimate]:
     """Chosen minus rejected of each score that no pair lacks."""
-    figures = {}
+    metrics = {}
     for name, values in tally.columns("selected").items():
         if np.isfinite(values).all():
-            figures[f"margin.{name}"] = paired_difference(values[:, 1], values[:, 0], unit=score_unit(name))
-    return figures
+            metrics[f"margin.{name}"] = paired_difference(values[:, 1], values[:, 0], unit=score_unit(name))
+    return metrics
