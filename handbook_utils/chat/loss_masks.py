@@ -97,12 +97,12 @@ def tokenize_turns(tokenizer: Any, turns: Sequence[Turn]) -> list[TokenRow]:
 
 def render_turns(tokenizer: Any, turns: Sequence[Turn]) -> RenderedTurns:
     """The first half of `tokenize_turns`, which is Python's work."""
-    told = [{"tools": turn.tools or None, **turn.options} for turn in turns]
+    kwargs = [{"tools": turn.tools or None, **turn.options} for turn in turns]
     marked = has_marks(tokenizer)
     asked = [turn.prompt for turn in turns]
-    prompts, _ = render_conversations(tokenizer, asked, told=told, add_generation_prompt=True)
+    prompts, _ = render_conversations(tokenizer, asked, template_kwargs=kwargs, add_generation_prompt=True)
     answered = [[*turn.prompt, *turn.answer] for turn in turns]
-    wholes, spans = render_conversations(tokenizer, answered, told=told, marked=marked)
+    wholes, spans = render_conversations(tokenizer, answered, template_kwargs=kwargs, marked=marked)
     return RenderedTurns(wholes, prompts, spans if marked else None)
 
 
@@ -139,7 +139,7 @@ def encode_conversations(
     tokenizer: Any,
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     *,
-    told: Sequence[Mapping[str, Any]] | None = None,
+    template_kwargs: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
 ) -> list[list[int]]:
     """Token ids of conversations under the template.
@@ -147,14 +147,14 @@ def encode_conversations(
     Args:
         tokenizer: with a chat template.
         conversations: lists of messages.
-        told: what the template is told of each conversation: its `tools`, and options such as
+        template_kwargs: what the template is told of each conversation: its `tools`, and options such as
             `enable_thinking`.
         add_generation_prompt: open the assistant's turn at the end.
     Raises:
         TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
     texts, _ = render_conversations(
-        tokenizer, conversations, told=told, add_generation_prompt=add_generation_prompt
+        tokenizer, conversations, template_kwargs=template_kwargs, add_generation_prompt=add_generation_prompt
     )
     return _encode(tokenizer, texts)[0]
 

@@ -30,7 +30,7 @@ def render_conversations(
     tokenizer: Any,
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     *,
-    told: Sequence[Mapping[str, Any]] | None = None,
+    template_kwargs: Sequence[Mapping[str, Any]] | None = None,
     marked: bool = False,
     add_generation_prompt: bool = False,
 ) -> tuple[list[str], list[list[Span]]]:
@@ -39,7 +39,7 @@ def render_conversations(
     Args:
         tokenizer: with a chat template.
         conversations: lists of messages; keys of a message whose value is None are left out.
-        told: what the template is told of each: its `tools`, and options such as `enable_thinking`.
+        template_kwargs: what the template is given with each: its `tools`, options such as `enable_thinking`.
         marked: find out which characters are inside `{% generation %}`.
         add_generation_prompt: open the assistant's turn at the end.
     Raises:
@@ -48,7 +48,8 @@ def render_conversations(
     texts: list[str] = []
     spans: list[list[Span]] = []
     special = tokenizer.special_tokens_map
-    for messages, given in zip(conversations, told or repeat({}), strict=told is not None):
+    options = repeat({}) if template_kwargs is None else template_kwargs
+    for messages, given in zip(conversations, options, strict=template_kwargs is not None):
         try:
             template = tokenizer.get_chat_template(None, given.get("tools"))
             shown = [{key: value for key, value in m.items() if value is not None} for m in messages]

@@ -132,8 +132,8 @@ class PipelineWatcher:
             self._started = time.monotonic()
             return
         place = f"{self._names.index(name) + 1:>2}/{len(self._names)}"
-        sitting_s = time.monotonic() - self._started
-        took = f"{sitting_s:6.1f} s" if sitting_s > 0.5 else "  done  "
+        session_s = time.monotonic() - self._started
+        took = f"{session_s:6.1f} s" if session_s > 0.5 else "  done  "
         first = ", ".join(f"{key} {figure}" for key, figure in list(result.final_metrics.items())[:2])
         line = Text.assemble(f"{place}  {took}  ", (f"{name:<28}", "bold"), f" {first}")
         self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)

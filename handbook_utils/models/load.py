@@ -169,10 +169,10 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
     wanted = base.quantization if how.quantization == "auto" else how.quantization
     # what training rounded stays rounded: the adapter has learned to make up for it
     held = wanted if base.quantization == "none" else base.quantization
-    model = _load_base(place, base, how.but(quantization=held, revision=base.revision))
+    model = _load_base(place, base, how.replace(quantization=held, revision=base.revision))
     with quiet_libraries():
         if wanted != held:
-            model = quantized(dequantized(model, how.torch_dtype), how.but(quantization=wanted))
+            model = quantized(dequantized(model, how.torch_dtype), how.replace(quantization=wanted))
         return attach(model, place, head=how.head, is_trainable=is_trainable).eval()
 
 
@@ -181,7 +181,7 @@ def load_merged(place: str, how: Loading) -> Any:
 
     Merging into quantised weights would round the sum again and lose much of a small update.
     """
-    model = load_on_base(place, how.but(quantization="none"))
+    model = load_on_base(place, how.replace(quantization="none"))
     with quiet_libraries():
         return model.merge_and_unload().requires_grad_(True).eval()
 

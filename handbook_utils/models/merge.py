@@ -149,7 +149,7 @@ def _compared(before: _Outputs, folder: Path, how: Loading, quantization: str, p
         )
     rounding = None
     if quantization != "none":
-        trained = load_on_base(place, how.but(quantization="auto"))
+        trained = load_on_base(place, how.replace(quantization="auto"))
         rounding = _difference(_Outputs.of(trained, tokenizer, how, before.rows), after) / largest
     return MergeReport(
         folder=folder,

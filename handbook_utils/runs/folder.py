@@ -113,7 +113,7 @@ class RunFolder:
             stream.write(line + "\n")
 
     def count_tokens(self, tokens: int) -> None:
-        """Add to the tokens this sitting trained on or sampled, for tokens_per_s."""
+        """Add to the tokens this session trained on or sampled, for tokens_per_s."""
         self._tokens += tokens
 
     def note(self, **facts: Any) -> None:
@@ -127,13 +127,13 @@ class RunFolder:
 
     def finish(self, metrics: Mapping[str, Estimate], cautions: Sequence[str] = ()) -> RunResult:
         """Write result.json, then mark the run finished: in this order, so a kill between redoes it."""
-        manifest, sitting_s = self._manifest, time.monotonic() - self._started
+        manifest, session_s = self._manifest, time.monotonic() - self._started
         result = {
             "stage": manifest["stage"],
             "final_metrics": {name: figure.to_json() for name, figure in metrics.items()},
-            "runtime_s": round(manifest["runtime_before_s"] + sitting_s, 3),
+            "runtime_s": round(manifest["runtime_before_s"] + session_s, 3),
             "peak_memory_gib": round(max(peak_memory_gib(), manifest["peak_memory_before_gib"]), 3),
-            "tokens_per_s": round(self._tokens / sitting_s, 1) if self._tokens else None,
+            "tokens_per_s": round(self._tokens / session_s, 1) if self._tokens else None,
             "cautions": list(cautions),
         }
         write_json(self.path / RESULT, result)
@@ -187,7 +187,7 @@ def _refuse_foreign(path: Path) -> None:
     """Refuse a folder that holds something else, before anything is written into it."""
     if not path.is_dir() or (path / MANIFEST).exists():
         return
-    left = (LOCK, LOG)  # by a sitting that was killed before it wrote more
+    left = (LOCK, LOG)  # by a session that was killed before it wrote more
     if any(entry.name not in left and not entry.name.startswith(TEMPORARY) for entry in path.iterdir()):
         raise RunFolderError(
             f"{path}: not empty and not a run folder. Choose another --out; nothing was touched."
@@ -197,7 +197,7 @@ def _refuse_foreign(path: Path) -> None:
 def _prepared(
     path: Path, recipe: StageRecipe, fingerprints: dict[str, str], overwrite: bool
 ) -> dict[str, Any]:
-    """Check what is in the folder, clear it where asked, and write the manifest of this sitting."""
+    """Check what is in the folder, clear it where asked, and write the manifest of this session."""
     content = recipe_to_dict(recipe)
     earlier: dict[str, Any] = {}
     if (path / MANIFEST).exists():
@@ -206,14 +206,14 @@ def _prepared(
         for name in damaged_outputs(path):
             (path / name).unlink(missing_ok=True)
     remove_leftovers(path)
-    before_s, before_gib = _earlier_sittings(path, earlier)
+    before_s, before_gib = _earlier_sessions(path, earlier)
     manifest = {
         "format": 1,
         "stage": content["stage"],
         "status": "running",
         "seed": content["seed"],
         "started": earlier.get("started") or now(),
-        "sitting": now(),
+        "session": now(),
         "runtime_before_s": before_s,
         "peak_memory_before_gib": before_gib,
         "inputs": fingerprints,
@@ -227,7 +227,7 @@ def _prepared(
 
 
 def _checked(path: Path, content: Any, fingerprints: dict[str, str], overwrite: bool) -> dict[str, Any]:
-    """The manifest of an earlier sitting of the same run; {} after clearing a folder that may be cleared."""
+    """The manifest of an earlier session of the same run; {} after clearing a folder that may be cleared."""
     try:
         earlier = read_manifest(path)
     except RunFolderError:
@@ -250,11 +250,11 @@ def _checked(path: Path, content: Any, fingerprints: dict[str, str], overwrite: 
     return {}
 
 
-def _earlier_sittings(path: Path, earlier: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds and memory of earlier, interrupted sittings: until the last file they touched."""
+def _earlier_sessions(path: Path, earlier: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds and memory of earlier, interrupted sessions: until the last file they touched."""
     if not earlier:
         return 0.0, 0.0
-    began = datetime.fromisoformat(earlier["sitting"]).timestamp()
+    began = datetime.fromisoformat(earlier.get("session") or earlier["sitting"]).timestamp()
     touched = max(file.stat().st_mtime for file in path.rglob("*") if file.name not in (LOCK, LOG))
     spent = max(0.0, touched - began)
     return round(earlier["runtime_before_s"] + spent, 3), earlier["peak_memory_before_gib"]

@@ -31,7 +31,7 @@ from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
 from handbook_utils.training.reference.logps import add_reference_logps, reference_store
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, prompts_computed_once
-from handbook_utils.training.rows.labelled import check_rows, tell, training_rows
+from handbook_utils.training.rows.labelled import check_rows, training_rows, warn_and_log
 from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
 from handbook_utils.training.rows.prepared import count_rows, left_out_and_cut
 
@@ -190,12 +190,12 @@ def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) 
     if dropped == rows:
         raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
     if dropped:
-        tell(
+        warn_and_log(
             f"{dropped} of {rows} rows do not fit into training.max_length = {limit} tokens: left out.",
             LengthWarning,
         )
     if cut:
-        tell(
+        warn_and_log(
             f"{cut} of {rows} rows are longer than training.max_length = {limit} tokens: their ends are cut "
             "off, and with them the token that ends an answer.",
             LengthWarning,

@@ -134,7 +134,7 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
     place = resolve_model(source, revision=section.revision)
     earlier = read_base(place)
     if section.adapter != "merge":
-        how = how.but(quantization=held_quantization(recipe, source))
+        how = how.replace(quantization=held_quantization(recipe, source))
     if section.adapter == "continue":
         # what the earlier stage rounded stays rounded, however it is held here
         base = replace(earlier, quantization=how.quantization) if earlier.quantization == "none" else earlier
@@ -143,7 +143,7 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
         return Start(quantized(load_merged(place, how), how), _base(source, how))
     if recipe.lora is None:
         return Start(load_merged(place, how), None)
-    merged, how = _merged_folder(run, place, how), how.but(revision=None)
+    merged, how = _merged_folder(run, place, how), how.replace(revision=None)
     return Start(load_model(merged, head=head, **options), _base(merged, how))
 
 

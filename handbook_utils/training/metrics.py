@@ -24,7 +24,7 @@ from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.initial_model import load_reference
 from handbook_utils.training.plan import setting
-from handbook_utils.training.rows.labelled import tell
+from handbook_utils.training.rows.labelled import warn_and_log
 
 # metrics of (model as saved, tokenizer, held-out rows)
 Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]
@@ -163,7 +163,7 @@ def _accuracy(higher: Floats, lower: Floats, pairs: Dataset, seed: int) -> Estim
 def _conversations(rows: Dataset, answer: str) -> list[Conversation]:
     unheeded = {"tools", TEMPLATE_OPTIONS} & set(rows.column_names)
     if unheeded:
-        tell(
+        warn_and_log(
             f"held-out rows are measured without their {' and '.join(sorted(unheeded))}: compare these "
             "figures with one another only.",
             IgnoredColumnWarning,

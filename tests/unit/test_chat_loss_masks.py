@@ -87,7 +87,7 @@ def test_each_conversation_is_told_its_own_tools() -> None:
     template = "{% if tools %}{{ tools[0].function.name }}{% endif %}" + UNMARKED
     tokenizer = tokenizer_of(template)
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
-    ids = encode_conversations(tokenizer, [TWO[:1], TWO[:1]], told=[{"tools": tools}, {}])
+    ids = encode_conversations(tokenizer, [TWO[:1], TWO[:1]], template_kwargs=[{"tools": tools}, {}])
     assert [tokenizer.decode(row) for row in ids] == ["add<|user|>Hi<|end|>", "<|user|>Hi<|end|>"]
 
 

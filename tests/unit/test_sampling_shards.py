@@ -353,7 +353,7 @@ def test_a_finished_run_that_is_whole_is_not_opened_again(recipe, engine, tmp_pa
 
 
 def test_shards_of_other_prompts_than_the_plans_are_refused(tmp_path):
-    """Data that changed between two sittings where no checksum tells, such as those of the hub."""
+    """Data that changed between two sessions where no checksum tells, such as those of the hub."""
     asked = [("p", [{"role": "user", "content": "hi"}])]
     [shard] = cut_shards(tmp_path, asked, size=1, decides={}, left_out=[])
     record = shards.write_shard(tmp_path, shard, asked, Answers(answers_to(asked[0], 1)), samples=1)

@@ -226,7 +226,7 @@ def load_prompts(
 
 
 def write_part(run: RunFolder, table: str, number: int, content: pa.Table) -> None:
-    """Write a part unless an earlier sitting did."""
+    """Write a part unless an earlier session did."""
     if not run.has(part_name(table, number)):
         run.write_table(part_name(table, number), content)
 

@@ -69,8 +69,8 @@ def run_on_ray(
         room = room_for(ray.nodes(), need)
         count = min(wanted, room) if section.workers == "auto" else wanted
         actor = ray.remote(**need, max_restarts=RESTARTS, max_task_retries=0)(RayWorker)
-        desk = Desk(Path.cwd(), probe, threads, versions())
-        pool = RayPool(ray, [actor.remote(desk, work.prepare) for _ in range(count)])
+        environment = WorkerEnvironment(Path.cwd(), probe, threads, versions())
+        pool = RayPool(ray, [actor.remote(environment, work.prepare) for _ in range(count)])
         try:
             yield from pool.results(items)
         finally:
@@ -89,7 +89,7 @@ def _probe(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Desk:
+class WorkerEnvironment:
     """Where and how a worker works, as the process that started the run does.
 
     Attributes:
@@ -104,7 +104,7 @@ class Desk:
     threads: int
     versions: Mapping[str, str]
 
-    def sit_down(self) -> None:
+    def apply(self) -> None:
         """Make this process work there and so.
 
         Raises:
@@ -135,14 +135,14 @@ class Desk:
 class RayWorker:
     """An actor: `prepare`, then `make` for one item after the other."""
 
-    def __init__(self, desk: Desk, prepare: Callable[[], Make]) -> None:
-        self._desk = desk
+    def __init__(self, environment: WorkerEnvironment, prepare: Callable[[], Make]) -> None:
+        self._environment = environment
         self._prepare = prepare
         self._make: Make | None = None
 
     def prepare(self) -> None:
         """Check the place and load the model."""
-        self._desk.sit_down()
+        self._environment.apply()
         self._make = self._prepare()
 
     def make(self, item: Any) -> Any:

@@ -132,7 +132,7 @@ def cut_shards(
 
 
 def read_plan(folder: Path) -> list[Shard] | None:
-    """The shards an earlier sitting cut; None where there is no plan, or a damaged one."""
+    """The shards an earlier session cut; None where there is no plan, or a damaged one."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if plan.pop("check") != _check_of(plan) or sha256_of(folder / PLAN_PROMPTS) != plan["sha256"]:

@@ -107,7 +107,7 @@ def score_maker(
         scored = completions_of(part.read(), where=str(part.file))
         for scorer in loaded or [_no_scores]:
             scored = score(scored, scorer, failed=failures.append)
-        (folder / failures_file(number)).unlink(missing_ok=True)  # of a sitting that was killed
+        (folder / failures_file(number)).unlink(missing_ok=True)  # of a session that was killed
         if failures:
             write_json(folder / failures_file(number), [failure.to_json() for failure in failures])
         write_table(folder / part_name("scores", number), scores_table(scored))

@@ -124,7 +124,7 @@ def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
     roles = {message["role"] for turn in turns for message in turn.prompt}
     for check in report.failed("warning"):
         if NEEDS.get(check.name, "user") in {"user", *roles}:
-            tell(f"chat template, {check.name}: {check.message} {check.remedy}", TemplateWarning)
+            warn_and_log(f"chat template, {check.name}: {check.message} {check.remedy}", TemplateWarning)
     _check_prompts(tokenizer, turns)
     _check_text(tokenizer, turns)
 
@@ -147,7 +147,7 @@ def _check_prompts(tokenizer: Any, turns: Sequence[Turn]) -> None:
     )
     if 2 * len(apart) > len(rows):
         raise TemplateError(f"{message} So many would train the model on contexts it never meets.")
-    tell(message, TemplateWarning)
+    warn_and_log(message, TemplateWarning)
 
 
 def _check_text(tokenizer: Any, turns: Sequence[Turn]) -> None:
@@ -164,14 +164,14 @@ def _check_text(tokenizer: Any, turns: Sequence[Turn]) -> None:
     ]
     if found:
         number, token = found[0]
-        tell(
+        warn_and_log(
             f"row {number} and {len({n for n, _ in found}) - 1} more of the first {len(turns)}: a message "
             f"holds {token!r}, which becomes the special token and not its text. Remove or rewrite it.",
             TemplateWarning,
         )
 
 
-def tell(message: str, category: type[Warning]) -> None:
+def warn_and_log(message: str, category: type[Warning]) -> None:
     """Warn, and write it into the run's log."""
     LOGGER.warning(message)
     warnings.warn(message, category, stacklevel=3)
