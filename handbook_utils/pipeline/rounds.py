@@ -163,9 +163,9 @@ def _leave_model(run: RunFolder, number: int) -> None:
     temporary.replace(link)
 
 
-def plan_rounds(recipe: RejectionRecipe, run_dir: Path) -> dict[str, Any]:
+def plan_rounds(recipe: RejectionRecipe, out: Path) -> dict[str, Any]:
     """What a run would do, for `--dry-run`: prompts, answers, held-out prompts; no model is loaded."""
-    inputs = ResolvedInputs(resolve_inputs(recipe, run_dir))
+    inputs = ResolvedInputs(resolve_inputs(recipe, out))
     prompts = sum(1 for _ in load_prompts(recipe, inputs))
     evaluation = round_stages(recipe, 1)["evaluate"]
     assert isinstance(evaluation, EvaluateRecipe)  # by its name

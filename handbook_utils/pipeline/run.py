@@ -19,7 +19,7 @@ Watcher = Callable[[str, RunResult | None], None]
 
 def run_pipeline(
     recipe: str | Path | Recipe,
-    out_dir: str | Path,
+    out: str | Path,
     *,
     overrides: Overrides = (),
     seed: int | None = None,
@@ -30,7 +30,7 @@ def run_pipeline(
 
     Args:
         recipe: packaged name ("pocket/pipeline"), path of a YAML file, or a loaded recipe.
-        out_dir: gets one run folder a stage.
+        out: gets one run folder a stage.
         overrides: changes by stage, such as `{"sft.training.max_steps": 10}`.
         seed: replaces the pipeline's seed, and with it every stage's.
         overwrite: redo the stages whose recipe or inputs have changed.
@@ -39,7 +39,7 @@ def run_pipeline(
     Raises:
         RecipeError: any stage's recipe is wrong; nothing has run then.
     """
-    out = Path(out_dir)
+    out = Path(out)
     pipeline, stages = resolve_pipeline(recipe, overrides=overrides, seed=seed)
     _refuse_foreign_folder(out)
     with explained_os_errors(out):
@@ -86,10 +86,10 @@ def stage_edges(stages: Mapping[str, AnyStage]) -> dict[str, list[str]]:
 def _run_one(name: str, recipe: AnyStage, out: Path, overwrite: bool, watch: Watcher | None) -> RunResult:
     if watch:
         watch(name, None)
-    run_dir = out / name
-    inputs = resolve_inputs(recipe, run_dir)
-    redo = overwrite and not is_done(run_dir, recipe, fingerprint_inputs(recipe, inputs))
-    result = run_stage(recipe, run_dir, overwrite=redo, progress=watch is not None)
+    folder = out / name
+    inputs = resolve_inputs(recipe, folder)
+    redo = overwrite and not is_done(folder, recipe, fingerprint_inputs(recipe, inputs))
+    result = run_stage(recipe, folder, overwrite=redo, progress=watch is not None)
     if watch:
         watch(name, result)
     return result

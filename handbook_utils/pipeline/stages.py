@@ -53,7 +53,7 @@ STAGES = {
 
 def run_stage(
     recipe: str | Path | Recipe,
-    run_dir: str | Path,
+    out: str | Path,
     *,
     overrides: Overrides = (),
     seed: int | None = None,
@@ -65,7 +65,7 @@ def run_stage(
 
     Args:
         recipe: packaged name ("pocket/sft"), path of a YAML file, or a loaded recipe.
-        run_dir: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
+        out: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
         overrides: `{"training.max_steps": 10}` or `["training.max_steps=10"]`.
         seed: replaces the recipe's seed.
         overwrite: delete a run of another recipe, or redo a finished one.
@@ -84,21 +84,21 @@ def run_stage(
         loaded = load_recipe(loaded, overrides={"launch.processes": processes})
     if isinstance(loaded, PipelineRecipe):
         raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
-    inputs = resolve_inputs(loaded, Path(run_dir))
+    inputs = resolve_inputs(loaded, Path(out))
     fingerprints = fingerprint_inputs(loaded, inputs)
-    if not overwrite and is_done(run_dir, loaded, fingerprints):
-        return read_result(run_dir)
+    if not overwrite and is_done(out, loaded, fingerprints):
+        return read_result(out)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
-        launch_recipe(loaded, run_dir, overwrite=overwrite, progress=progress)
-        return read_result(run_dir)
+        launch_recipe(loaded, out, overwrite=overwrite, progress=progress)
+        return read_result(out)
     stage = stage_function(loaded.stage)
     if rank() > 0:  # process 0 owns the folder
         with _training_group(loaded):
-            stage(loaded, FollowedRun(Path(run_dir), loaded, inputs))
-        return read_result(run_dir)
+            stage(loaded, FollowedRun(Path(out), loaded, inputs))
+        return read_result(out)
     with (
         open_run(
-            run_dir,
+            out,
             loaded,
             inputs=inputs,
             fingerprints=fingerprints,
@@ -120,22 +120,22 @@ def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
     return training_group(recipe)
 
 
-def train_sft(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+def train_sft(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
     """Supervised fine-tuning; `options` as for `run_stage`. Book: chapter "Supervised fine-tuning"."""
-    return _run_only("sft", recipe, run_dir, **options)
+    return _run_only("sft", recipe, out, **options)
 
 
-def train_reward_model(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+def train_reward_model(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
     """Train a reward model on preference pairs; `options` as for `run_stage`."""
-    return _run_only("reward", recipe, run_dir, **options)
+    return _run_only("reward", recipe, out, **options)
 
 
-def train_dpo(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+def train_dpo(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
     """Direct preference optimisation (Rafailov et al. 2023); `options` as for `run_stage`."""
-    return _run_only("dpo", recipe, run_dir, **options)
+    return _run_only("dpo", recipe, out, **options)
 
 
-def rejection_sample(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+def rejection_sample(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
     """Rounds of rejection sampling or iterative DPO; `options` as for `run_stage`.
 
     Each round samples answers, scores and selects them, trains on what was selected, and measures the new
@@ -145,17 +145,17 @@ def rejection_sample(recipe: str | Path | Recipe, run_dir: str | Path, **options
     Source: Touvron et al. 2023 (Llama 2); Dong et al. 2023 (RAFT); Gulcehre et al. 2023 (ReST).
     Book: chapter "Best-of-n and rejection sampling".
     """
-    return _run_only("rejection", recipe, run_dir, **options)
+    return _run_only("rejection", recipe, out, **options)
 
 
-def _run_only(stage: str, recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
+def _run_only(stage: str, recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
     overrides, seed = options.pop("overrides", ()), options.pop("seed", None)
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
     if loaded.stage != stage:
         raise RecipeError(
             f"a recipe of stage '{stage}' is needed here, this one is of stage '{loaded.stage}'."
         )
-    return run_stage(loaded, run_dir, **options)
+    return run_stage(loaded, out, **options)
 
 
 def stage_function(stage: str) -> StageFunction:
@@ -165,20 +165,20 @@ def stage_function(stage: str) -> StageFunction:
     return function
 
 
-def finished(recipe: AnyStage, run_dir: str | Path) -> RunResult | None:
+def finished(recipe: AnyStage, out: str | Path) -> RunResult | None:
     """The result of this very run where the folder holds it, finished; else None."""
-    inputs = resolve_inputs(recipe, Path(run_dir))
-    is_there = is_done(run_dir, recipe, fingerprint_inputs(recipe, inputs))
-    return read_result(run_dir) if is_there else None
+    inputs = resolve_inputs(recipe, Path(out))
+    is_there = is_done(out, recipe, fingerprint_inputs(recipe, inputs))
+    return read_result(out) if is_there else None
 
 
-def is_done(run_dir: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:
+def is_done(out: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:
     """Whether the folder holds this very run, finished.
 
     Tables of the stages that sample, score and select are compared with their checksums: where one is
     damaged the run is not done, and goes on to make it again. A trained model is not read for that.
     """
-    path = Path(run_dir)
+    path = Path(out)
     if not (path / "manifest.json").exists() or not is_finished(path):
         return False
     if differences(read_manifest(path), recipe_to_dict(recipe), fingerprints):
@@ -215,13 +215,13 @@ def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
         yield from walk(getattr(recipe, name), name)
 
 
-def resolve_inputs(recipe: AnyStage, run_dir: Path) -> dict[str, Path]:
+def resolve_inputs(recipe: AnyStage, out: Path) -> dict[str, Path]:
     """The finished run folder behind each `from`; a bare name is a folder beside the run's own."""
     inputs = {}
     for key, source in sources_of(recipe):
         if source.from_ is None:
             continue
-        path = run_dir.parent / source.from_
+        path = out.parent / source.from_
         if not path.exists() and Path(source.from_).exists():
             path = Path(source.from_)
         if not (path / "manifest.json").exists():

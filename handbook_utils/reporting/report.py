@@ -34,7 +34,7 @@ from handbook_utils.runs.atomic import write_text
 SIDE_BY_SIDE = ("evaluate-sft", "evaluate-dpo")
 
 
-def write_report(runs: Path | str | Sequence[Path | str], path: Path | str) -> Path:
+def write_report(runs: Path | str | Sequence[Path | str], out: Path | str) -> Path:
     """Write a report on a pipeline's folder or on run folders.
 
     The page needs no other file and no network; text of prompts and models is escaped. Runs that are
@@ -42,7 +42,7 @@ def write_report(runs: Path | str | Sequence[Path | str], path: Path | str) -> P
 
     Args:
         runs: the folder of a pipeline, one run folder, or several.
-        path: the HTML file to write.
+        out: the HTML file to write.
 
     Raises:
         RunFolderError: no run is found, or the file cannot be written.
@@ -56,7 +56,7 @@ def write_report(runs: Path | str | Sequence[Path | str], path: Path | str) -> P
         lstrip_blocks=True,
     )
     pages.filters["duration"] = duration
-    target = Path(path)
+    target = Path(out)
     write_text(target, pages.get_template("report.html.jinja").render(report_content(views)))
     return target
 

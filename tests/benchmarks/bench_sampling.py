@@ -33,7 +33,7 @@ SFT_STEPS = {"training.max_steps": 200, "training.logging_steps": 100, "eval_dat
 
 def ours(model: Any, tokenizer: Any, asked: list[Prompt]) -> int:
     """Sample by the package; return the tokens sampled."""
-    rows = generate(model, tokenizer, asked, n=SAMPLES, max_new_tokens=MAX_NEW_TOKENS)
+    rows = generate(model, tokenizer, asked, samples=SAMPLES, max_new_tokens=MAX_NEW_TOKENS)
     return sum(row.tokens for row in rows)
 
 

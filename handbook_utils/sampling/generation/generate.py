@@ -20,7 +20,7 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     *,
-    n: int = 1,
+    samples: int = 1,
     max_new_tokens: int = 96,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -28,7 +28,7 @@ def generate(
     rows_per_batch: int = 512,
     progress: Progress | None = None,
 ) -> list[Completion]:
-    """Sample `n` answers to each prompt.
+    """Sample answers to each prompt.
 
     The noise of a token is named by (seed, prompt id, sample index, step): the same prompt gets the same
     answers in any batch, order or process, up to rounding of the logits. `logprob` is that of the drawn
@@ -39,7 +39,7 @@ def generate(
         model: a causal language model.
         tokenizer: with a chat template.
         prompts: (prompt id, messages); ids must be distinct.
-        n: answers a prompt.
+        samples: answers per prompt.
         max_new_tokens: answers are cut here, with finish_reason "length".
         temperature: 0 takes the likeliest token at each step (`model.generate(do_sample=False)`).
         top_p: nucleus; no top-k is ever applied.
@@ -49,11 +49,11 @@ def generate(
     Returns:
         In order of prompts, then sample index.
     Raises:
-        DataError: no prompts, a repeated id, a prompt too long for the model, or n below 1.
+        DataError: no prompts, a repeated id, a prompt too long for the model, or `samples` below 1.
         TemplateError: the tokenizer has no chat template, or no end-of-turn token is known.
         ModelError: the model cannot be decoded from.
     """
-    settings = SamplingSettings(n, max_new_tokens, temperature, top_p, seed, rows_per_batch)
+    settings = SamplingSettings(samples, max_new_tokens, temperature, top_p, seed, rows_per_batch)
     return TransformersEngine(model, tokenizer).answer(prompts, settings, progress=progress).completions
 
 
