@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from handbook_utils.records import Estimate, RunResult
-    from handbook_utils.schema.stages import AnyStage, RejectionRecipe
+    from handbook_utils.schema.stages import RejectionRecipe
+from handbook_utils.schema.training import StageRecipe
 
 
 def rejection_sample(
@@ -52,7 +53,7 @@ def rejection_sample(
     from handbook_utils.cli import view
 
     changes = [*executor_changes(executor), *(changes or [])]
-    loaded: Any = view.load_for("rejection-sample", ("rejection",), recipe, changes, seed)
+    loaded: Any = view.load_for("rejection-sample", recipe, changes, seed)
     folder = out or view.default_out(recipe)
     if dry_run:
         show_rounds_plan(loaded, folder, json)
@@ -93,7 +94,7 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
     console.print(f"would write {folder}", style="dim")
 
 
-def _does(stage: AnyStage) -> str:
+def _does(stage: StageRecipe) -> str:
     from handbook_utils.schema.training import TrainingRecipe
 
     if isinstance(stage, TrainingRecipe):

@@ -132,7 +132,7 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
         option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
         raise RecipeError(f"{recipe}: rows, and no recipe. Say {option} as well, or give a recipe.")
     changes = [*executor_changes(options.get("--executor")), *(options["--set"] or [])]
-    loaded = view.load_for(command, (command,), recipe, changes, options["--seed"])
+    loaded = view.load_for(command, recipe, changes, options["--seed"])
     view.run_or_plan(
         loaded,
         options["--out"] or view.default_out(recipe),

@@ -6,7 +6,7 @@ import json as json_module
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,16 +21,13 @@ from handbook_utils.schema.recipe import (
     recipe_to_dict,
     recipe_to_yaml,
 )
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, SamplingRecipe, recipe_types
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe, SamplingRecipe
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
     from handbook_utils.models.merge import MergeReport
     from handbook_utils.pipeline.compare import Comparison
-
-COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate", "rejection": "rejection-sample"} | dict.fromkeys(
-    ("pretrain", "sft", "reward", "dpo", "orpo", "kto"), "train"
-)
 
 
 def say(record: Mapping[str, Any], text: str, json: bool) -> None:
@@ -43,27 +40,25 @@ def default_out(recipe: str) -> Path:
     return Path("runs") / Path(recipe).stem
 
 
-def load_for(
-    command: str, stages: Sequence[str], recipe: str, changes: Sequence[str], seed: int | None
-) -> AnyStage:
+def load_for(command: str, recipe: str, changes: Sequence[str], seed: int | None) -> StageRecipe:
     """A recipe whose stage fits the command."""
     # before the changes, which another stage's recipe might not know
-    _check_stage(command, stages, recipe, read_recipe_file(find_recipe(recipe)).get("stage"))
+    _check_stage(command, recipe, read_recipe_file(find_recipe(recipe)).get("stage"))
     loaded = load_recipe(recipe, overrides=changes, seed=seed)
-    _check_stage(command, stages, recipe, loaded.stage)
-    return cast(AnyStage, loaded)
+    _check_stage(command, recipe, loaded.stage)
+    return loaded
 
 
-def _check_stage(command: str, stages: Sequence[str], recipe: str, stage: Any) -> None:
-    if stage in recipe_types() and stage not in stages:
-        right = COMMAND_OF.get(stage, stage)
+def _check_stage(command: str, recipe: str, stage: Any) -> None:
+    right = STAGES[stage].command if stage in STAGES else command
+    if right != command:
         raise RecipeError(
             f"{recipe}: a recipe of stage '{stage}', which `handbook {command}` does not run. "
             f"Use `handbook {right} {recipe}`."
         )
 
 
-def run_or_plan(recipe: AnyStage, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
+def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
     """Run a stage into a folder and show its metrics; a dry run shows what it would do."""
     if dry_run:
         show_stage_plan(recipe, folder, json)
@@ -155,7 +150,7 @@ def show_pipeline(folder: Path, report: Path, json: bool) -> None:
 
 
 def show_stage_plan(
-    recipe: AnyStage, folder: Path, json: bool, *, extra: Mapping[str, Any] | None = None
+    recipe: StageRecipe, folder: Path, json: bool, *, extra: Mapping[str, Any] | None = None
 ) -> None:
     """What a stage would do; `extra` is shown beside the plan."""
     plan, extra = stage_plan(recipe, folder), extra or {}
@@ -172,7 +167,7 @@ def show_stage_plan(
     console.print(f"would write {folder}", style="dim")
 
 
-def _plan_table(recipe: AnyStage, plan: Mapping[str, Any]) -> Table:
+def _plan_table(recipe: StageRecipe, plan: Mapping[str, Any]) -> Table:
     if isinstance(recipe, TrainingRecipe):
         from handbook_utils.training.plan_table import plan_table
 
@@ -189,7 +184,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def stage_plan(recipe: AnyStage, folder: Path) -> dict[str, Any]:
+def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
     """Examples, steps and batch of a stage; data is read, no model is."""
     from handbook_utils.pipeline.stages import resolve_inputs
 
@@ -226,7 +221,9 @@ def show_pipeline_plan(pipeline: str, changes: Sequence[str], seed: int | None, 
     for name, recipe in stages.items():
         table.add_row(name, recipe.stage, ", ".join(edges[name]) or "-", loaded.stages[name].recipe)
     Console().print(table)
-    Console().print("\nOne stage in full: handbook train RECIPE --dry-run", style="dim")
+    first = next(iter(stages))
+    command, recipe_name = STAGES[stages[first].stage].command, loaded.stages[first].recipe
+    Console().print(f"\nOne stage in full: handbook {command} {recipe_name} --dry-run", style="dim")
 
 
 def show_merge(report: MergeReport, json: bool) -> None:

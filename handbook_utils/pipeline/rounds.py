@@ -29,8 +29,8 @@ from handbook_utils.sampling.execution.parts import load_prompts
 from handbook_utils.sampling.scoring.scorers.load import check_scorers
 from handbook_utils.sampling.scoring.stage import check_names
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import AnyStage, EvaluateRecipe, RejectionRecipe
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.stages import EvaluateRecipe, RejectionRecipe
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 START = "start-evaluate"
@@ -113,7 +113,7 @@ def stop_reason(recipe: RejectionRecipe, number: int, metrics: Mapping[str, Esti
     return None
 
 
-def _run_inner(name: str, stages: Mapping[str, AnyStage], run: RunFolder) -> RunResult:
+def _run_inner(name: str, stages: Mapping[str, StageRecipe], run: RunFolder) -> RunResult:
     """Run one of the stages that this run is made of, or read it where it is done."""
     if run.progress:
         place = f"{list(stages).index(name) + 1}/{len(stages)}"

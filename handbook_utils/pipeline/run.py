@@ -11,14 +11,16 @@ from handbook_utils.pipeline.stages import fingerprint_inputs, is_done, resolve_
 from handbook_utils.records import RunResult
 from handbook_utils.runs.atomic import explained_os_errors, locked, write_text
 from handbook_utils.schema.recipe import Overrides, load_recipe, parse_overrides, recipe_to_yaml, stage_recipe
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe
+from handbook_utils.schema.training import StageRecipe
 
 PIPELINE_FILE = "pipeline.yaml"
 Watcher = Callable[[str, RunResult | None], None]
 
 
 def run_pipeline(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | StageRecipe,
     out: str | Path,
     *,
     overrides: Overrides = (),
@@ -50,14 +52,17 @@ def run_pipeline(
 
 
 def resolve_pipeline(
-    recipe: str | Path | Recipe, *, overrides: Overrides = (), seed: int | None = None
-) -> tuple[PipelineRecipe, dict[str, AnyStage]]:
+    recipe: str | Path | StageRecipe, *, overrides: Overrides = (), seed: int | None = None
+) -> tuple[PipelineRecipe, dict[str, StageRecipe]]:
     """A pipeline and its stages' recipes, all checked; every `from` names an earlier stage or a path."""
     pipeline = load_recipe(recipe, seed=seed)
     if not isinstance(pipeline, PipelineRecipe):
-        raise RecipeError(f"{recipe}: a recipe of one stage, not a pipeline. Use `handbook train {recipe}`.")
+        command = STAGES[pipeline.stage].command
+        raise RecipeError(
+            f"{recipe}: a recipe of one stage, not a pipeline. Use `handbook {command} {recipe}`."
+        )
     by_stage = _split_overrides(overrides, pipeline)
-    stages: dict[str, AnyStage] = {}
+    stages: dict[str, StageRecipe] = {}
     for name in pipeline.stages:
         loaded = load_recipe(
             stage_recipe(pipeline, name, where=str(recipe)), overrides=by_stage.get(name, ())
@@ -75,7 +80,7 @@ def resolve_pipeline(
     return pipeline, stages
 
 
-def stage_edges(stages: Mapping[str, AnyStage]) -> dict[str, list[str]]:
+def stage_edges(stages: Mapping[str, StageRecipe]) -> dict[str, list[str]]:
     """Which earlier stages each stage reads, in the pipeline's order."""
     return {
         name: list(dict.fromkeys(s.from_ for _, s in sources_of(recipe) if s.from_ and s.from_ in stages))
@@ -83,7 +88,7 @@ def stage_edges(stages: Mapping[str, AnyStage]) -> dict[str, list[str]]:
     }
 
 
-def _run_one(name: str, recipe: AnyStage, out: Path, overwrite: bool, watch: Watcher | None) -> RunResult:
+def _run_one(name: str, recipe: StageRecipe, out: Path, overwrite: bool, watch: Watcher | None) -> RunResult:
     if watch:
         watch(name, None)
     folder = out / name

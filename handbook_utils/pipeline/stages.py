@@ -28,31 +28,15 @@ from handbook_utils.runs.state import (
 )
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe, recipe_types
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
 
-# "module:function" so that a stage's libraries load only when it runs
-STAGES = {
-    "pretrain": "training.stages:run_pretrain",
-    "sft": "training.stages:run_sft",
-    "reward": "training.stages:run_reward",
-    "dpo": "training.stages:run_dpo",
-    "orpo": "training.stages:run_orpo",
-    "kto": "training.stages:run_kto",
-    "generate": "sampling.stages:run_generate",
-    "annotate": "sampling.stages:run_annotate",
-    "score": "sampling.scoring.stage:run_score",
-    "select": "sampling.selection.stage:run_select",
-    "best_of_n": "pipeline.best_of_n:run_best_of_n",
-    "evaluate": "pipeline.evaluate:run_evaluate",
-    "rejection": "pipeline.rounds:run_rejection",
-}
-
 
 def run_stage(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | StageRecipe,
     out: str | Path,
     *,
     overrides: Overrides = (),
@@ -111,7 +95,7 @@ def run_stage(
         return run.finish(metrics, cautions)
 
 
-def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
+def _training_group(recipe: StageRecipe) -> AbstractContextManager[None]:
     """The other processes of a training stage, where a launcher has started several."""
     if not (is_launched() and isinstance(recipe, TrainingRecipe)):
         return nullcontext()
@@ -120,22 +104,22 @@ def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
     return training_group(recipe)
 
 
-def train_sft(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
+def train_sft(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
     """Supervised fine-tuning; `options` as for `run_stage`. Book: chapter "Supervised fine-tuning"."""
     return _run_only("sft", recipe, out, **options)
 
 
-def train_reward_model(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
+def train_reward_model(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
     """Train a reward model on preference pairs; `options` as for `run_stage`."""
     return _run_only("reward", recipe, out, **options)
 
 
-def train_dpo(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
+def train_dpo(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
     """Direct preference optimisation (Rafailov et al. 2023); `options` as for `run_stage`."""
     return _run_only("dpo", recipe, out, **options)
 
 
-def rejection_sample(recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
+def rejection_sample(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
     """Rounds of rejection sampling or iterative DPO; `options` as for `run_stage`.
 
     Each round samples answers, scores and selects them, trains on what was selected, and measures the new
@@ -148,7 +132,7 @@ def rejection_sample(recipe: str | Path | Recipe, out: str | Path, **options: An
     return _run_only("rejection", recipe, out, **options)
 
 
-def _run_only(stage: str, recipe: str | Path | Recipe, out: str | Path, **options: Any) -> RunResult:
+def _run_only(stage: str, recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
     overrides, seed = options.pop("overrides", ()), options.pop("seed", None)
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
     if loaded.stage != stage:
@@ -160,19 +144,19 @@ def _run_only(stage: str, recipe: str | Path | Recipe, out: str | Path, **option
 
 def stage_function(stage: str) -> StageFunction:
     """The function that does a stage."""
-    module, _, name = STAGES[stage].partition(":")
+    module, _, name = STAGES[stage].entry_point.partition(":")
     function: StageFunction = getattr(import_module(f"handbook_utils.{module}"), name)
     return function
 
 
-def finished(recipe: AnyStage, out: str | Path) -> RunResult | None:
+def finished(recipe: StageRecipe, out: str | Path) -> RunResult | None:
     """The result of this very run where the folder holds it, finished; else None."""
     inputs = resolve_inputs(recipe, Path(out))
     is_there = is_done(out, recipe, fingerprint_inputs(recipe, inputs))
     return read_result(out) if is_there else None
 
 
-def is_done(out: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:
+def is_done(out: str | Path, recipe: StageRecipe, fingerprints: Mapping[str, str]) -> bool:
     """Whether the folder holds this very run, finished.
 
     Tables of the stages that sample, score and select are compared with their checksums: where one is
@@ -191,8 +175,8 @@ def _inner_runs(path: Path) -> list[Path]:
 
 
 def _has_tables(folder: Path) -> bool:
-    kind = recipe_types().get(read_manifest(folder)["stage"])
-    return kind is not None and not issubclass(kind, TrainingRecipe)
+    kind = STAGES.get(read_manifest(folder)["stage"])
+    return kind is not None and not kind.trains
 
 
 def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
@@ -215,7 +199,7 @@ def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
         yield from walk(getattr(recipe, name), name)
 
 
-def resolve_inputs(recipe: AnyStage, out: Path) -> dict[str, Path]:
+def resolve_inputs(recipe: StageRecipe, out: Path) -> dict[str, Path]:
     """The finished run folder behind each `from`; a bare name is a folder beside the run's own."""
     inputs = {}
     for key, source in sources_of(recipe):
@@ -244,7 +228,7 @@ def _missing_input(key: str, name: str, path: Path) -> str:
     )
 
 
-def fingerprint_inputs(recipe: AnyStage, inputs: Mapping[str, Path]) -> dict[str, str]:
+def fingerprint_inputs(recipe: StageRecipe, inputs: Mapping[str, Path]) -> dict[str, str]:
     """Checksums of the earlier runs, local files and parts of the pocket world a stage reads."""
     fingerprints = {name: run_fingerprint(path) for name, path in inputs.items()}
     for _, source in sources_of(recipe):

@@ -27,7 +27,7 @@ from handbook_utils.reporting.plots import (
 )
 from handbook_utils.reporting.results import COLUMNS, cost, device_name, label_of, model_rows, total_cost
 from handbook_utils.reporting.round_plots import plot_rounds
-from handbook_utils.reporting.runs import STATUSES, TRAINING_STAGES, RunView, read_runs
+from handbook_utils.reporting.runs import STATUSES, RunView, read_runs
 from handbook_utils.reporting.samples import compare_answers
 from handbook_utils.runs.atomic import write_text
 
@@ -140,10 +140,10 @@ def _best_of_n(view: RunView) -> dict[str, Any]:
 def _training_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     pictures = []
     for view in views.values():
-        if view.stage not in TRAINING_STAGES or view.status == "planned":
+        if view.curves is None or view.status == "planned":
             continue
         for draw, what in ((plot_training, "loss"), (plot_rewards, "rewards and accuracy")):
-            if draw is plot_rewards and view.stage not in ("reward", "dpo"):
+            if draw is plot_rewards and not view.curves.rewards:
                 continue
             try:
                 figure = draw(view)
@@ -151,7 +151,7 @@ def _training_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
                 continue
             name = f"{view.name}-{what.split()[0]}"
             drawn = _picture(figure, name, f"{view.name}: {what} over optimiser steps")
-            pictures.append({**drawn, "wide": draw is plot_rewards})
+            pictures.append({**drawn, "wide": len(figure.axes) > 1})
     return pictures
 
 

@@ -158,7 +158,7 @@ def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[s
     }
     return {
         "training": {
-            n: metrics[n] for n in finished if kinds[n] in ("pretrain", "sft", "dpo") and metrics[n]
+            n: metrics[n] for n in finished if finished[n].curves and kinds[n] != "reward" and metrics[n]
         },
         "models": {n: {"label": label_of(n), **metrics[n]} for n in finished if kinds[n] == "evaluate"},
         "reward_models": {n: metrics[n] for n in finished if kinds[n] == "reward"},

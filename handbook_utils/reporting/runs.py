@@ -15,8 +15,8 @@ from handbook_utils.records import Estimate, RunResult
 from handbook_utils.runs.folder import MANIFEST, read_result
 from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import recipe_to_dict
+from handbook_utils.schema.stage_table import STAGES, Curves
 
-TRAINING_STAGES = frozenset({"pretrain", "sft", "reward", "dpo"})
 STATUSES = ("finished", "running", "failed", "planned")
 
 
@@ -46,6 +46,12 @@ class RunView:
     def final_metrics(self) -> Mapping[str, Estimate]:
         """What was measured at the end, by name; empty unless finished."""
         return self.result.final_metrics if self.result else {}
+
+    @property
+    def curves(self) -> Curves | None:
+        """What it logs while it trains; None: its stage trains nothing."""
+        known = STAGES.get(self.stage)
+        return known.curves if known else None
 
     @property
     def inputs(self) -> tuple[str, ...]:

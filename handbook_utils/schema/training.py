@@ -33,6 +33,7 @@ OnOff = Annotated[Literal["auto", "on", "off"], BeforeValidator(_spelled_out)]
 class StageRecipe(Section):
     """What every stage has."""
 
+    stage: str
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**31)
 

@@ -20,7 +20,7 @@ from handbook_utils.models.load import load_tokenizer
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.initial_model import check_start
-from handbook_utils.training.plan import KINDS, TrainingPlan, batch_plan, make_plan
+from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches
 from handbook_utils.training.rows.labelled import training_rows
 from handbook_utils.training.rows.packing import with_packing
@@ -48,8 +48,7 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
     check_start(recipe, source)
     check_shared_prefix(recipe, source)
     recipe, _ = with_packing(recipe, source)
-    kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
-    data = load_training_data(recipe, locator, kind=kind)
+    data = load_training_data(recipe, locator)
     plan = make_plan(recipe, data.rows)
     if isinstance(data.train, Dataset):
         plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, locator))
@@ -61,7 +60,7 @@ def _counted(
     recipe: TrainingRecipe, plan: TrainingPlan, train: Dataset, located: ResolvedInputs
 ) -> Counted | None:
     """Rows and tokens as the trainer will prepare them; None without the model's tokenizer at hand."""
-    is_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
+    is_chat = recipe.stage != "pretrain"
     try:
         tokenizer = load_tokenizer(
             located.locate(recipe.model),

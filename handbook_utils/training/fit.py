@@ -12,7 +12,6 @@ from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.data.recognise import Kind
 from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.adapters import save_adapter
@@ -43,9 +42,7 @@ class LengthWarning(UserWarning):
     """Rows are longer than `training.max_length`, and so are left out or cut."""
 
 
-def load_rows(
-    recipe: TrainingRecipe, run: RunFolder, *, kind: Kind
-) -> tuple[Dataset | IterableDataset, Dataset | None]:
+def load_rows(recipe: TrainingRecipe, run: RunFolder) -> tuple[Dataset | IterableDataset, Dataset | None]:
     """Training and held-out rows of a recipe; batch size and start model are checked first.
 
     What each source gave goes into the manifest.
@@ -55,7 +52,7 @@ def load_rows(
     check_start(recipe, source)
     check_shared_prefix(recipe, source)
     reference_store(recipe, source, run.path)  # refuses one that is another model's
-    data = load_training_data(recipe, run, kind=kind)
+    data = load_training_data(recipe, run)
     run.note(**data.notes())
     return data.train, data.evaluation
 
@@ -89,7 +86,7 @@ def fit(
     recipe, packing = with_packing(recipe, source)
     run.note(**packing)
     plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
-    for_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
+    for_chat = recipe.stage != "pretrain"
     tokenizer = load_tokenizer(
         source,
         revision=recipe.model.revision,
@@ -129,7 +126,7 @@ def _train(
 
     arguments = trainer_arguments(recipe, plan, run.path / CHECKPOINTS)
     evaluates = str(arguments.get("eval_strategy", "no")) != "no" or bool(arguments.get("eval_on_start"))
-    bar = ShowProgress(recipe.stage) if run.progress else None  # type: ignore[attr-defined]
+    bar = ShowProgress(recipe.stage) if run.progress else None
     with training_conditions():
         trainer = make_trainer(
             recipe.trainer,

@@ -8,21 +8,12 @@ from typing import Any
 
 import torch
 
-from handbook_utils.data.recognise import Kind
 from handbook_utils.errors import RecipeError
 from handbook_utils.processes import is_launched, world_size
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.rows.prepared import Counted
 
-KINDS: dict[str, Kind] = {
-    "pretrain": "text",
-    "sft": "conversation",
-    "reward": "preference",
-    "dpo": "preference",
-    "orpo": "preference",
-    "kto": "feedback",
-}
 # rows a forward pass where the recipe does not say: small models on a CPU like larger ones
 LARGEST_CPU_BATCH, LARGEST_GPU_BATCH = 32, 8
 

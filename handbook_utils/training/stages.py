@@ -35,7 +35,7 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
         RecipeError, DataError, ModelError: before any training.
         TrainingError: the loss is no longer a number.
     """
-    train, held_out = load_rows(recipe, run, kind="text")
+    train, held_out = load_rows(recipe, run)
     return fit(
         recipe,
         run,
@@ -57,7 +57,7 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Book: chapter "Supervised fine-tuning".
     """
-    train, held_out = load_rows(recipe, run, kind="conversation")
+    train, held_out = load_rows(recipe, run)
     return fit(
         recipe,
         run,
@@ -81,7 +81,7 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
         RecipeError, DataError, ModelError, TemplateError: before any training.
         TrainingError: the loss is no longer a number.
     """
-    train, held_out = load_rows(recipe, run, kind="preference")
+    train, held_out = load_rows(recipe, run)
     measure = partial(reward_accuracy, seed=recipe.seed)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure, head="reward")
 
@@ -96,7 +96,7 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Book: chapter "Direct preference optimisation".
     """
-    train, held_out = load_rows(recipe, run, kind="preference")
+    train, held_out = load_rows(recipe, run)
     measure = against_reference(recipe, run, implicit_reward_metrics)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
 
@@ -111,7 +111,7 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
-    train, held_out = load_rows(recipe, run, kind="preference")
+    train, held_out = load_rows(recipe, run)
     measure = partial(odds_ratio_metrics, seed=recipe.seed)
     return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
 
@@ -127,7 +127,7 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Source: Ethayarajh et al. 2024, arXiv 2402.01306.
     """
-    train, held_out = load_rows(recipe, run, kind="feedback")
+    train, held_out = load_rows(recipe, run)
     # TRL reads KTO's rows in order, for its KL is measured on neighbours: unshuffled, a pair's two answers
     # would be each other's, and one source's marks would come all at once
     train = train.shuffle(seed=recipe.seed)

@@ -98,7 +98,7 @@ def prepare(path: Path, tokenizer: Any) -> Dataset:
         "global_batch_size": 8,
     }
     recipe: Any = check_recipe(content, "benchmark")
-    data = load_training_data(recipe, ResolvedInputs(), kind="conversation")
+    data = load_training_data(recipe, ResolvedInputs())
     notes = data.notes()
     with quiet_libraries():
         check_rows(tokenizer, data.train)

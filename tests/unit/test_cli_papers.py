@@ -9,7 +9,7 @@ from typing import get_args
 from handbook_utils.cli.papers import methods
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.sampling import Strategy
-from handbook_utils.schema.stages import recipe_types
+from handbook_utils.schema.stage_table import STAGES
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "book" / "references.bib"
 
@@ -17,7 +17,7 @@ BIBLIOGRAPHY = Path(__file__).parents[2] / "book" / "references.bib"
 def test_every_stage_that_is_listed_is_one() -> None:
     stages = [method.name for method in methods() if not method.stage]
     assert len(stages) > 5
-    assert set(stages) <= set(recipe_types())
+    assert set(stages) <= set(STAGES)
 
 
 def test_every_loss_that_is_listed_is_taken_by_its_stage() -> None:

@@ -31,7 +31,7 @@ def test_training_loss_is_drawn_with_held_out_loss(finished_pipeline):
     assert list(train.get_xdata()) == [0, 10, 20, 30, 40]
     assert list(train.get_ydata()) == pytest.approx([2.0, 1.8, 1.6, 1.4, 1.2])
     assert list(held_out.get_ydata()) == [1.1]
-    assert axes.get_ylabel() == "loss, nats a token"
+    assert axes.get_ylabel() == "loss, nats per token"
 
 
 def test_several_runs_share_one_picture(finished_pipeline):

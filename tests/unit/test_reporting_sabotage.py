@@ -14,8 +14,9 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.reporting.claims import breaks
 from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Sabotage, check_pipeline_claims
 from handbook_utils.reporting.claims.sabotage import grouped, is_cheap, main, run_sabotages, stages_to_rerun
-from handbook_utils.reporting.runs import TRAINING_STAGES, read_pipeline
+from handbook_utils.reporting.runs import read_pipeline
 from handbook_utils.runs.atomic import sha256_of
+from handbook_utils.schema.stage_table import training_stages
 
 CLAIMS = {each.id: each for each in PIPELINE_CLAIMS}
 
@@ -93,7 +94,7 @@ def test_cheap_sabotages_train_nothing(finished_pipeline, monkeypatch):
 
     def stage_function(stage):
         def run(recipe, folder):
-            assert stage not in TRAINING_STAGES or recipe.training["max_steps"] <= 5
+            assert stage not in training_stages() or recipe.training["max_steps"] <= 5
             return STAGES[stage](recipe, folder)
 
         return run

@@ -26,7 +26,6 @@ from handbook_utils.reporting.claims.notebook import read_notebook_sabotages, ru
 from handbook_utils.reporting.claims.outcomes import Outcome, outcome_table
 from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Claim, Sabotage
 from handbook_utils.reporting.runs import (
-    TRAINING_STAGES,
     RunView,
     ancestors,
     descendants,
@@ -90,7 +89,7 @@ def stages_to_rerun(views: Mapping[str, RunView], sabotage: Sabotage, claim: Cla
 
 def is_cheap(views: Mapping[str, RunView], sabotage: Sabotage, claim: Claim) -> bool:
     """Whether no training is run again, bar a broken stage that is cut to a few steps."""
-    trained = [n for n in stages_to_rerun(views, sabotage, claim) if views[n].stage in TRAINING_STAGES]
+    trained = [n for n in stages_to_rerun(views, sabotage, claim) if views[n].curves is not None]
     if sabotage.changes.get("training.max_steps", FEW_STEPS + 1) <= FEW_STEPS:
         trained = [name for name in trained if name != sabotage.stage]
     return not trained

@@ -67,7 +67,7 @@ def training_rows(
         A dataset of `input_ids` and `labels`, -100 where no loss falls; or the rows as they are.
     """
     ours = all(recipe.training.get(name) in values for name, values in TOKEN_FIELDS.items())
-    if recipe.stage != "sft" or not isinstance(rows, Dataset) or not ours:  # type: ignore[attr-defined]
+    if recipe.stage != "sft" or not isinstance(rows, Dataset) or not ours:
         return rows
     return arrow_dataset(_tokenized(tokenizer, rows), TOKENS)
 

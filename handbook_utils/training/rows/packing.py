@@ -39,7 +39,7 @@ def with_packing(recipe: TrainingRecipe, source: str) -> tuple[TrainingRecipe, d
     Returns:
         The recipe, and what the manifest says of it.
     """
-    if recipe.stage != "sft" or "packing" in recipe.training:  # type: ignore[attr-defined]
+    if recipe.stage != "sft" or "packing" in recipe.training:
         return recipe, {}
     reason = why_not_packed(recipe, source)
     done = f"not packed: {reason}" if reason else "packed, and the batch counts rows"
