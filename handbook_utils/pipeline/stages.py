@@ -29,7 +29,7 @@ from handbook_utils.runs.state import (
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.schema.sections import Source
 from handbook_utils.schema.stage_table import STAGES
-from handbook_utils.schema.stages import PipelineRecipe
+from handbook_utils.schema.stages import PipelineRecipe, RejectionRecipe
 from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
@@ -104,23 +104,16 @@ def _training_group(recipe: StageRecipe) -> AbstractContextManager[None]:
     return training_group(recipe)
 
 
-def train_sft(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
-    """Supervised fine-tuning; `options` as for `run_stage`. Book: chapter "Supervised fine-tuning"."""
-    return _run_only("sft", recipe, out, **options)
-
-
-def train_reward_model(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
-    """Train a reward model on preference pairs; `options` as for `run_stage`."""
-    return _run_only("reward", recipe, out, **options)
-
-
-def train_dpo(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
-    """Direct preference optimisation (Rafailov et al. 2023); `options` as for `run_stage`."""
-    return _run_only("dpo", recipe, out, **options)
-
-
-def rejection_sample(recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
-    """Rounds of rejection sampling or iterative DPO; `options` as for `run_stage`.
+def rejection_sample(
+    recipe: str | Path | StageRecipe,
+    out: str | Path,
+    *,
+    overrides: Overrides = (),
+    seed: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Rounds of rejection sampling or iterative DPO; arguments as of `run_stage`.
 
     Each round samples answers, scores and selects them, trains on what was selected, and measures the new
     model on held-out prompts beside one trained on as many random samples. The last model that was kept is
@@ -129,17 +122,12 @@ def rejection_sample(recipe: str | Path | StageRecipe, out: str | Path, **option
     Source: Touvron et al. 2023 (Llama 2); Dong et al. 2023 (RAFT); Gulcehre et al. 2023 (ReST).
     Book: chapter "Best-of-n and rejection sampling".
     """
-    return _run_only("rejection", recipe, out, **options)
-
-
-def _run_only(stage: str, recipe: str | Path | StageRecipe, out: str | Path, **options: Any) -> RunResult:
-    overrides, seed = options.pop("overrides", ()), options.pop("seed", None)
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
-    if loaded.stage != stage:
+    if not isinstance(loaded, RejectionRecipe):
         raise RecipeError(
-            f"a recipe of stage '{stage}' is needed here, this one is of stage '{loaded.stage}'."
+            f"a recipe of stage 'rejection' is needed here, this one is of stage '{loaded.stage}'."
         )
-    return run_stage(loaded, out, **options)
+    return run_stage(loaded, out, overwrite=overwrite, progress=progress)
 
 
 def stage_function(stage: str) -> StageFunction:

@@ -164,14 +164,3 @@ def test_importing_it_loads_nothing_heavy(module):
     code = f"import {module}, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
-
-
-def test_public_names_load_and_are_all_listed():
-    assert handbook_utils.__all__ == sorted(handbook_utils._PUBLIC)
-    for name in handbook_utils.__all__:
-        assert getattr(handbook_utils, name).__doc__, name
-
-
-def test_an_unknown_public_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'train_ppo'"):
-        _ = handbook_utils.train_ppo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handbook_utils.data.load import Locator, normaliser_of, origin_of
+from handbook_utils.data.load import Locator, ResolvedInputs, normaliser_of, origin_of
 from handbook_utils.data.sources import read_rows
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.records import Message
@@ -37,18 +37,19 @@ POCKET_SCORERS = ("pocket:gold",)
 
 
 def load_scorers(
-    sections: Mapping[str, ScorerSection], run: Locator, *, rows_per_batch: int = 256
+    sections: Mapping[str, ScorerSection], run: Locator | None = None, *, rows_per_batch: int = 256
 ) -> list[Scorer]:
     """All scorers of a recipe, in its order; what can be wrong is found before a model is loaded.
 
     Args:
-        sections: by the name of their column.
-        run: finds what a section reads.
+        sections: by the name of their column, as a recipe's `scorers` or from `scorer_sections`.
+        run: finds the earlier runs that sections read; None: they read none.
         rows_per_batch: answers a forward pass of a reward model.
     Raises:
         RecipeError: an unknown `pocket:` scorer, or a verifier that cannot be made.
         ModelError: no such model, or one that gives no score.
     """
+    run = run or ResolvedInputs()
     cheap = check_scorers(sections, run)
     return [
         cheap[name] if name in cheap else _of_models(name, section, run, rows_per_batch)
