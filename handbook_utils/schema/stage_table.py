@@ -1,4 +1,4 @@
-"""THE list of stages: whoever asks what a stage is, which command runs it or what it leaves reads it here.
+"""The one list of stages: what each is, which command runs it, what it reads, leaves and logs.
 
 To add a stage, add its recipe type to `training.py` or `stages.py` of this folder, its function where the
 work is done, and one row to `STAGES`. Everything else follows: commands, messages, reports, JSON schema.

@@ -1,4 +1,4 @@
-"""The only module that knows TRL's names. Importing it costs about 8 seconds: import it inside functions.
+"""TRL's trainers and what we rely on in them. Importing it costs about 8 seconds: do it inside functions.
 
 Read from TRL 1.16; what we rely on is held by tests/contract/test_trl_*.py.
 """
