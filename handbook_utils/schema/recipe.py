@@ -1,4 +1,4 @@
-"""Recipes: YAML in, a checked `Recipe` out, and errors that say where and what to write instead."""
+"""Recipes: YAML in, a checked recipe out, and errors that say where and what to write instead."""
 
 from __future__ import annotations
 

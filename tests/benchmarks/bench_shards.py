@@ -26,7 +26,7 @@ CHILD = """
 import sys, time
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.sampling import parts
+from handbook_utils.sampling.execution import parts
 from handbook_utils.sampling.generation.engines.interface import Answers
 
 class NoEngine:

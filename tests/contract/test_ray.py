@@ -14,7 +14,7 @@ pytest.importorskip("ray")
 # a process as a user's is; what it prints beside the last line is Ray's
 SESSION = """
 import json, os, signal, sys, time
-from handbook_utils.sampling import ray_cluster
+from handbook_utils.sampling.execution import ray_cluster
 from handbook_utils.schema.executor import RaySection
 
 if sys.argv[1] == "bare":

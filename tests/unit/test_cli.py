@@ -18,6 +18,7 @@ COMMANDS = [
     "annotate",
     "score",
     "select",
+    "rejection-sample",
     "evaluate",
     "compare",
     "merge",

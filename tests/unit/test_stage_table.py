@@ -89,6 +89,12 @@ def test_who_runs_one_stage_as_a_pipeline_is_told_the_command_of_that_stage(stag
     assert f"`handbook {STAGES[stage].command} {name}`" in str(caught.value)
 
 
+def test_a_pipelines_plan_ends_with_a_command_that_shows_one_stage(handbook) -> None:
+    out = handbook("run", "pocket/pipeline", "--dry-run")[1]
+    command, name, flag = out.rpartition("One stage in full: handbook ")[2].split()
+    assert (load_recipe(name).stage in stages_of(command), flag) == (True, "--dry-run")
+
+
 def test_the_help_of_train_names_every_training_stage(handbook) -> None:
     out = handbook("train", "--help")[1]
     assert all(stage in out for stage in training_stages())
@@ -98,6 +104,7 @@ def test_the_help_of_train_names_every_training_stage(handbook) -> None:
 def test_the_report_draws_the_curves_of_every_training_stage(stage: str, tmp_path: Path) -> None:
     curves = STAGES[stage].curves
     assert curves is not None
+    assert bool(curves.rewards) == (STAGES[stage].kind in ("preference", "feedback"))
     keys = ["loss", *curves.rewards, *([curves.accuracy] if curves.accuracy else [])]
     with open_run(tmp_path / "run", load_recipe(EXAMPLES[stage])) as run:
         for step in (1, 2):
