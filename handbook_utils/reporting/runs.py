@@ -55,7 +55,7 @@ class RunView:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names that the recipe's `from:` keys give, in order of the recipe, each once."""
+        """Names of the runs that the recipe reads, in its order, each once."""
         return tuple(dict.fromkeys(sources_in(self.recipe)))
 
     @cached_property
