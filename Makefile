@@ -82,10 +82,10 @@ bench-gpu: $(VENV)/.test ## measure training on a CUDA GPU (without one: says so
 
 sabotage: $(VENV)/.test ## break the code on purpose; every claim must fail
 	$(OFFLINE) $(BIN)/handbook run pocket/pipeline --out runs/demo
-	$(OFFLINE) $(BIN)/python -m handbook_utils.reporting.sabotage runs/demo
+	$(OFFLINE) $(BIN)/python -m handbook_utils.reporting.claims.sabotage runs/demo
 
 calibrate: $(VENV)/.test ## rerun every claim on five fresh seeds, store its margin
-	$(OFFLINE) $(BIN)/python -m handbook_utils.reporting.calibrate --notebooks --jobs $(WORKERS)
+	$(OFFLINE) $(BIN)/python -m handbook_utils.reporting.claims.calibrate --notebooks --jobs $(WORKERS)
 
 clean: ## remove what was built; .venv and runs/ stay
 	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,33 +13,45 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_recipe": "schema.recipe",
     "recipe_for_scale": "schema.recipe",
+    "scorer_sections": "schema.recipe",
     "run_stage": "pipeline.stages",
-    "train_sft": "pipeline.stages",
-    "train_reward_model": "pipeline.stages",
-    "train_dpo": "pipeline.stages",
     "rejection_sample": "pipeline.stages",
     "train_at_scale": "pipeline.scale",
     "run_pipeline": "pipeline.run",
     "describe_format": "data.recognise",
+    "Recognised": "data.recognise",
     "load_dataset": "data.load",
-    "check_chat_template": "data.template_checks",
-    "render_conversation": "data.chat",
+    "check_chat_template": "chat.checks",
+    "render_conversation": "chat.conversation",
+    "RenderedConversation": "chat.conversation",
+    "RenderedRow": "chat.conversation",
     "load_tokenizer": "models.load",
     "load_model": "models.load",
     "merge_adapter": "models.merge",
+    "MergeReport": "models.merge",
     "quantized_share": "models.precision",
     "response_logprobs": "models.logprobs",
     "reward_scores": "models.logprobs",
-    "generate": "sampling.generate",
-    "score": "sampling.score",
-    "select": "sampling.select",
+    "generate": "sampling.generation.generate",
+    "score": "sampling.scoring.score",
+    "Scorer": "sampling.scoring.score",
+    "NoScore": "sampling.scoring.score",
+    "ScoreFailure": "sampling.scoring.score",
+    "select": "sampling.selection.select",
+    "select_pairs": "sampling.selection.select",
+    "select_control": "sampling.selection.select",
+    "select_random": "sampling.selection.select",
+    "select_random_pairs": "sampling.selection.select",
     "best_of_n_curve": "evaluation.best_of_n",
     "win_rate": "evaluation.win_rate",
     "compare_paired": "evaluation.win_rate",
+    "PairedComparison": "evaluation.win_rate",
     "compare_runs": "pipeline.compare",
+    "Comparison": "pipeline.compare",
     "mean_estimate": "evaluation.statistics",
+    "CoverageWarning": "evaluation.statistics",
     "estimate_kl": "evaluation.kl",
-    "claim": "reporting.claims",
+    "claim": "reporting.claims.claim",
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
     "plot_rewards": "reporting.plots",
@@ -48,16 +60,89 @@ _PUBLIC = {
     "untested_versions": "libraries.versions",
     "Estimate": "records",
     "RunResult": "records",
+    "Message": "records",
+    "PreferencePair": "records",
+    "Completion": "records",
+    "ScoredCompletion": "records",
     "HandbookError": "errors",
+    "ClaimError": "errors",
+    "DataError": "errors",
+    "LaunchError": "errors",
+    "MissingDependencyError": "errors",
+    "ModelError": "errors",
+    "RecipeError": "errors",
+    "RunFolderError": "errors",
+    "TemplateError": "errors",
+    "TrainingError": "errors",
+    "choose": "sampling.selection.choose",
+    "Rule": "sampling.selection.choose",
+    "Choice": "sampling.selection.choose",
+    "load_scorers": "sampling.scoring.scorers.load",
+    "EnsembleScorer": "sampling.scoring.scorers.reward_model",
+    "RewardModelScorer": "sampling.scoring.scorers.reward_model",
+    "JudgeScorer": "sampling.scoring.scorers.judge",
+    "GoldScorer": "sampling.scoring.scorers.gold",
+    "VerifierScorer": "sampling.scoring.scorers.verifiers",
+    "StageRecipe": "schema.training",
+    "read_answered": "sampling.rows",
+    "AnsweredRow": "sampling.rows",
+    "score_rows": "sampling.scoring.rows",
+    "ScoredRows": "sampling.scoring.rows",
+    "select_rows": "sampling.selection.rows",
+    "SelectedRows": "sampling.selection.rows",
+    "RunView": "reporting.runs",
+    "TemplateReport": "chat.report",
+    "TemplateCheck": "chat.report",
 }
+
+# dropped before 0.1.0 was released
+_DROPPED = ("train_sft", "train_reward_model", "train_dpo")
 
 # written out for type checkers; a test holds it equal to the table
 __all__ = [
+    "AnsweredRow",
+    "Choice",
+    "ClaimError",
+    "Comparison",
+    "Completion",
+    "CoverageWarning",
+    "DataError",
+    "EnsembleScorer",
     "Estimate",
+    "GoldScorer",
     "HandbookError",
+    "JudgeScorer",
+    "LaunchError",
+    "MergeReport",
+    "Message",
+    "MissingDependencyError",
+    "ModelError",
+    "NoScore",
+    "PairedComparison",
+    "PreferencePair",
+    "RecipeError",
+    "Recognised",
+    "RenderedConversation",
+    "RenderedRow",
+    "RewardModelScorer",
+    "Rule",
+    "RunFolderError",
     "RunResult",
+    "RunView",
+    "ScoreFailure",
+    "ScoredCompletion",
+    "ScoredRows",
+    "Scorer",
+    "SelectedRows",
+    "StageRecipe",
+    "TemplateCheck",
+    "TemplateError",
+    "TemplateReport",
+    "TrainingError",
+    "VerifierScorer",
     "best_of_n_curve",
     "check_chat_template",
+    "choose",
     "claim",
     "compare_paired",
     "compare_runs",
@@ -67,6 +152,7 @@ __all__ = [
     "load_dataset",
     "load_model",
     "load_recipe",
+    "load_scorers",
     "load_tokenizer",
     "mean_estimate",
     "merge_adapter",
@@ -75,6 +161,7 @@ __all__ = [
     "plot_rounds",
     "plot_training",
     "quantized_share",
+    "read_answered",
     "recipe_for_scale",
     "rejection_sample",
     "render_conversation",
@@ -83,54 +170,91 @@ __all__ = [
     "run_pipeline",
     "run_stage",
     "score",
+    "score_rows",
+    "scorer_sections",
     "select",
+    "select_control",
+    "select_pairs",
+    "select_random",
+    "select_random_pairs",
+    "select_rows",
     "train_at_scale",
-    "train_dpo",
-    "train_reward_model",
-    "train_sft",
     "untested_versions",
     "win_rate",
     "write_report",
 ]
 
 if TYPE_CHECKING:
-    from handbook_utils.data.chat import render_conversation
+    from handbook_utils.chat.checks import check_chat_template
+    from handbook_utils.chat.conversation import RenderedConversation, RenderedRow, render_conversation
+    from handbook_utils.chat.report import TemplateCheck, TemplateReport
     from handbook_utils.data.load import load_dataset
-    from handbook_utils.data.recognise import describe_format
-    from handbook_utils.data.template_checks import check_chat_template
-    from handbook_utils.errors import HandbookError
+    from handbook_utils.data.recognise import Recognised, describe_format
+    from handbook_utils.errors import (
+        ClaimError,
+        DataError,
+        HandbookError,
+        LaunchError,
+        MissingDependencyError,
+        ModelError,
+        RecipeError,
+        RunFolderError,
+        TemplateError,
+        TrainingError,
+    )
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
     from handbook_utils.evaluation.kl import estimate_kl
-    from handbook_utils.evaluation.statistics import mean_estimate
-    from handbook_utils.evaluation.win_rate import compare_paired, win_rate
+    from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
+    from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
     from handbook_utils.libraries.versions import untested_versions
     from handbook_utils.models.load import load_model, load_tokenizer
     from handbook_utils.models.logprobs import response_logprobs, reward_scores
-    from handbook_utils.models.merge import merge_adapter
+    from handbook_utils.models.merge import MergeReport, merge_adapter
     from handbook_utils.models.precision import quantized_share
-    from handbook_utils.pipeline.compare import compare_runs
+    from handbook_utils.pipeline.compare import Comparison, compare_runs
     from handbook_utils.pipeline.run import run_pipeline
     from handbook_utils.pipeline.scale import train_at_scale
-    from handbook_utils.pipeline.stages import (
-        rejection_sample,
-        run_stage,
-        train_dpo,
-        train_reward_model,
-        train_sft,
+    from handbook_utils.pipeline.stages import rejection_sample, run_stage
+    from handbook_utils.records import (
+        Completion,
+        Estimate,
+        Message,
+        PreferencePair,
+        RunResult,
+        ScoredCompletion,
     )
-    from handbook_utils.records import Estimate, RunResult
-    from handbook_utils.reporting.claims import claim
+    from handbook_utils.reporting.claims.claim import claim
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
     from handbook_utils.reporting.report import write_report
     from handbook_utils.reporting.round_plots import plot_rounds
-    from handbook_utils.sampling.generate import generate
-    from handbook_utils.sampling.score import score
-    from handbook_utils.sampling.select import select
-    from handbook_utils.schema.recipe import load_recipe, recipe_for_scale
+    from handbook_utils.reporting.runs import RunView
+    from handbook_utils.sampling.generation.generate import generate
+    from handbook_utils.sampling.rows import AnsweredRow, read_answered
+    from handbook_utils.sampling.scoring.rows import ScoredRows, score_rows
+    from handbook_utils.sampling.scoring.score import NoScore, ScoreFailure, Scorer, score
+    from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
+    from handbook_utils.sampling.scoring.scorers.judge import JudgeScorer
+    from handbook_utils.sampling.scoring.scorers.load import load_scorers
+    from handbook_utils.sampling.scoring.scorers.reward_model import EnsembleScorer, RewardModelScorer
+    from handbook_utils.sampling.scoring.scorers.verifiers import VerifierScorer
+    from handbook_utils.sampling.selection.choose import Choice, Rule, choose
+    from handbook_utils.sampling.selection.rows import SelectedRows, select_rows
+    from handbook_utils.sampling.selection.select import (
+        select,
+        select_control,
+        select_pairs,
+        select_random,
+        select_random_pairs,
+    )
+    from handbook_utils.schema.recipe import load_recipe, recipe_for_scale, scorer_sections
+    from handbook_utils.schema.training import StageRecipe
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home on first use (PEP 562)."""
+    if name in _DROPPED:
+        # no AttributeError: `from handbook_utils import ...` would say less
+        raise ImportError(f"handbook_utils.{name} is gone. Call run_stage: the recipe says what is trained.")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'handbook_utils' has no attribute '{name}'")
     value = getattr(import_module(f"handbook_utils.{_PUBLIC[name]}"), name)

@@ -136,8 +136,8 @@ class RunResult:
     Attributes:
         stage: the stage's name ("sft", "dpo", ...).
         path: the run folder.
-        figures: final figures by name, each with its interval.
-        runtime_s: wall-clock seconds, all sittings of a resumed run added up.
+        final_metrics: what was measured at the end, by name, each with its interval.
+        runtime_s: wall-clock seconds, all sessions of a resumed run added up.
         peak_memory_gib: highest resident memory of the process (on a GPU, of the device).
         tokens_per_s: tokens trained on or sampled a second; None where no tokens were counted.
         cautions: what to know before relying on an interval, such as that its prompts are few.
@@ -145,7 +145,7 @@ class RunResult:
 
     stage: str
     path: Path
-    figures: Mapping[str, Estimate]
+    final_metrics: Mapping[str, Estimate]
     runtime_s: float
     peak_memory_gib: float
     tokens_per_s: float | None = None

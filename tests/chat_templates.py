@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.data import bounded_render
+from handbook_utils.chat import bounded_render
 from tests.tiny_models import CHAT_TEMPLATE
 
 PAD, BOS = "<|pad|>", "<|bos|>"

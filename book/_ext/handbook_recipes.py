@@ -15,8 +15,8 @@ from handbook_results import table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from handbook_utils.cli.papers import methods
 from handbook_utils.cli.recipes import card_sections
-from handbook_utils.methods import methods
 from handbook_utils.schema.cards import NOT_LOADED, hyperparameters, recipe_card
 from handbook_utils.schema.recipe import load_recipe, recipe_names
 

@@ -139,8 +139,8 @@ def store_results(name: str, executed: Path = EXECUTED) -> Path:
     That is its run folders, its claims and, for what no stage measures, `measured.json` beside the folders:
     estimates by group and name.
     """
-    from handbook_utils.reporting.claims import read_claims
-    from handbook_utils.reporting.notebook_claims import notebook_claim_ids
+    from handbook_utils.reporting.claims.claim import read_claims
+    from handbook_utils.reporting.claims.notebook import notebook_claim_ids
     from handbook_utils.reporting.results import pipeline_results, training_curves, write_result
     from handbook_utils.reporting.runs import read_pipeline
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.reporting.results import write_result
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import read_manifest
 
 ARMS = ("random", "alike")
 FIGURES = {
@@ -27,13 +27,13 @@ FIGURES = {
 }
 
 
-def figures(folder: Path) -> dict[str, dict[str, float]]:
+def metrics(folder: Path) -> dict[str, dict[str, float]]:
     """Of one seed: each arm's figures by `stage.figure`."""
     found: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
     for arm in ARMS:
         for stage, names in FIGURES.items():
             result = read_result(folder / f"{stage}-{arm}")
-            found[arm] |= {f"{stage}.{name}": result.figures[name].value for name in names}
+            found[arm] |= {f"{stage}.{name}": result.final_metrics[name].value for name in names}
     return found
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     folders = parser.parse_args().folders
-    by_seed = {read_manifest(folder / "sft")["seed"]: figures(folder) for folder in folders}
+    by_seed = {read_manifest(folder / "sft")["seed"]: metrics(folder) for folder in folders}
     measured: dict[str, dict[str, Any]] = {}
     for name in next(iter(by_seed.values()))["alike"]:
         values = {arm: [arms[arm][name] for arms in by_seed.values()] for arm in ARMS}

@@ -18,7 +18,7 @@ from typing import Any
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.reporting.results import write_result
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 
 Figure = dict[str, Any]
 Measured = Mapping[str, Mapping[str, Figure]]
@@ -35,7 +35,7 @@ def measured_by_seed(notebook: str, calibration: Path) -> dict[int, Path]:
     if len(found) < 2:
         raise DataError(
             f"{calibration}: {len(found)} seeds of notebook '{notebook}' left their figures. First run "
-            "`python -m handbook_utils.reporting.calibrate --notebooks-only "
+            "`python -m handbook_utils.reporting.claims.calibrate --notebooks-only "
             f"--only {notebook} --out {calibration}`."
         )
     return found

@@ -26,8 +26,8 @@ from handbook_utils.models.logprobs import Conversation, render_rows
 from handbook_utils.pocket.world import gold_reward
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.results import write_result
-from handbook_utils.run_state import read_manifest, read_table
-from handbook_utils.sampling.speculative import replay
+from handbook_utils.runs.state import read_manifest, read_table
+from handbook_utils.sampling.generation.speculative import replay
 
 Array = NDArray[np.float64]
 Judge = Callable[[Sequence[Conversation]], Iterable[float]]
@@ -173,11 +173,11 @@ def main() -> None:
     by_seed = dict(study(folder) for folder in asked.folders)
     measured = {}
     for name in next(iter(by_seed.values())):
-        found = over_seeds([figures[name] for figures in by_seed.values()])
+        found = over_seeds([metrics[name] for metrics in by_seed.values()])
         measured[name] = {figure: each.to_json() for figure, each in found.items()}
         if name.startswith(tuple(JUDGES)):
-            for seed, figures in by_seed.items():
-                gains = {key: mean_estimate(figures[name][key], unit=key) for key in SEED_BY_SEED}
+            for seed, metrics in by_seed.items():
+                gains = {key: mean_estimate(metrics[name][key], unit=key) for key in SEED_BY_SEED}
                 measured[f"seed-{seed}-{name}"] = {key: each.to_json() for key, each in gains.items()}
     print(write_result("speculative", {"measured": measured}, seeds=sorted(by_seed)))
 

@@ -151,8 +151,8 @@ app.command()(merge)
 app.command()(template)
 
 
-def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
-    """Add one command for recipes of the given stages; all such commands take the same options."""
+def _stage_command(name: str, text: str) -> None:
+    """Add one command for recipes of its stages; all such commands take the same options."""
 
     def command(
         recipe: RecipeName,
@@ -167,7 +167,7 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
         from handbook_utils.cli import view
 
         changes = [*executor_changes(executor), *(changes or [])]
-        loaded = view.load_for(name, stages, recipe, changes, seed)
+        loaded = view.load_for(name, recipe, changes, seed)
         folder = out or view.default_out(recipe)
         view.run_or_plan(loaded, folder, overwrite=overwrite, dry_run=dry_run, json=json)
 
@@ -175,7 +175,6 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
     register(command)
 
 
-TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "orpo", "kto")
 LAUNCH = "Several processes"
 
 
@@ -217,7 +216,7 @@ def train(
     from handbook_utils.cli import launch, view
 
     changes = [*(changes or []), *launch.launch_changes(processes, strategy, nodes)]
-    loaded: Any = view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
+    loaded: Any = view.load_for("train", recipe, changes, seed)
     folder, flags = out or view.default_out(recipe), {"overwrite": overwrite, "json": json}
     program = launch.train_program(recipe, folder, changes, seed, flags)
     rendezvous = launch.rendezvous_of(node_rank, main_address, port)
@@ -255,7 +254,7 @@ def slurm(
 
     wanted = launch.launch_changes(nodes * gpus_per_node, strategy, nodes)
     changes = [*(changes or []), *wanted]
-    loaded: Any = view.load_for("train", TRAINING_STAGES, recipe, changes, seed)
+    loaded: Any = view.load_for("train", recipe, changes, seed)
     launch.check_batch(loaded)
     folder = out or view.default_out(recipe)
     program = launch.train_program(recipe, folder, changes, seed, {})
@@ -263,12 +262,9 @@ def slurm(
     launch.write_job(job, program, file or folder.with_suffix(".sbatch"), json)
 
 
-_stage_command(
-    "generate", ("generate",), "Sample answers from a model. Example: handbook generate pocket/samples"
-)
+_stage_command("generate", "Sample answers from a model. Example: handbook generate pocket/samples")
 _stage_command(
     "annotate",
-    ("annotate",),
     "Turn samples into preference pairs. Example: handbook annotate pocket/preferences",
 )
 app.command()(score)
@@ -276,7 +272,6 @@ app.command()(select)
 app.command("rejection-sample")(rejection_sample)
 _stage_command(
     "evaluate",
-    ("evaluate", "best_of_n"),
     "Measure a model on held-out prompts, or best-of-n on scored samples. "
     "Example: handbook evaluate pocket/evaluate",
 )

@@ -6,7 +6,7 @@ import json as json_module
 from collections.abc import Callable
 from typing import Any
 
-from handbook_utils.data.chat_view import printable
+from handbook_utils.chat.view import printable
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, Message
 
@@ -20,7 +20,7 @@ def chat_with(
     model, tokenizer = load_pair(name)
 
     def answer(messages: list[Message]) -> Completion:
-        from handbook_utils.sampling.generate import generate
+        from handbook_utils.sampling.generation.generate import generate
 
         # the turn's number keeps the noise of a repeated question fresh
         named = [(f"chat-{len(messages)}", messages)]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import write_text
 from handbook_utils.cli import view
 from handbook_utils.errors import LaunchError, MissingDependencyError
 from handbook_utils.launch.accelerate import Rendezvous, launch_command
@@ -17,8 +16,8 @@ from handbook_utils.launch.slurm import Job, sbatch_script
 from handbook_utils.pipeline.launched import launch_program, layout_here, needs_launcher, planned_layout
 from handbook_utils.pipeline.stages import finished, run_stage
 from handbook_utils.processes import rank
-from handbook_utils.schema.stages import AnyStage
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.runs.atomic import write_text
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 
 def launch_changes(processes: int | None, strategy: str | None, nodes: int | None) -> list[str]:
@@ -39,7 +38,7 @@ def train_program(
 
 
 def train(
-    recipe: AnyStage, out: Path, program: Sequence[str], rendezvous: Rendezvous, flags: dict[str, bool]
+    recipe: StageRecipe, out: Path, program: Sequence[str], rendezvous: Rendezvous, flags: dict[str, bool]
 ) -> None:
     """Run a training stage here, or start and watch the processes that do."""
     assert isinstance(recipe, TrainingRecipe)  # held by the command's list of stages
@@ -66,7 +65,7 @@ def write_job(job: Job, program: Sequence[str], file: Path, json: bool) -> None:
 
 
 def show_plan(
-    recipe: AnyStage, out: Path, program: Sequence[str], rendezvous: Rendezvous, json: bool
+    recipe: StageRecipe, out: Path, program: Sequence[str], rendezvous: Rendezvous, json: bool
 ) -> None:
     """What `train` would do: the plan and, for several processes, their command."""
     assert isinstance(recipe, TrainingRecipe)  # held by the command's list of stages

@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from handbook_utils.atomic import write_text
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.convert.notes import Note
 from handbook_utils.errors import RecipeError
+from handbook_utils.runs.atomic import write_text
 from handbook_utils.schema.cards import NOT_LOADED, RecipeCard, hyperparameters, recipe_card
 from handbook_utils.schema.recipe import (
     check_recipe,
@@ -23,10 +23,7 @@ from handbook_utils.schema.recipe import (
     recipe_json_schema,
     recipe_names,
 )
-from handbook_utils.schema.stages import recipe_types
-from handbook_utils.schema.training import TrainingRecipe
-
-COMMANDS = {"pipeline": "run", "best_of_n": "evaluate"}
+from handbook_utils.schema.stage_table import STAGES, training_stages
 
 
 def show_schema() -> None:
@@ -36,7 +33,7 @@ def show_schema() -> None:
 
 def show_methods(json: bool) -> None:
     """Every stage, loss and way to select, what it needs, and its paper."""
-    from handbook_utils.methods import methods
+    from handbook_utils.cli.papers import methods
 
     if json:
         print(json_module.dumps([method.to_json() for method in methods()]))
@@ -95,9 +92,7 @@ def show_card(name: str, json: bool) -> None:
         for key, value, source in rows:
             table.add_row(key, str(value), source)
         console.print(table)
-    command = COMMANDS.get(recipe.stage, recipe.stage)
-    command = "train" if issubclass(recipe_types()[recipe.stage], TrainingRecipe) else command
-    console.print(f"\nRun it: handbook {command} {name}", style="dim", markup=False)
+    console.print(f"\nRun it: handbook {STAGES[recipe.stage].command} {name}", style="dim", markup=False)
 
 
 def card_sections(card: RecipeCard) -> list[tuple[str, list[str]]]:
@@ -141,7 +136,7 @@ def convert_file(file: Path, *, out: Path | None, stage: str | None, processes: 
 
 def _folder_stage(file: Path) -> str | None:
     """The alignment-handbook keeps its recipes in folders named by stage."""
-    stages = [name for name, kind in recipe_types().items() if issubclass(kind, TrainingRecipe)]
+    stages = training_stages()
     return next((part for part in reversed(file.resolve().parts[:-1]) if part in stages), None)
 
 

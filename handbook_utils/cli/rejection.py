@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from handbook_utils.records import Estimate, RunResult
-    from handbook_utils.schema.stages import AnyStage, RejectionRecipe
+    from handbook_utils.schema.stages import RejectionRecipe
+from handbook_utils.schema.training import StageRecipe
 
 
 def rejection_sample(
@@ -52,7 +53,7 @@ def rejection_sample(
     from handbook_utils.cli import view
 
     changes = [*executor_changes(executor), *(changes or [])]
-    loaded: Any = view.load_for("rejection-sample", ("rejection",), recipe, changes, seed)
+    loaded: Any = view.load_for("rejection-sample", recipe, changes, seed)
     folder = out or view.default_out(recipe)
     if dry_run:
         show_rounds_plan(loaded, folder, json)
@@ -93,7 +94,7 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
     console.print(f"would write {folder}", style="dim")
 
 
-def _does(stage: AnyStage) -> str:
+def _does(stage: StageRecipe) -> str:
     from handbook_utils.schema.training import TrainingRecipe
 
     if isinstance(stage, TrainingRecipe):
@@ -110,7 +111,7 @@ def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
     record = json_module.loads((result.path / "rounds.json").read_text(encoding="utf-8"))
     console.print("On held-out prompts, with 95 % intervals", style="bold")
     for score in (*recipe.evaluate.scorers, *recipe.scorers):
-        console.print(rounds_table(result.figures, score))
+        console.print(rounds_table(result.final_metrics, score))
     if record["stopped"]:
         console.print(f"stopped: {record['stopped']}", style="yellow", markup=False)
     for caution in result.cautions:
@@ -119,7 +120,7 @@ def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
     console.print(f"{result.path}/model: {kept}; {result.runtime_s:.1f} s", style="dim")
 
 
-def rounds_table(figures: Mapping[str, Estimate], score: str) -> Table:
+def rounds_table(metrics: Mapping[str, Estimate], score: str) -> Table:
     """One row a model: its score, its gains over start, round before and control, its words and KL."""
     from rich.table import Table
 
@@ -132,9 +133,9 @@ def rounds_table(figures: Mapping[str, Estimate], score: str) -> Table:
         "kl": "KL, nats",
     }
     table = Table("model", *columns.values(), box=None, header_style="bold")
-    models = dict.fromkeys(name.partition(".")[0] for name in figures)
+    models = dict.fromkeys(name.partition(".")[0] for name in metrics)
     for model in models:
-        cells = [figures.get(f"{model}.{column}") for column in columns]
+        cells = [metrics.get(f"{model}.{column}") for column in columns]
         table.add_row(model.replace("-", " "), *("" if cell is None else _cell(cell) for cell in cells))
     return table
 

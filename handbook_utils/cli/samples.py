@@ -132,7 +132,7 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
         option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
         raise RecipeError(f"{recipe}: rows, and no recipe. Say {option} as well, or give a recipe.")
     changes = [*executor_changes(options.get("--executor")), *(options["--set"] or [])]
-    loaded = view.load_for(command, (command,), recipe, changes, options["--seed"])
+    loaded = view.load_for(command, recipe, changes, options["--seed"])
     view.run_or_plan(
         loaded,
         options["--out"] or view.default_out(recipe),
@@ -151,10 +151,10 @@ def _only_recipes(given: dict[str, Any]) -> None:
 def _score_rows(
     name: str, scorers: list[str], how: dict[str, Any], to: tuple[Path | None, bool, bool]
 ) -> None:
-    from handbook_utils.pipeline.cautions import with_cautions
+    from handbook_utils.evaluation.statistics import with_cautions
     from handbook_utils.sampling.progress import answer_bar
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
-    from handbook_utils.sampling.score_rows import failed_counts, score_rows
+    from handbook_utils.sampling.scoring.rows import failed_counts, score_rows
     from handbook_utils.schema.recipe import scorer_sections
 
     out, json, overwrite = to
@@ -172,16 +172,16 @@ def _score_rows(
     lines += [f"such as prompt '{f.prompt_id}': {f.reason}" for f in made.failures[:1]]
     record: dict[str, Any] = {"rows": len(made.rows), "out": str(out), "failed": failed}
     record["cautions"] = list(cautions)
-    _show(made.figures, record, [*lines, f"{out}: {len(made.rows)} rows"], json)
+    _show(made.metrics, record, [*lines, f"{out}: {len(made.rows)} rows"], json)
 
 
 def _select_rows(
     name: str, by: str, rule: dict[str, Any], split: str, to: tuple[Path | None, bool, bool]
 ) -> None:
-    from handbook_utils.pipeline.cautions import with_cautions
-    from handbook_utils.sampling.choose import Rule
+    from handbook_utils.evaluation.statistics import with_cautions
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
-    from handbook_utils.sampling.select_rows import select_rows
+    from handbook_utils.sampling.selection.choose import Rule
+    from handbook_utils.sampling.selection.rows import select_rows
 
     out, json, overwrite = to
     out = out or Path(f"{Path(name).name.partition('.')[0]}.{rule['strategy']}.jsonl")
@@ -201,17 +201,17 @@ def _select_rows(
         "unscored": made.unscored,
     }
     record["cautions"] = list(cautions)
-    _show(made.figures, record, lines, json)
+    _show(made.metrics, record, lines, json)
 
 
-def _show(figures: dict[str, Estimate], record: dict[str, Any], lines: list[str], json: bool) -> None:
+def _show(metrics: dict[str, Estimate], record: dict[str, Any], lines: list[str], json: bool) -> None:
     from rich.console import Console
 
     from handbook_utils.cli import view
 
     if json:
-        view.say({**record, "figures": {name: one.to_json() for name, one in figures.items()}}, "", True)
+        view.say({**record, "metrics": {name: one.to_json() for name, one in metrics.items()}}, "", True)
         return
-    Console().print(view.figures_table(figures))
+    Console().print(view.metrics_table(metrics))
     for line in [*(f"caution: {caution}" for caution in record["cautions"]), *lines]:
         Console().print(line, style="dim", markup=False, highlight=False)

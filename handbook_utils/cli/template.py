@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from handbook_utils.data.chat_view import printable, row_markup
-from handbook_utils.data.template_report import TemplateReport
+from handbook_utils.chat.report import TemplateReport
+from handbook_utils.chat.view import printable, row_markup
 
 STYLES = {"ok": "green", "error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -35,7 +35,7 @@ def template(
 
 def _show(name: str, data: str | None, row: int, json: bool) -> bool:
     """Print the checks and a sample; returns whether a model can be trained with the template."""
-    from handbook_utils.data.template_checks import check_chat_template
+    from handbook_utils.chat.checks import check_chat_template
     from handbook_utils.models.load import load_tokenizer
 
     # not for chat: a tokenizer whose template is missing or harmful is to be reported, not refused
@@ -60,9 +60,9 @@ def _show(name: str, data: str | None, row: int, json: bool) -> bool:
 
 
 def _sample(tokenizer: Any, data: str | None, row: int) -> Any:
-    from handbook_utils.data.chat import render_conversation
+    from handbook_utils.chat.conversation import render_conversation
+    from handbook_utils.chat.probes import TWO_TURNS
     from handbook_utils.data.load import load_dataset
-    from handbook_utils.data.probes import TWO_TURNS
 
     if data is None:
         return render_conversation(tokenizer, TWO_TURNS)

@@ -1,4 +1,4 @@
-"""What the command line prints: plans, tables of figures, pipelines on their way."""
+"""What the command line prints: plans, tables of metrics, pipelines on their way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json as json_module
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,16 +21,13 @@ from handbook_utils.schema.recipe import (
     recipe_to_dict,
     recipe_to_yaml,
 )
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, SamplingRecipe, recipe_types
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe, SamplingRecipe
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
     from handbook_utils.models.merge import MergeReport
     from handbook_utils.pipeline.compare import Comparison
-
-COMMAND_OF = {"pipeline": "run", "best_of_n": "evaluate", "rejection": "rejection-sample"} | dict.fromkeys(
-    ("pretrain", "sft", "reward", "dpo", "orpo", "kto"), "train"
-)
 
 
 def say(record: Mapping[str, Any], text: str, json: bool) -> None:
@@ -43,28 +40,26 @@ def default_out(recipe: str) -> Path:
     return Path("runs") / Path(recipe).stem
 
 
-def load_for(
-    command: str, stages: Sequence[str], recipe: str, changes: Sequence[str], seed: int | None
-) -> AnyStage:
+def load_for(command: str, recipe: str, changes: Sequence[str], seed: int | None) -> StageRecipe:
     """A recipe whose stage fits the command."""
     # before the changes, which another stage's recipe might not know
-    _check_stage(command, stages, recipe, read_recipe_file(find_recipe(recipe)).get("stage"))
+    _check_stage(command, recipe, read_recipe_file(find_recipe(recipe)).get("stage"))
     loaded = load_recipe(recipe, overrides=changes, seed=seed)
-    _check_stage(command, stages, recipe, loaded.stage)
-    return cast(AnyStage, loaded)
+    _check_stage(command, recipe, loaded.stage)
+    return loaded
 
 
-def _check_stage(command: str, stages: Sequence[str], recipe: str, stage: Any) -> None:
-    if stage in recipe_types() and stage not in stages:
-        right = COMMAND_OF.get(stage, stage)
+def _check_stage(command: str, recipe: str, stage: Any) -> None:
+    right = STAGES[stage].command if stage in STAGES else command
+    if right != command:
         raise RecipeError(
             f"{recipe}: a recipe of stage '{stage}', which `handbook {command}` does not run. "
             f"Use `handbook {right} {recipe}`."
         )
 
 
-def run_or_plan(recipe: AnyStage, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
-    """Run a stage into a folder and show its figures; a dry run shows what it would do."""
+def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
+    """Run a stage into a folder and show its metrics; a dry run shows what it would do."""
     if dry_run:
         show_stage_plan(recipe, folder, json)
         return
@@ -74,13 +69,13 @@ def run_or_plan(recipe: AnyStage, folder: Path, *, overwrite: bool, dry_run: boo
 
 
 def show_result(result: RunResult, json: bool) -> None:
-    """The figures of one run."""
+    """The metrics of one run."""
     if json:
         print(json_module.dumps(result_record(result)))
         return
     console = Console()
-    if result.figures:
-        console.print(figures_table(result.figures))
+    if result.final_metrics:
+        console.print(metrics_table(result.final_metrics))
     _show_cautions(console, result.cautions)
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
     console.print(
@@ -98,7 +93,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
     return {
         "stage": result.stage,
         "run": str(result.path),
-        "figures": {name: figure.to_json() for name, figure in result.figures.items()},
+        "final_metrics": {name: figure.to_json() for name, figure in result.final_metrics.items()},
         "runtime_s": result.runtime_s,
         "peak_memory_gib": result.peak_memory_gib,
         "tokens_per_s": result.tokens_per_s,
@@ -106,10 +101,10 @@ def result_record(result: RunResult) -> dict[str, Any]:
     }
 
 
-def figures_table(figures: Mapping[str, Estimate]) -> Table:
+def metrics_table(metrics: Mapping[str, Estimate]) -> Table:
     """Figures with their intervals."""
-    table = Table("figure", "value", "interval", "unit", "n", box=None, header_style="bold")
-    for name, figure in figures.items():
+    table = Table("metric", "value", "interval", "unit", "n", box=None, header_style="bold")
+    for name, figure in metrics.items():
         value, _, interval = str(figure).partition(" ")
         table.add_row(
             name, value, f"{interval} {figure.level:.0%}".replace("[", r"\["), figure.unit, str(figure.n)
@@ -118,7 +113,7 @@ def figures_table(figures: Mapping[str, Estimate]) -> Table:
 
 
 class PipelineWatcher:
-    """Prints a line a stage: its place in the pipeline, its time, its first figures."""
+    """Prints a line a stage: its place in the pipeline, its time, its first metrics."""
 
     def __init__(self, pipeline: str) -> None:
         loaded = load_recipe(pipeline)
@@ -132,9 +127,9 @@ class PipelineWatcher:
             self._started = time.monotonic()
             return
         place = f"{self._names.index(name) + 1:>2}/{len(self._names)}"
-        sitting_s = time.monotonic() - self._started
-        took = f"{sitting_s:6.1f} s" if sitting_s > 0.5 else "  done  "
-        first = ", ".join(f"{key} {figure}" for key, figure in list(result.figures.items())[:2])
+        session_s = time.monotonic() - self._started
+        took = f"{session_s:6.1f} s" if session_s > 0.5 else "  done  "
+        first = ", ".join(f"{key} {figure}" for key, figure in list(result.final_metrics.items())[:2])
         line = Text.assemble(f"{place}  {took}  ", (f"{name:<28}", "bold"), f" {first}")
         self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
 
@@ -155,7 +150,7 @@ def show_pipeline(folder: Path, report: Path, json: bool) -> None:
 
 
 def show_stage_plan(
-    recipe: AnyStage, folder: Path, json: bool, *, extra: Mapping[str, Any] | None = None
+    recipe: StageRecipe, folder: Path, json: bool, *, extra: Mapping[str, Any] | None = None
 ) -> None:
     """What a stage would do; `extra` is shown beside the plan."""
     plan, extra = stage_plan(recipe, folder), extra or {}
@@ -172,7 +167,7 @@ def show_stage_plan(
     console.print(f"would write {folder}", style="dim")
 
 
-def _plan_table(recipe: AnyStage, plan: Mapping[str, Any]) -> Table:
+def _plan_table(recipe: StageRecipe, plan: Mapping[str, Any]) -> Table:
     if isinstance(recipe, TrainingRecipe):
         from handbook_utils.training.plan_table import plan_table
 
@@ -189,13 +184,13 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def stage_plan(recipe: AnyStage, folder: Path) -> dict[str, Any]:
+def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
     """Examples, steps and batch of a stage; data is read, no model is."""
     from handbook_utils.pipeline.stages import resolve_inputs
 
     inputs = resolve_inputs(recipe, folder)
     if isinstance(recipe, TrainingRecipe):
-        from handbook_utils.training.plan import plan_training
+        from handbook_utils.training.dry_run import plan_training
 
         return plan_training(recipe, inputs)
     if isinstance(recipe, SamplingRecipe):
@@ -226,7 +221,9 @@ def show_pipeline_plan(pipeline: str, changes: Sequence[str], seed: int | None, 
     for name, recipe in stages.items():
         table.add_row(name, recipe.stage, ", ".join(edges[name]) or "-", loaded.stages[name].recipe)
     Console().print(table)
-    Console().print("\nOne stage in full: handbook train RECIPE --dry-run", style="dim")
+    first = next(iter(stages))
+    command, recipe_name = STAGES[stages[first].stage].command, loaded.stages[first].recipe
+    Console().print(f"\nOne stage in full: handbook {command} {recipe_name} --dry-run", style="dim")
 
 
 def show_merge(report: MergeReport, json: bool) -> None:
@@ -256,7 +253,7 @@ def show_comparison(comparison: Comparison, json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(comparison.verdict, style="bold", markup=False)
-    console.print(figures_table(comparison.figures))
+    console.print(metrics_table(comparison.metrics))
     _show_cautions(console, comparison.cautions)
     console.print("\nWhat else differs:" if comparison.changes else "\nNothing else differs.", style="bold")
     for line in comparison.changes:

@@ -20,7 +20,7 @@ from handbook_utils.convert.tables import (
 )
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
-from handbook_utils.schema.stages import recipe_types
+from handbook_utils.schema.stage_table import STAGES, training_stages
 from handbook_utils.schema.training import TrainingRecipe
 
 # GPUs that the alignment-handbook's per-device batch sizes are meant for
@@ -76,8 +76,7 @@ def _refuse_other_files(content: Mapping[str, Any]) -> None:
 
 
 def _checked_stage(stage: str) -> str:
-    trained = [name for name, kind in recipe_types().items() if issubclass(kind, TrainingRecipe)]
-    if stage not in trained:
+    if stage not in (trained := training_stages()):
         raise RecipeError(f"no training stage is called '{stage}'. {suggest(stage, trained)}")
     return stage
 
@@ -185,7 +184,9 @@ def _batch(work: Work, processes: int) -> dict[str, int]:
 
 
 def _training(work: Work, stage: str, *, has_held_out: bool) -> dict[str, Any]:
-    fields = trainer_fields(recipe_types()[stage].trainer)  # type: ignore[attr-defined]
+    kind = STAGES[stage].recipe
+    assert issubclass(kind, TrainingRecipe)  # held by `_checked_stage`
+    fields = trainer_fields(kind.trainer)
     if stage == "sft" and not work.left.get("assistant_only_loss"):
         work.note("(loss)", "changed", SFT_LOSS)
     if stage == "sft" and "packing" not in work.left:

@@ -11,10 +11,11 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping
 
-from handbook_utils.data.recognise import FORMATS, KINDS, Kind, Recognised, Row, describe_format
-from handbook_utils.data.values import TEMPLATE_OPTIONS, RowReader
+from handbook_utils.data.recognise import FORMATS, KINDS, Recognised, Row, describe_format
+from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
+from handbook_utils.schema.stage_table import Kind
 
 LOGGER = logging.getLogger("handbook_utils")
 # the annotator's and the gold reward's view of a pair, where the pairs come from the pocket world

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser
 from handbook_utils.data.mixture import SourceReport, draw_rows, without_test_rows
-from handbook_utils.data.recognise import Kind, Row
+from handbook_utils.data.recognise import Row
+from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
-from handbook_utils.data.values import TEMPLATE_OPTIONS
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.schema.sections import DataSource, Source
+from handbook_utils.schema.stage_table import Kind
 
 # rows of a piece in Arrow: of all rows together a column may not hold more than 2 GiB of text
 BATCH = 10_000

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from handbook_utils.data.formats import prompt_hash
-from handbook_utils.data.recognise import Kind, Row
+from handbook_utils.data.recognise import Row
 from handbook_utils.errors import DataError
+from handbook_utils.schema.stage_table import Kind
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from handbook_utils.errors import DataError, suggest
+from handbook_utils.schema.stage_table import Kind
 
-Kind = Literal["text", "conversation", "preference", "feedback", "prompt"]
 Row = Mapping[str, Any]
 KINDS = get_args(Kind)
 _SHORT = reprlib.Repr()  # from 3.12 on it takes these as arguments

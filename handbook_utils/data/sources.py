@@ -19,19 +19,10 @@ from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
 from handbook_utils.environment import is_offline
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
+from handbook_utils.schema.stage_table import STAGES
 
 LOGGER = logging.getLogger("handbook_utils")
-# what a run is for, by its stage: the table that another stage reads
-MAIN_TABLES = {
-    "generate": "samples",
-    "annotate": "pairs",
-    "score": "scores",
-    "select": "selected",
-    "evaluate": "samples",
-}
-# further tables of a run, read by `subset`
-OTHER_TABLES = {"select": ("control",)}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -175,16 +166,15 @@ def _saved(origin: Origin, path: Path) -> Dataset:
 
 
 def _run_table(path: Path, subset: str | None) -> Iterator[Row]:
-    stage = read_manifest(path)["stage"]
-    if stage not in MAIN_TABLES:
-        kinds = ", ".join(sorted(MAIN_TABLES))
-        raise DataError(f"{path}: a run of stage '{stage}' holds no rows to read. Stages that do: {kinds}.")
-    tables = {MAIN_TABLES[stage], *OTHER_TABLES.get(stage, ())}
+    name = read_manifest(path)["stage"]
+    stage = STAGES.get(name)
+    if stage is None or stage.table is None:
+        kinds = ", ".join(sorted(stage.name for stage in STAGES.values() if stage.table))
+        raise DataError(f"{path}: a run of stage '{name}' holds no rows to read. Stages that do: {kinds}.")
+    tables = {stage.table, *stage.other_tables}
     if subset is not None and subset not in tables:
-        raise DataError(
-            f"{path}: a run of stage '{stage}' has no table '{subset}'. {suggest(subset, tables)}"
-        )
-    table = path / (subset or MAIN_TABLES[stage])
+        raise DataError(f"{path}: a run of stage '{name}' has no table '{subset}'. {suggest(subset, tables)}")
+    table = path / (subset or stage.table)
     file = table.with_suffix(".parquet")
     return iterate_file(file) if file.exists() or not table.is_dir() else iterate_parts(table)
 

@@ -9,9 +9,10 @@ from datasets import IterableDataset, interleave_datasets
 
 from handbook_utils.data.load import Locator, normaliser_of, origin_of
 from handbook_utils.data.mixture import SourceReport, example_key
-from handbook_utils.data.recognise import Kind, Row
+from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import iterate_rows
 from handbook_utils.schema.sections import DataSource
+from handbook_utils.schema.stage_table import Kind
 
 # examples among which the next one is drawn: a stream cannot be shuffled as a whole
 SHUFFLE_BUFFER = 1000

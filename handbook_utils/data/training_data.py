@@ -11,8 +11,8 @@ from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.load import Locator, dataset_fingerprint, load_mixture, to_dataset
 from handbook_utils.data.mixture import SourceReport, example_key
-from handbook_utils.data.recognise import Kind
 from handbook_utils.data.stream import stream_sources
+from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.training import TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -58,7 +58,7 @@ class TrainingData:
         return notes
 
 
-def load_training_data(recipe: TrainingRecipe, run: Locator, *, kind: Kind) -> TrainingData:
+def load_training_data(recipe: TrainingRecipe, run: Locator) -> TrainingData:
     """Read a recipe's `data` and `eval_data`; a training row that is tested on is left out, and said.
 
     Two rows are the same when their prompts are (of plain text: the whole text), to the letter.
@@ -66,6 +66,8 @@ def load_training_data(recipe: TrainingRecipe, run: Locator, *, kind: Kind) -> T
     Raises:
         DataError: as `load_dataset`; or nothing is left to train on.
     """
+    kind = STAGES[recipe.stage].kind
+    assert kind is not None  # of every training stage
     evaluation, tested = None, frozenset[str]()
     if recipe.eval_data:
         held_out = load_mixture(recipe.eval_data, run, kind=kind, seed=recipe.seed).examples

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from handbook_utils.evaluation.prompt_rows import finite_rows, prompt_means, val
 from handbook_utils.records import Estimate
 
 FEWEST_MEASURED = 6
+Value = TypeVar("Value")
 
 
 class CoverageWarning(UserWarning):
@@ -266,3 +267,17 @@ def _warn(prompts: int, checks: list[tuple[CoverageRow | None, str]]) -> None:
     if reasons:
         message = f"{prompts} prompts: {'; '.join(reasons)}. Use more prompts for an interval to rely on."
         warnings.warn(message, CoverageWarning, stacklevel=4)
+
+
+def with_cautions(measure: Callable[[], Value]) -> tuple[Value, tuple[str, ...]]:
+    """What `measure` returns, and the coverage warnings it gave; all other warnings go their way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CoverageWarning)
+        value = measure()
+    cautions = []
+    for warning in caught:
+        if issubclass(warning.category, CoverageWarning):
+            cautions.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return value, tuple(dict.fromkeys(cautions))

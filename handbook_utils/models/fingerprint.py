@@ -8,7 +8,7 @@ from pathlib import Path
 
 from handbook_utils.errors import ModelError
 from handbook_utils.models.adapters import read_base, read_lora
-from handbook_utils.models.places import find_place, is_adapter, not_found, weights_fingerprint
+from handbook_utils.models.places import is_adapter, not_found, resolve_model, weights_fingerprint
 
 
 def model_fingerprint(name: str, *, revision: str | None = None) -> str:
@@ -20,7 +20,7 @@ def model_fingerprint(name: str, *, revision: str | None = None) -> str:
     Raises:
         ModelError: nothing there.
     """
-    place = find_place(name, revision=revision)
+    place = resolve_model(name, revision=revision)
     folder = Path(place)
     if not folder.is_dir():
         return f"{name} {hub_commit(name, revision)}"

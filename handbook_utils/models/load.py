@@ -10,14 +10,14 @@ from typing import Any, Unpack
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from handbook_utils.data.bounded_render import require_bounded
+from handbook_utils.chat.bounded_render import require_bounded
+from handbook_utils.chat.templates import chat_template_text
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.libraries.transformers_internals import attention_of, takes_flash_attention
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
-from handbook_utils.models.chat_templates import chat_template_text
-from handbook_utils.models.places import INIT, find_place, is_adapter, not_found
+from handbook_utils.models.places import INIT, is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import (
     Head,
     Loading,
@@ -51,7 +51,7 @@ def load_tokenizer(
     """
     if name == INIT:
         return build_tokenizer()
-    place = find_place(name, revision=revision)
+    place = resolve_model(name, revision=revision)
     if is_adapter(place) and not (Path(place) / "tokenizer_config.json").exists():
         base = read_base(place)
         return load_tokenizer(
@@ -106,7 +106,7 @@ def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOption
     how = Loading(head, **options)
     if name == INIT:
         return build_init_model(_drawn_seed()).to(how.target)
-    place = find_place(name, revision=how.revision)
+    place = resolve_model(name, revision=how.revision)
     return load_on_base(place, how) if is_adapter(place) else _load_whole(name, place, how)
 
 
@@ -118,7 +118,7 @@ def read_config(name: str, *, revision: str | None = None) -> Any:
     """
     if name == INIT:
         return build_init_model().config
-    place = find_place(name, revision=revision)
+    place = resolve_model(name, revision=revision)
     if is_adapter(place):
         base = read_base(place)
         return read_config(base.name, revision=base.revision)
@@ -165,7 +165,7 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
     """An adapter on what it was trained on.
 
     Args:
-        place: the adapter's folder, as `find_place` gives it.
+        place: the adapter's folder, as `resolve_model` gives it.
         how: `quantization` is that of the base.
         is_trainable: whether the adapter is to be trained on.
     """
@@ -173,10 +173,10 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
     wanted = base.quantization if how.quantization == "auto" else how.quantization
     # what training rounded stays rounded: the adapter has learned to make up for it
     held = wanted if base.quantization == "none" else base.quantization
-    model = _load_base(place, base, how.but(quantization=held, revision=base.revision))
+    model = _load_base(place, base, how.replace(quantization=held, revision=base.revision))
     with quiet_libraries():
         if wanted != held:
-            model = quantized(dequantized(model, how.torch_dtype), how.but(quantization=wanted))
+            model = quantized(dequantized(model, how.torch_dtype), how.replace(quantization=wanted))
         return attach(model, place, head=how.head, is_trainable=is_trainable).eval()
 
 
@@ -185,7 +185,7 @@ def load_merged(place: str, how: Loading) -> Any:
 
     Merging into quantised weights would round the sum again and lose much of a small update.
     """
-    model = load_on_base(place, how.but(quantization="none"))
+    model = load_on_base(place, how.replace(quantization="none"))
     with quiet_libraries():
         return model.merge_and_unload().requires_grad_(True).eval()
 
@@ -193,7 +193,7 @@ def load_merged(place: str, how: Loading) -> Any:
 def _load_base(adapter: str, base: AdapterBase, how: Loading) -> Any:
     """What an adapter stands on; an earlier adapter in that is merged first."""
     try:
-        place = find_place(base.name, revision=base.revision)
+        place = resolve_model(base.name, revision=base.revision)
     except ModelError as error:
         raise ModelError(
             f"{adapter}: the base of this adapter, {base.name}, cannot be found: {error}"

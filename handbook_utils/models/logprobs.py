@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handbook_utils.data.turns import encode_conversations
+from handbook_utils.chat.loss_masks import encode_conversations
 from handbook_utils.errors import DataError, TemplateError
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.records import Message

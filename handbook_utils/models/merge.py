@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from handbook_utils.atomic import atomic_folder
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import adapter_head, read_base
 from handbook_utils.models.load import load_model, load_on_base, load_tokenizer
-from handbook_utils.models.places import find_place, is_adapter, not_found
+from handbook_utils.models.places import is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import DTYPES, Loading
+from handbook_utils.runs.atomic import atomic_folder
 
 # how far an output may move, as a share of the largest one: rounding of each format, summed up over layers
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -78,7 +78,7 @@ def merge_adapter(
             tolerance.
     Book: chapter "LoRA and QLoRA".
     """
-    out, place = Path(out), find_place(name)
+    out, place = Path(out), resolve_model(name)
     if not is_adapter(place):
         if not Path(place).is_dir():
             raise not_found(name, "no adapter that could be merged")
@@ -104,7 +104,7 @@ def stored_dtype(place: str) -> str:
     """Number format of the files of a model, or of what an adapter stands on."""
     while is_adapter(place):
         base = read_base(place)
-        place = find_place(base.name, revision=base.revision)
+        place = resolve_model(base.name, revision=base.revision)
     dtype = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config().dtype
     return next((name for name, known in DTYPES.items() if known == dtype), "float32")
 
@@ -151,7 +151,7 @@ def _compared(before: _Outputs, folder: Path, how: Loading, quantization: str, p
         )
     rounding = None
     if quantization != "none":
-        trained = load_on_base(place, how.but(quantization="auto"))
+        trained = load_on_base(place, how.replace(quantization="auto"))
         rounding = _difference(_Outputs.of(trained, tokenizer, how, before.rows), after) / largest
     return MergeReport(
         folder=folder,

@@ -15,7 +15,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 FINGERPRINT_BYTES = 1 << 20
 
 
-def find_place(name: str, *, revision: str | None = None) -> str:
+def resolve_model(name: str, *, revision: str | None = None) -> str:
     """The folder, or the hub name, to load from.
 
     Args:
@@ -75,7 +75,7 @@ def stored_revisions(name: str) -> list[str]:
 
 
 def is_adapter(place: str) -> bool:
-    """Whether a place found by `find_place` holds an adapter instead of a whole model."""
+    """Whether a place found by `resolve_model` holds an adapter instead of a whole model."""
     return (Path(place) / ADAPTER_CONFIG).exists()
 
 

@@ -56,7 +56,7 @@ class Loading:
         """Number format of the weights that are not quantised, and of computing with those that are."""
         return resolve_dtype(self.dtype, self.target)
 
-    def but(self, **changes: Any) -> Loading:
+    def replace(self, **changes: Any) -> Loading:
         """The same with some fields changed."""
         return replace(self, **changes)
 

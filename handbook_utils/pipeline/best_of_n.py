@@ -11,7 +11,7 @@ from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.evaluation.best_of_n import best_of_n_curve, best_of_n_difference
 from handbook_utils.pipeline.tables import read_scores, score_columns
 from handbook_utils.records import REJECTED, Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.stages import BestOfNRecipe
 
 Grid = NDArray[np.float64]
@@ -44,26 +44,26 @@ def run_best_of_n(recipe: BestOfNRecipe, run: RunFolder) -> dict[str, Estimate]:
     if max(recipe.ns) > samples:
         raise RecipeError(f"best_of_n: n = {max(recipe.ns)}, but there are {samples} samples a prompt.")
     grids = {name: table[name].to_numpy()[order] for name in {*recipe.arms, *recipe.measures}}
-    figures: dict[str, Estimate] = {}
+    metrics: dict[str, Estimate] = {}
     for arm in recipe.arms:
         for measure in ("score", *recipe.measures):
             values = grids[arm if measure == "score" else measure]
-            figures |= _figures(recipe, f"{arm}.{measure}", grids[arm], values)
-    return figures
+            metrics |= _metrics(recipe, f"{arm}.{measure}", grids[arm], values)
+    return metrics
 
 
-def _figures(recipe: BestOfNRecipe, name: str, proxy: Grid, values: Grid) -> dict[str, Estimate]:
+def _metrics(recipe: BestOfNRecipe, name: str, proxy: Grid, values: Grid) -> dict[str, Estimate]:
     """Curve, gains and late gains of one measure under one arm."""
     unit = "words" if name.endswith(".words") else name.partition(".")[2]
     curve = best_of_n_curve(proxy, values, ns=recipe.ns, unit=unit, seed=recipe.seed)
-    figures = {f"{name}@{n}": estimate for n, estimate in curve.items()}
+    metrics = {f"{name}@{n}": estimate for n, estimate in curve.items()}
     for suffix, low in (("gain", 1), ("late_gain", recipe.late_from)):
         for n in recipe.ns:
             if n > low:
-                figures[f"{name}_{suffix}@{n}"] = best_of_n_difference(
+                metrics[f"{name}_{suffix}@{n}"] = best_of_n_difference(
                     proxy, values, n_high=n, n_low=low, unit=unit, seed=recipe.seed
                 )
-    return figures
+    return metrics
 
 
 def _by_prompt(table: pa.Table) -> NDArray[np.int64]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.evaluation.win_rate import compare_paired
-from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.tables import run_scores
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import differences, read_manifest
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import differences, read_manifest
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Comparison:
         b: the other's folder.
         by: the score compared.
         verdict: one sentence.
-        figures: `difference` (B minus A, paired by prompt) and `win_rate` of B.
+        metrics: `difference` (B minus A, paired by prompt) and `win_rate` of B.
         p_value: two-sided, by flipping the signs of prompts' differences.
         changes: how the runs' recipes, library versions and hardware differ, one line each.
         cautions: what to know before relying on the intervals.
@@ -33,7 +33,7 @@ class Comparison:
     b: Path
     by: str
     verdict: str
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     p_value: float
     changes: list[str]
     cautions: tuple[str, ...]
@@ -45,7 +45,7 @@ class Comparison:
             "b": str(self.b),
             "by": self.by,
             "verdict": self.verdict,
-            "figures": {name: figure.to_json() for name, figure in self.figures.items()},
+            "metrics": {name: figure.to_json() for name, figure in self.metrics.items()},
             "p_value": self.p_value,
             "changes": self.changes,
             "cautions": list(self.cautions),
@@ -71,8 +71,8 @@ def compare_runs(run_a: str | Path, run_b: str | Path, *, by: str = "gold", seed
     found, cautions = with_cautions(lambda: compare_paired(scores_a, scores_b, unit=by, seed=seed))
     sure = f"p = {found.p_value:.2g}, {found.n} prompts"
     verdict = f"{found.verdict}: {by} of B minus A is {found.difference} ({sure})"
-    figures = {"difference": found.difference, "win_rate": found.win_rate}
-    return Comparison(a, b, by, verdict, figures, found.p_value, _changes(a, b), cautions)
+    metrics = {"difference": found.difference, "win_rate": found.win_rate}
+    return Comparison(a, b, by, verdict, metrics, found.p_value, _changes(a, b), cautions)
 
 
 def _changes(a: Path, b: Path) -> list[str]:

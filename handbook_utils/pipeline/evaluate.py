@@ -15,11 +15,11 @@ from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
-from handbook_utils.sampling.figures import mean_figures
-from handbook_utils.sampling.parts import write_samples
-from handbook_utils.sampling.score_stage import write_scores
-from handbook_utils.sampling.stages import sample_figures
+from handbook_utils.runs.folder import RunFolder
+from handbook_utils.sampling.execution.parts import write_samples
+from handbook_utils.sampling.metrics import mean_metrics
+from handbook_utils.sampling.scoring.stage import write_scores
+from handbook_utils.sampling.stages import sample_metrics
 from handbook_utils.sampling.tables import completions_of, wanted_parts
 from handbook_utils.schema.sections import DataSource, ModelSection
 from handbook_utils.schema.stages import EvaluateRecipe
@@ -40,28 +40,28 @@ def run_evaluate(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Estimate]:
     write_samples(recipe, run)
     write_scores(recipe, wanted_parts([DataSource(name=str(run.path / "samples"))], run), run)
     table = run.read_table("scores")
-    figures = score_means(table) | sample_figures(table)
+    metrics = score_means(table) | sample_metrics(table)
     if recipe.reference is not None:
-        figures["kl"] = _kl(recipe, run, table)
-    return figures | _against_baselines(recipe, run)
+        metrics["kl"] = _kl(recipe, run, table)
+    return metrics | _against_baselines(recipe, run)
 
 
 def score_means(table: pa.Table) -> dict[str, Estimate]:
     """Mean of each score over prompts, and rates of wrong refusals and wrong compliance."""
     ids = np.asarray(table["prompt_id"].to_pylist())
     columns = {name: table[name].to_numpy() for name in score_columns(table)}
-    figures: dict[str, Estimate] = {}
+    metrics: dict[str, Estimate] = {}
     for name, values in columns.items():
         if not np.isfinite(values).all():  # a verifier or judge had no number for a row
-            figures |= mean_figures({name: values}, ids)
+            metrics |= mean_metrics({name: values}, ids)
             continue
         scorer, _, part = name.partition(".")
         if part == "refused":
             benign, advice = (columns[f"{scorer}.{flag}"] > 0 for flag in ("benign", "advice"))
-            figures |= _refusals(values, benign & advice, ~benign, ids)
+            metrics |= _refusals(values, benign & advice, ~benign, ids)
         elif part not in ("benign", "advice") and name != "words":
-            figures[name] = mean_estimate(values, clusters=ids, unit=f"{scorer} reward")
-    return figures
+            metrics[name] = mean_estimate(values, clusters=ids, unit=f"{scorer} reward")
+    return metrics
 
 
 def _refusals(refused: Any, benign: Any, harmful: Any, ids: Any) -> dict[str, Estimate]:
@@ -79,13 +79,13 @@ def _against_baselines(recipe: EvaluateRecipe, run: RunFolder) -> dict[str, Esti
         return {}
     by = next(iter(recipe.scorers))
     ours = run_scores(run.path, by)
-    figures: dict[str, Estimate] = {}
+    metrics: dict[str, Estimate] = {}
     for baseline in recipe.baselines:
         path = Path(run.locate(baseline))
         compared = compare_paired(run_scores(path, by), ours, unit=f"{by} reward", seed=recipe.seed)
-        figures[f"{by}_gain_vs_{path.name}"] = compared.difference
-        figures[f"win_rate_vs_{path.name}"] = compared.win_rate
-    return figures
+        metrics[f"{by}_gain_vs_{path.name}"] = compared.difference
+        metrics[f"win_rate_vs_{path.name}"] = compared.win_rate
+    return metrics
 
 
 def _kl(recipe: EvaluateRecipe, run: RunFolder, table: pa.Table) -> Estimate:

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.sections import DataSource, ModelSection, Source, TrainedModelSection
 from handbook_utils.schema.stages import (
-    AnyStage,
     EvaluateRecipe,
     GenerateRecipe,
     RejectionRecipe,
@@ -23,7 +22,7 @@ from handbook_utils.schema.stages import (
     ScoreRecipe,
     SelectRecipe,
 )
-from handbook_utils.schema.training import DpoRecipe, SftRecipe
+from handbook_utils.schema.training import DpoRecipe, SftRecipe, StageRecipe
 
 Part = TypeVar("Part")
 Model = TypeVar("Model", bound=ModelSection)
@@ -32,13 +31,13 @@ TRAINED: dict[str, type[SftRecipe | DpoRecipe]] = {"sft": SftRecipe, "dpo": DpoR
 OWN_FIELDS = {"stage", "description", "seed", "model", "data", "samples"}
 
 
-def all_stages(recipe: RejectionRecipe) -> dict[str, AnyStage]:
+def all_stages(recipe: RejectionRecipe) -> dict[str, StageRecipe]:
     """Every stage of every round by the name of its folder, in the order in which they run.
 
     Args:
         recipe: its `from` names are those that a run folder inside the run's can be given.
     """
-    stages: dict[str, AnyStage] = {
+    stages: dict[str, StageRecipe] = {
         "start-evaluate": _evaluation(recipe, _first_model(recipe), reference=None)
     }
     for number in range(1, recipe.rounds + 1):
@@ -46,10 +45,10 @@ def all_stages(recipe: RejectionRecipe) -> dict[str, AnyStage]:
     return stages
 
 
-def round_stages(recipe: RejectionRecipe, number: int) -> dict[str, AnyStage]:
+def round_stages(recipe: RejectionRecipe, number: int) -> dict[str, StageRecipe]:
     """The stages of one round, by what they make."""
     seed, here = round_seed(recipe.seed, number), f"round-{number}"
-    stages: dict[str, AnyStage] = {
+    stages: dict[str, StageRecipe] = {
         "samples": _samples(recipe, number),
         "scores": ScoreRecipe(
             stage="score",
@@ -119,7 +118,7 @@ def _samples(recipe: RejectionRecipe, number: int) -> GenerateRecipe:
     )
 
 
-def _training(recipe: RejectionRecipe, number: int, *, table: str | None) -> AnyStage:
+def _training(recipe: RejectionRecipe, number: int, *, table: str | None) -> StageRecipe:
     """SFT or DPO on what the rounds of the pool selected, or on its control."""
     pool = range(1, number + 1) if recipe.pool == "all_rounds" else [number]
     is_later = recipe.start == "previous" and number > 1

@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.console import Console
 
-from handbook_utils.atomic import temporary_name
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
@@ -23,14 +22,15 @@ from handbook_utils.pipeline.round_stages import all_stages, relocated, round_st
 from handbook_utils.pipeline.stages import resolve_inputs, run_stage
 from handbook_utils.pipeline.tables import shared_scores
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_folder import RunFolder
-from handbook_utils.run_state import run_fingerprint
-from handbook_utils.sampling.parts import load_prompts
-from handbook_utils.sampling.score_stage import check_names
-from handbook_utils.sampling.scorers.load import check_scorers
+from handbook_utils.runs.atomic import temporary_name
+from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.state import run_fingerprint
+from handbook_utils.sampling.execution.parts import load_prompts
+from handbook_utils.sampling.scoring.scorers.load import check_scorers
+from handbook_utils.sampling.scoring.stage import check_names
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import AnyStage, EvaluateRecipe, RejectionRecipe
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.stages import EvaluateRecipe, RejectionRecipe
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
 START = "start-evaluate"
@@ -50,13 +50,13 @@ def run_rejection(recipe: RejectionRecipe, run: RunFolder) -> dict[str, Estimate
     check_inputs(recipe, run)
     recipe = relocated(recipe, lambda source: _place(source, run))
     stages = all_stages(recipe)
-    figures = _renamed("start", _run_inner(START, stages, run))
+    metrics = _renamed("start", _run_inner(START, stages, run))
     kept, reason = 0, None
     for number in range(1, recipe.rounds + 1):
         names = [f"round-{number}-{what}" for what in round_stages(recipe, number)]
         results = {name: _run_inner(name, stages, run) for name in names}
-        figures |= _round_figures(recipe, number, results, run)
-        reason = stop_reason(recipe, number, figures)
+        metrics |= _round_metrics(recipe, number, results, run)
+        reason = stop_reason(recipe, number, metrics)
         if reason is not None:
             LOGGER.warning("round %d ends the rounds: %s", number, reason)
             break
@@ -64,13 +64,13 @@ def run_rejection(recipe: RejectionRecipe, run: RunFolder) -> dict[str, Estimate
     _leave_model(run, max(kept, 1))
     made = {name: run_fingerprint(run.path / name) for name in stages if (run.path / name).exists()}
     run.write_json("rounds.json", {"kept": kept, "stopped": reason, "runs": made})
-    return figures
+    return metrics
 
 
 def check_inputs(recipe: RejectionRecipe, run: RunFolder) -> None:
     """Check what every round relies on before anything is sampled: models, scorers, held-out prompts."""
+    from handbook_utils.training.initial_model import check_start
     from handbook_utils.training.plan import batch_plan
-    from handbook_utils.training.start import check_start
 
     first = round_stages(recipe, 1)
     training, evaluation = first["model"], first["evaluate"]
@@ -101,19 +101,19 @@ def check_held_out(recipe: RejectionRecipe, evaluation: EvaluateRecipe, run: Run
         )
 
 
-def stop_reason(recipe: RejectionRecipe, number: int, figures: Mapping[str, Estimate]) -> str | None:
+def stop_reason(recipe: RejectionRecipe, number: int, metrics: Mapping[str, Estimate]) -> str | None:
     """Why no round follows this one, and why it is not kept; None where no rule says so."""
-    kl, by = figures[f"round-{number}.kl"], recipe.select.by
+    kl, by = metrics[f"round-{number}.kl"], recipe.select.by
     if recipe.stop.max_kl is not None and kl.value > recipe.stop.max_kl:
         return f"KL to the start is {kl.value:.3g} nats an answer, above stop.max_kl {recipe.stop.max_kl:g}"
-    gain = figures.get(f"round-{number}.{by}_gain_vs_{'start' if number == 1 else 'previous'}")
+    gain = metrics.get(f"round-{number}.{by}_gain_vs_{'start' if number == 1 else 'previous'}")
     if recipe.stop.stalled and (gain is None or gain.low <= 0):
         found = "no gain that could be measured" if gain is None else f"{gain}, whose interval reaches 0"
         return f"'{by}' on held-out prompts gained over the round before: {found}"
     return None
 
 
-def _run_inner(name: str, stages: Mapping[str, AnyStage], run: RunFolder) -> RunResult:
+def _run_inner(name: str, stages: Mapping[str, StageRecipe], run: RunFolder) -> RunResult:
     """Run one of the stages that this run is made of, or read it where it is done."""
     if run.progress:
         place = f"{list(stages).index(name) + 1}/{len(stages)}"
@@ -123,30 +123,30 @@ def _run_inner(name: str, stages: Mapping[str, AnyStage], run: RunFolder) -> Run
     return result
 
 
-def _round_figures(
+def _round_metrics(
     recipe: RejectionRecipe, number: int, results: Mapping[str, RunResult], run: RunFolder
 ) -> dict[str, Estimate]:
     here = f"round-{number}"
-    figures = _renamed(here, results[f"{here}-evaluate"])
+    metrics = _renamed(here, results[f"{here}-evaluate"])
     against = {"start": START}
     if number > 1:
         against["previous"] = f"round-{number - 1}-evaluate"
     if recipe.control:
         against["control"] = f"{here}-evaluate-control"
-        figures |= _renamed(f"{here}-control", results[f"{here}-evaluate-control"])
+        metrics |= _renamed(f"{here}-control", results[f"{here}-evaluate-control"])
     for name, other in against.items():
         for score in (*recipe.scorers, *recipe.evaluate.scorers):
             theirs, ours = shared_scores(run.path / other, run.path / f"{here}-evaluate", score)
             if len(ours) < 2:  # a verifier or judge had next to no numbers, which `score` has warned of
                 continue
             compared = compare_paired(theirs, ours, unit=f"{score} reward", seed=recipe.seed)
-            figures[f"{here}.{score}_gain_vs_{name}"] = compared.difference
-            figures[f"{here}.{score}_win_rate_vs_{name}"] = compared.win_rate
-    return figures | _renamed(f"{here}.selected", results[f"{here}-selected"])
+            metrics[f"{here}.{score}_gain_vs_{name}"] = compared.difference
+            metrics[f"{here}.{score}_win_rate_vs_{name}"] = compared.win_rate
+    return metrics | _renamed(f"{here}.selected", results[f"{here}-selected"])
 
 
 def _renamed(prefix: str, result: RunResult) -> dict[str, Estimate]:
-    return {f"{prefix}.{name}": figure for name, figure in result.figures.items()}
+    return {f"{prefix}.{name}": figure for name, figure in result.final_metrics.items()}
 
 
 def _place(source: Source, run: RunFolder) -> str:
@@ -163,9 +163,9 @@ def _leave_model(run: RunFolder, number: int) -> None:
     temporary.replace(link)
 
 
-def plan_rounds(recipe: RejectionRecipe, run_dir: Path) -> dict[str, Any]:
+def plan_rounds(recipe: RejectionRecipe, out: Path) -> dict[str, Any]:
     """What a run would do, for `--dry-run`: prompts, answers, held-out prompts; no model is loaded."""
-    inputs = ResolvedInputs(resolve_inputs(recipe, run_dir))
+    inputs = ResolvedInputs(resolve_inputs(recipe, out))
     prompts = sum(1 for _ in load_prompts(recipe, inputs))
     evaluation = round_stages(recipe, 1)["evaluate"]
     assert isinstance(evaluation, EvaluateRecipe)  # by its name

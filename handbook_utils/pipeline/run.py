@@ -6,20 +6,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import explained_os_errors, locked, write_text
 from handbook_utils.errors import RecipeError, RunFolderError, suggest
 from handbook_utils.pipeline.stages import fingerprint_inputs, is_done, resolve_inputs, run_stage, sources_of
 from handbook_utils.records import RunResult
+from handbook_utils.runs.atomic import explained_os_errors, locked, write_text
 from handbook_utils.schema.recipe import Overrides, load_recipe, parse_overrides, recipe_to_yaml, stage_recipe
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe
+from handbook_utils.schema.training import StageRecipe
 
 PIPELINE_FILE = "pipeline.yaml"
 Watcher = Callable[[str, RunResult | None], None]
 
 
 def run_pipeline(
-    recipe: str | Path | Recipe,
-    out_dir: str | Path,
+    recipe: str | Path | StageRecipe,
+    out: str | Path,
     *,
     overrides: Overrides = (),
     seed: int | None = None,
@@ -30,7 +32,7 @@ def run_pipeline(
 
     Args:
         recipe: packaged name ("pocket/pipeline"), path of a YAML file, or a loaded recipe.
-        out_dir: gets one run folder a stage.
+        out: gets one run folder a stage.
         overrides: changes by stage, such as `{"sft.training.max_steps": 10}`.
         seed: replaces the pipeline's seed, and with it every stage's.
         overwrite: redo the stages whose recipe or inputs have changed.
@@ -39,7 +41,7 @@ def run_pipeline(
     Raises:
         RecipeError: any stage's recipe is wrong; nothing has run then.
     """
-    out = Path(out_dir)
+    out = Path(out)
     pipeline, stages = resolve_pipeline(recipe, overrides=overrides, seed=seed)
     _refuse_foreign_folder(out)
     with explained_os_errors(out):
@@ -50,14 +52,17 @@ def run_pipeline(
 
 
 def resolve_pipeline(
-    recipe: str | Path | Recipe, *, overrides: Overrides = (), seed: int | None = None
-) -> tuple[PipelineRecipe, dict[str, AnyStage]]:
+    recipe: str | Path | StageRecipe, *, overrides: Overrides = (), seed: int | None = None
+) -> tuple[PipelineRecipe, dict[str, StageRecipe]]:
     """A pipeline and its stages' recipes, all checked; every `from` names an earlier stage or a path."""
     pipeline = load_recipe(recipe, seed=seed)
     if not isinstance(pipeline, PipelineRecipe):
-        raise RecipeError(f"{recipe}: a recipe of one stage, not a pipeline. Use `handbook train {recipe}`.")
+        command = STAGES[pipeline.stage].command
+        raise RecipeError(
+            f"{recipe}: a recipe of one stage, not a pipeline. Use `handbook {command} {recipe}`."
+        )
     by_stage = _split_overrides(overrides, pipeline)
-    stages: dict[str, AnyStage] = {}
+    stages: dict[str, StageRecipe] = {}
     for name in pipeline.stages:
         loaded = load_recipe(
             stage_recipe(pipeline, name, where=str(recipe)), overrides=by_stage.get(name, ())
@@ -75,7 +80,7 @@ def resolve_pipeline(
     return pipeline, stages
 
 
-def stage_edges(stages: Mapping[str, AnyStage]) -> dict[str, list[str]]:
+def stage_edges(stages: Mapping[str, StageRecipe]) -> dict[str, list[str]]:
     """Which earlier stages each stage reads, in the pipeline's order."""
     return {
         name: list(dict.fromkeys(s.from_ for _, s in sources_of(recipe) if s.from_ and s.from_ in stages))
@@ -83,13 +88,13 @@ def stage_edges(stages: Mapping[str, AnyStage]) -> dict[str, list[str]]:
     }
 
 
-def _run_one(name: str, recipe: AnyStage, out: Path, overwrite: bool, watch: Watcher | None) -> RunResult:
+def _run_one(name: str, recipe: StageRecipe, out: Path, overwrite: bool, watch: Watcher | None) -> RunResult:
     if watch:
         watch(name, None)
-    run_dir = out / name
-    inputs = resolve_inputs(recipe, run_dir)
-    redo = overwrite and not is_done(run_dir, recipe, fingerprint_inputs(recipe, inputs))
-    result = run_stage(recipe, run_dir, overwrite=redo, progress=watch is not None)
+    folder = out / name
+    inputs = resolve_inputs(recipe, folder)
+    redo = overwrite and not is_done(folder, recipe, fingerprint_inputs(recipe, inputs))
+    result = run_stage(recipe, folder, overwrite=redo, progress=watch is not None)
     if watch:
         watch(name, result)
     return result

@@ -17,7 +17,7 @@ HELD_OUT_SHARE = 5  # a fifth as many held-out rows
 def train_at_scale(
     stage: str,
     scale: str,
-    run_dir: str | Path,
+    out: str | Path,
     *,
     max_rows: int = 1000,
     overrides: Overrides = (),
@@ -26,12 +26,12 @@ def train_at_scale(
     """Train by a scale's recipe on at most `max_rows` rows of each source, before all of them are paid for.
 
     Everything else stays as in the recipe: model, precision, adapter, batch, learning rate. For the whole
-    run, call `run_stage(recipe_for_scale(stage, scale), run_dir)`.
+    run, call `run_stage(recipe_for_scale(stage, scale), out)`.
 
     Args:
         stage: a training stage's recipe: "sft", "reward", "dpo".
         scale: "pocket", "colab", "gpu" or "node".
-        run_dir: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
+        out: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
         max_rows: of each source of `data`, drawn by the seed; of `eval_data` a fifth of it.
         overrides: changes to the recipe, as for `run_stage`; they come before the rows are drawn.
         seed: replaces the recipe's seed.
@@ -52,4 +52,4 @@ def train_at_scale(
         )
         for index, source in enumerate(sources)
     }
-    return run_stage(load_recipe(recipe, overrides=limits), run_dir)
+    return run_stage(load_recipe(recipe, overrides=limits), out)

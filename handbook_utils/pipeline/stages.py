@@ -1,4 +1,4 @@
-"""One stage: check its recipe and inputs, open its run folder, do it, store its figures."""
+"""One stage: check its recipe and inputs, open its run folder, do it, store its metrics."""
 
 from __future__ import annotations
 
@@ -10,46 +10,36 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.libraries.versions import naming_untested_versions
-from handbook_utils.pipeline.cautions import with_cautions
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.processes import is_launched, rank
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_folder import RunFolder, open_run, read_result
-from handbook_utils.run_follower import FollowedRun
-from handbook_utils.run_state import damaged_outputs, differences, is_finished, read_manifest, run_fingerprint
+from handbook_utils.runs.atomic import sha256_of
+from handbook_utils.runs.folder import RunFolder, open_run, read_result
+from handbook_utils.runs.follower import FollowedRun
+from handbook_utils.runs.state import (
+    damaged_outputs,
+    differences,
+    is_finished,
+    read_manifest,
+    run_fingerprint,
+)
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.schema.sections import Source
-from handbook_utils.schema.stages import AnyStage, PipelineRecipe, Recipe, recipe_types
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe, RejectionRecipe
+from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
-
-# "module:function" so that a stage's libraries load only when it runs
-STAGES = {
-    "pretrain": "training.pretrain:run_pretrain",
-    "sft": "training.sft:run_sft",
-    "reward": "training.reward:run_reward",
-    "dpo": "training.dpo:run_dpo",
-    "orpo": "training.orpo:run_orpo",
-    "kto": "training.kto:run_kto",
-    "generate": "sampling.stages:run_generate",
-    "annotate": "sampling.stages:run_annotate",
-    "score": "sampling.score_stage:run_score",
-    "select": "sampling.select_stage:run_select",
-    "best_of_n": "pipeline.best_of_n:run_best_of_n",
-    "evaluate": "pipeline.evaluate:run_evaluate",
-    "rejection": "pipeline.rounds:run_rejection",
-}
 
 
 @naming_untested_versions
 def run_stage(
-    recipe: str | Path | Recipe,
-    run_dir: str | Path,
+    recipe: str | Path | StageRecipe,
+    out: str | Path,
     *,
     overrides: Overrides = (),
     seed: int | None = None,
@@ -61,7 +51,7 @@ def run_stage(
 
     Args:
         recipe: packaged name ("pocket/sft"), path of a YAML file, or a loaded recipe.
-        run_dir: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
+        out: the run folder; a `from: NAME` in the recipe reads the folder NAME beside it.
         overrides: `{"training.max_steps": 10}` or `["training.max_steps=10"]`.
         seed: replaces the recipe's seed.
         overwrite: delete a run of another recipe, or redo a finished one.
@@ -69,7 +59,7 @@ def run_stage(
         processes: train with so many processes instead of as the recipe's section `launch` says. The run
             is the same run: it may be interrupted with one number and go on with another.
     Returns:
-        The figures, each with its interval, and the cost of the run.
+        The final metrics, each with its interval, and the cost of the run.
     Raises:
         RecipeError: the recipe is wrong, or an earlier run it reads is missing.
         RunFolderError: the folder holds something else.
@@ -80,21 +70,21 @@ def run_stage(
         loaded = load_recipe(loaded, overrides={"launch.processes": processes})
     if isinstance(loaded, PipelineRecipe):
         raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
-    inputs = resolve_inputs(loaded, Path(run_dir))
+    inputs = resolve_inputs(loaded, Path(out))
     fingerprints = fingerprint_inputs(loaded, inputs)
-    if not overwrite and is_done(run_dir, loaded, fingerprints):
-        return read_result(run_dir)
+    if not overwrite and is_done(out, loaded, fingerprints):
+        return read_result(out)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
-        launch_recipe(loaded, run_dir, overwrite=overwrite, progress=progress)
-        return read_result(run_dir)
+        launch_recipe(loaded, out, overwrite=overwrite, progress=progress)
+        return read_result(out)
     stage = stage_function(loaded.stage)
     if rank() > 0:  # process 0 owns the folder
         with _training_group(loaded):
-            stage(loaded, FollowedRun(Path(run_dir), loaded, inputs))
-        return read_result(run_dir)
+            stage(loaded, FollowedRun(Path(out), loaded, inputs))
+        return read_result(out)
     with (
         open_run(
-            run_dir,
+            out,
             loaded,
             inputs=inputs,
             fingerprints=fingerprints,
@@ -103,78 +93,66 @@ def run_stage(
         ) as run,
         _training_group(loaded),
     ):
-        figures, cautions = with_cautions(lambda: stage(loaded, run))
-        return run.finish(figures, cautions)
+        metrics, cautions = with_cautions(lambda: stage(loaded, run))
+        return run.finish(metrics, cautions)
 
 
-def _training_group(recipe: AnyStage) -> AbstractContextManager[None]:
+def _training_group(recipe: StageRecipe) -> AbstractContextManager[None]:
     """The other processes of a training stage, where a launcher has started several."""
     if not (is_launched() and isinstance(recipe, TrainingRecipe)):
         return nullcontext()
-    from handbook_utils.training.group import training_group
+    from handbook_utils.training.distributed import training_group
 
     return training_group(recipe)
 
 
-def train_sft(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
-    """Supervised fine-tuning; `options` as for `run_stage`. Book: chapter "Supervised fine-tuning"."""
-    return _run_only("sft", recipe, run_dir, **options)
-
-
-def train_reward_model(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
-    """Train a reward model on preference pairs; `options` as for `run_stage`."""
-    return _run_only("reward", recipe, run_dir, **options)
-
-
-def train_dpo(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
-    """Direct preference optimisation (Rafailov et al. 2023); `options` as for `run_stage`."""
-    return _run_only("dpo", recipe, run_dir, **options)
-
-
-def rejection_sample(recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
-    """Rounds of rejection sampling or iterative DPO; `options` as for `run_stage`.
+def rejection_sample(
+    recipe: str | Path | StageRecipe,
+    out: str | Path,
+    *,
+    overrides: Overrides = (),
+    seed: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Rounds of rejection sampling or iterative DPO; arguments as of `run_stage`.
 
     Each round samples answers, scores and selects them, trains on what was selected, and measures the new
     model on held-out prompts beside one trained on as many random samples. The last model that was kept is
-    the run's `model/`, and figures are named by round: `round-2.gold`, `round-2.gold_gain_vs_control`.
+    the run's `model/`, and metrics are named by round: `round-2.gold`, `round-2.gold_gain_vs_control`.
 
     Source: Touvron et al. 2023 (Llama 2); Dong et al. 2023 (RAFT); Gulcehre et al. 2023 (ReST).
     Book: chapter "Best-of-n and rejection sampling".
     """
-    return _run_only("rejection", recipe, run_dir, **options)
-
-
-def _run_only(stage: str, recipe: str | Path | Recipe, run_dir: str | Path, **options: Any) -> RunResult:
-    overrides, seed = options.pop("overrides", ()), options.pop("seed", None)
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
-    if loaded.stage != stage:
+    if not isinstance(loaded, RejectionRecipe):
         raise RecipeError(
-            f"a recipe of stage '{stage}' is needed here, this one is of stage '{loaded.stage}'."
+            f"a recipe of stage 'rejection' is needed here, this one is of stage '{loaded.stage}'."
         )
-    return run_stage(loaded, run_dir, **options)
+    return run_stage(loaded, out, overwrite=overwrite, progress=progress)
 
 
 def stage_function(stage: str) -> StageFunction:
     """The function that does a stage."""
-    module, _, name = STAGES[stage].partition(":")
+    module, _, name = STAGES[stage].entry_point.partition(":")
     function: StageFunction = getattr(import_module(f"handbook_utils.{module}"), name)
     return function
 
 
-def finished(recipe: AnyStage, run_dir: str | Path) -> RunResult | None:
+def finished(recipe: StageRecipe, out: str | Path) -> RunResult | None:
     """The result of this very run where the folder holds it, finished; else None."""
-    inputs = resolve_inputs(recipe, Path(run_dir))
-    is_there = is_done(run_dir, recipe, fingerprint_inputs(recipe, inputs))
-    return read_result(run_dir) if is_there else None
+    inputs = resolve_inputs(recipe, Path(out))
+    is_there = is_done(out, recipe, fingerprint_inputs(recipe, inputs))
+    return read_result(out) if is_there else None
 
 
-def is_done(run_dir: str | Path, recipe: AnyStage, fingerprints: Mapping[str, str]) -> bool:
+def is_done(out: str | Path, recipe: StageRecipe, fingerprints: Mapping[str, str]) -> bool:
     """Whether the folder holds this very run, finished.
 
     Tables of the stages that sample, score and select are compared with their checksums: where one is
     damaged the run is not done, and goes on to make it again. A trained model is not read for that.
     """
-    path = Path(run_dir)
+    path = Path(out)
     if not (path / "manifest.json").exists() or not is_finished(path):
         return False
     if differences(read_manifest(path), recipe_to_dict(recipe), fingerprints):
@@ -187,8 +165,8 @@ def _inner_runs(path: Path) -> list[Path]:
 
 
 def _has_tables(folder: Path) -> bool:
-    kind = recipe_types().get(read_manifest(folder)["stage"])
-    return kind is not None and not issubclass(kind, TrainingRecipe)
+    kind = STAGES.get(read_manifest(folder)["stage"])
+    return kind is not None and not kind.trains
 
 
 def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
@@ -211,13 +189,13 @@ def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
         yield from walk(getattr(recipe, name), name)
 
 
-def resolve_inputs(recipe: AnyStage, run_dir: Path) -> dict[str, Path]:
+def resolve_inputs(recipe: StageRecipe, out: Path) -> dict[str, Path]:
     """The finished run folder behind each `from`; a bare name is a folder beside the run's own."""
     inputs = {}
     for key, source in sources_of(recipe):
         if source.from_ is None:
             continue
-        path = run_dir.parent / source.from_
+        path = out.parent / source.from_
         if not path.exists() and Path(source.from_).exists():
             path = Path(source.from_)
         if not (path / "manifest.json").exists():
@@ -240,7 +218,7 @@ def _missing_input(key: str, name: str, path: Path) -> str:
     )
 
 
-def fingerprint_inputs(recipe: AnyStage, inputs: Mapping[str, Path]) -> dict[str, str]:
+def fingerprint_inputs(recipe: StageRecipe, inputs: Mapping[str, Path]) -> dict[str, str]:
     """Checksums of the earlier runs, local files and parts of the pocket world a stage reads."""
     fingerprints = {name: run_fingerprint(path) for name, path in inputs.items()}
     for _, source in sources_of(recipe):

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.evaluation.win_rate import scores_by_prompt
-from handbook_utils.run_folder import RunFolder
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling.tables import SAMPLES, sample_parts, scores_table
 from handbook_utils.schema.sections import DataSource
 

@@ -37,7 +37,7 @@ def ordered_measures(curves: Iterable[tuple[str, str]]) -> list[str]:
     return [name for name in _MEASURE_NAMES if name in found] + sorted(found - _MEASURE_NAMES.keys())
 
 
-def best_of_n_curves(figures: Mapping[str, Estimate]) -> dict[tuple[str, str], Curve]:
+def best_of_n_curves(metrics: Mapping[str, Estimate]) -> dict[tuple[str, str], Curve]:
     """Sort figures named `arm.measure@n` into one curve an (arm, measure), ordered by n.
 
     >>> found = Estimate(0.7, 0.6, 0.8, 0.95, 10, "gold reward", "bootstrap-t", 0)
@@ -45,7 +45,7 @@ def best_of_n_curves(figures: Mapping[str, Estimate]) -> dict[tuple[str, str], C
     [('proxy', 'gold')]
     """
     curves: dict[tuple[str, str], Curve] = {}
-    for key, estimate in figures.items():
+    for key, estimate in metrics.items():
         match = _CURVE_KEY.match(key)
         # a gain is the difference of two points of a curve, so no point of one
         if match and not match["measure"].endswith("_gain"):

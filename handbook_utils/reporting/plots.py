@@ -21,6 +21,7 @@ from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.reporting.curves import Curve, best_of_n_curves, measure_name, ordered_measures
 from handbook_utils.reporting.runs import RunView, read_run
+from handbook_utils.schema.stage_table import STAGES, Curves
 
 # told apart by the colour-blind (after Okabe and Ito), of a lightness that reads on white and on black
 COLOURS = ("#2b7bba", "#d1600f", "#10936b", "#b9609a", "#8a7a00", "#5a6bd0")
@@ -58,36 +59,38 @@ def plot_training(runs: RunLike | Sequence[RunLike], *, dark: bool = False) -> F
             raise DataError(f"{view.path}: no loss was logged, so there is nothing to draw.")
     axes.set_xlabel("optimiser step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_ylabel("loss, nats a token" if {v.stage for v in views} <= {"sft", "pretrain"} else "loss")
+    labels = {view.curves.loss for view in views if view.curves}
+    axes.set_ylabel(labels.pop() if len(labels) == 1 else "loss")
     axes.legend(frameon=False, labelcolor=INK[dark])
     return figure
 
 
 def plot_rewards(run: RunLike, *, dark: bool = False) -> Figure:
-    """Draw what preference training did: rewards of chosen and rejected answers, and accuracy, over steps.
+    """Draw what preference training did: rewards of the answers and, where it is logged, accuracy over steps.
 
-    Works for `dpo` runs (implicit rewards, in units of beta times log-ratio) and `reward` runs.
+    Works for runs of `reward`, `dpo`, `orpo` and `kto`. Rewards are those of the trainer: a reward model's
+    scores, or beta times a log-ratio (of `orpo`: beta times a log-probability).
 
     Raises:
-        DataError: the run logged no such figures.
+        DataError: the run logged no rewards.
     """
     view = read_run(run)
-    figure, (left, right) = new_figure(2, dark=dark)
+    curves = view.curves or Curves()
+    figure, (left, *others) = new_figure(2 if curves.accuracy else 1, dark=dark)
     drawn = False
-    names = ("rewards/chosen", "chosen"), ("rewards/rejected", "rejected"), ("rewards/margins", "margin")
-    for index, (key, label) in enumerate((*names, ("margin", "margin"))):
-        drawn |= _line(left, view.metrics, key, min(index, 2), label=label)
-    for index, key in enumerate(("rewards/accuracies", "accuracy")):
-        drawn |= _line(right, view.metrics, key, index, label="training pairs")
-        drawn |= _line(right, view.metrics, f"eval_{key}", index, label="held-out pairs", dashed=True)
-    if not drawn:
-        raise DataError(
-            f"{view.path}: no rewards were logged. plot_rewards draws runs of the stages dpo and reward."
-        )
+    for index, (key, label) in enumerate(curves.rewards.items()):
+        drawn |= _line(left, view.metrics, key, index, label=label)
     left.set(xlabel="optimiser step", ylabel="reward")
-    right.set(xlabel="optimiser step", ylabel="pairs ranked right", ylim=(0, 1))
-    right.axhline(0.5, color=INK[dark], alpha=0.35, linewidth=1, linestyle=":")
-    for axes in (left, right):
+    for right in others:
+        drawn |= _line(right, view.metrics, str(curves.accuracy), 0, label="training pairs")
+        held_out = f"eval_{curves.accuracy}"
+        drawn |= _line(right, view.metrics, held_out, 0, label="held-out pairs", dashed=True)
+        right.set(xlabel="optimiser step", ylabel="pairs ranked right", ylim=(0, 1))
+        right.axhline(0.5, color=INK[dark], alpha=0.35, linewidth=1, linestyle=":")
+    if not drawn:
+        known = ", ".join(name for name, stage in STAGES.items() if stage.curves and stage.curves.rewards)
+        raise DataError(f"{view.path}: no rewards were logged. plot_rewards draws runs of: {known}.")
+    for axes in (left, *others):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, labelcolor=INK[dark])
@@ -106,7 +109,7 @@ def plot_best_of_n(run: RunLike, *, measures: Sequence[str] | None = None, dark:
         DataError: the run holds no such curve.
     """
     view = read_run(run)
-    curves = best_of_n_curves(view.figures)
+    curves = best_of_n_curves(view.final_metrics)
     known = ordered_measures(curves)
     wanted = list(measures) if measures is not None else known
     missing = [name for name in wanted if name not in known]

@@ -11,13 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from handbook_utils.atomic import write_text
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
-from handbook_utils.reporting.claims import interval_svg
+from handbook_utils.reporting.claims.claim import interval_svg
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.curves import best_of_n_curves, measure_name, ordered_measures
 from handbook_utils.reporting.picture import duration, pipeline_svg
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 from handbook_utils.reporting.plots import (
     INK,
     picture_bytes,
@@ -28,13 +27,14 @@ from handbook_utils.reporting.plots import (
 )
 from handbook_utils.reporting.results import COLUMNS, cost, device_name, label_of, model_rows, total_cost
 from handbook_utils.reporting.round_plots import plot_rounds
-from handbook_utils.reporting.runs import STATUSES, TRAINING_STAGES, RunView, read_runs
+from handbook_utils.reporting.runs import STATUSES, RunView, read_runs
 from handbook_utils.reporting.samples import compare_answers
+from handbook_utils.runs.atomic import write_text
 
 SIDE_BY_SIDE = ("evaluate-sft", "evaluate-dpo")
 
 
-def write_report(runs: Path | str | Sequence[Path | str], path: Path | str) -> Path:
+def write_report(runs: Path | str | Sequence[Path | str], out: Path | str) -> Path:
     """Write a report on a pipeline's folder or on run folders.
 
     The page needs no other file and no network; text of prompts and models is escaped. Runs that are
@@ -42,7 +42,7 @@ def write_report(runs: Path | str | Sequence[Path | str], path: Path | str) -> P
 
     Args:
         runs: the folder of a pipeline, one run folder, or several.
-        path: the HTML file to write.
+        out: the HTML file to write.
 
     Raises:
         RunFolderError: no run is found, or the file cannot be written.
@@ -56,7 +56,7 @@ def write_report(runs: Path | str | Sequence[Path | str], path: Path | str) -> P
         lstrip_blocks=True,
     )
     pages.filters["duration"] = duration
-    target = Path(path)
+    target = Path(out)
     write_text(target, pages.get_template("report.html.jinja").render(report_content(views)))
     return target
 
@@ -72,7 +72,7 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
         "errors": {n: v.manifest["error"] for n, v in views.items() if "error" in v.manifest},
         "cautions": _cautions(views),
         "headline": headline(views),
-        "reward_models": [(n, v.figures) for n, v in views.items() if v.stage == "reward" and v.result],
+        "reward_models": [(n, v.final_metrics) for n, v in views.items() if v.stage == "reward" and v.result],
         "best_of_n": [
             _best_of_n(view) for view in views.values() if view.stage == "best_of_n" and view.result
         ],
@@ -87,7 +87,7 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
         "answers": compare_answers(views, SIDE_BY_SIDE),
         "claims": _claims(views),
         "costs": [(view, cost(view) if view.result else None) for view in views.values()],
-        "all_figures": [(view, view.figures) for view in views.values() if view.figures],
+        "all_metrics": [(view, view.final_metrics) for view in views.values() if view.final_metrics],
         "origin": _origin(views),
     }
 
@@ -95,12 +95,12 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
 def headline(views: Mapping[str, RunView]) -> dict[str, Any]:
     """The table of models: headings, and rows of (label, against, cells, is a model of its own)."""
     rows = model_rows(views)
-    shown = [key for key in COLUMNS if any(key in row.figures for row in rows)]
+    shown = [key for key in COLUMNS if any(key in row.metrics for row in rows)]
     lines: list[tuple[str, str, list[Estimate | None], bool]] = []
     for row in rows:
-        lines.append((row.label, row.baseline, [row.figures.get(key) for key in shown], True))
-        for label, figures in row.others:
-            lines.append(("", label, [figures.get(key) for key in shown], False))
+        lines.append((row.label, row.baseline, [row.metrics.get(key) for key in shown], True))
+        for label, metrics in row.others:
+            lines.append(("", label, [metrics.get(key) for key in shown], False))
     return {"columns": [COLUMNS[key] for key in shown], "rows": lines}
 
 
@@ -121,7 +121,7 @@ def _cautions(views: Mapping[str, RunView]) -> dict[str, list[str]]:
 
 
 def _best_of_n(view: RunView) -> dict[str, Any]:
-    curves = best_of_n_curves(view.figures)
+    curves = best_of_n_curves(view.final_metrics)
     measures = ordered_measures(curves)
     ns = sorted({n for curve in curves.values() for n, _ in curve})
     return {
@@ -140,10 +140,10 @@ def _best_of_n(view: RunView) -> dict[str, Any]:
 def _training_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     pictures = []
     for view in views.values():
-        if view.stage not in TRAINING_STAGES or view.status == "planned":
+        if view.curves is None or view.status == "planned":
             continue
         for draw, what in ((plot_training, "loss"), (plot_rewards, "rewards and accuracy")):
-            if draw is plot_rewards and view.stage not in ("reward", "dpo"):
+            if draw is plot_rewards and not view.curves.rewards:
                 continue
             try:
                 figure = draw(view)
@@ -151,7 +151,7 @@ def _training_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
                 continue
             name = f"{view.name}-{what.split()[0]}"
             drawn = _picture(figure, name, f"{view.name}: {what} over optimiser steps")
-            pictures.append({**drawn, "wide": draw is plot_rewards})
+            pictures.append({**drawn, "wide": len(figure.axes) > 1})
     return pictures
 
 
@@ -160,10 +160,10 @@ def _comparison_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     kinds = ("win_rate", 0.5, "win rate by gold reward"), ("gain", 0.0, "paired gain in gold reward")
     for key, reference, title in kinds:
         found = {
-            f"{row.label}\nagainst {against}": figures[key]
+            f"{row.label}\nagainst {against}": metrics[key]
             for row in model_rows(views)
-            for against, figures in ((row.baseline, row.figures), *row.others)
-            if key in figures
+            for against, metrics in ((row.baseline, row.metrics), *row.others)
+            if key in metrics
         }
         if found:
             figure = plot_estimates(found, reference=reference, unit=title)
@@ -175,7 +175,7 @@ def _claims(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     records = [
         (each.record(views), each.wording)
         for each in PIPELINE_CLAIMS
-        if each.run in views and each.figure in views[each.run].figures
+        if each.run in views and each.figure in views[each.run].final_metrics
     ]
     return [
         {"record": record, "wording": wording, "picture": Markup(interval_svg(record))}

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.atomic import write_json
 from handbook_utils.environment import environment
 from handbook_utils.errors import DataError
 from handbook_utils.records import Estimate
-from handbook_utils.reporting.claims import project_root
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+from handbook_utils.reporting.claims.claim import project_root
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.runs import RunView, read_pipeline
+from handbook_utils.runs.atomic import write_json
 
 LABELS = {
     "evaluate-base": "pre-trained base",
@@ -44,14 +44,14 @@ class ModelRow:
     Attributes:
         name: the evaluate stage.
         label: the model in words.
-        figures: by key of `COLUMNS`; gain and win rate are against the first baseline.
+        metrics: by key of `COLUMNS`; gain and win rate are against the first baseline.
         baseline: label of the first baseline; "" without one.
-        others: (label, figures) of gain and win rate against further baselines.
+        others: (label, metrics) of gain and win rate against further baselines.
     """
 
     name: str
     label: str
-    figures: Mapping[str, Estimate]
+    metrics: Mapping[str, Estimate]
     baseline: str
     others: Sequence[tuple[str, Mapping[str, Estimate]]]
 
@@ -65,14 +65,15 @@ def model_rows(views: Mapping[str, RunView]) -> list[ModelRow]:
 
 
 def _model_row(view: RunView) -> ModelRow:
+    metrics = view.final_metrics
     against = [
-        (label_of(name), {"gain": view.figures[GAIN + name], "win_rate": view.figures[WIN_RATE + name]})
+        (label_of(name), {"gain": metrics[GAIN + name], "win_rate": metrics[WIN_RATE + name]})
         for name in (
             Path(source["from"]).name for source in view.recipe.get("baselines", []) if "from" in source
         )
-        if GAIN + name in view.figures and WIN_RATE + name in view.figures
+        if GAIN + name in metrics and WIN_RATE + name in metrics
     ]
-    own = {key: view.figures[key] for key in COLUMNS if key in view.figures}
+    own = {key: metrics[key] for key in COLUMNS if key in metrics}
     baseline, first = against[0] if against else ("", {})
     return ModelRow(view.name, label_of(view.name), {**own, **first}, baseline, against[1:])
 
@@ -146,22 +147,24 @@ def pipeline_results(pipeline_out: Path | str | Mapping[str, RunView]) -> dict[s
     """
     views = pipeline_out if isinstance(pipeline_out, Mapping) else read_pipeline(pipeline_out)
     finished = {name: view for name, view in views.items() if view.result}
-    figures = {name: {key: e.to_json() for key, e in view.figures.items()} for name, view in finished.items()}
+    metrics = {
+        name: {key: e.to_json() for key, e in view.final_metrics.items()} for name, view in finished.items()
+    }
     kinds = {name: view.stage for name, view in finished.items()}
     claims = {
         each.id: each.record(views).to_json() | {"wording": each.wording}
         for each in PIPELINE_CLAIMS
-        if each.figure in figures.get(each.run, {})
+        if each.figure in metrics.get(each.run, {})
     }
     return {
         "training": {
-            n: figures[n] for n in finished if kinds[n] in ("pretrain", "sft", "dpo") and figures[n]
+            n: metrics[n] for n in finished if finished[n].curves and kinds[n] != "reward" and metrics[n]
         },
-        "models": {n: {"label": label_of(n), **figures[n]} for n in finished if kinds[n] == "evaluate"},
-        "reward_models": {n: figures[n] for n in finished if kinds[n] == "reward"},
-        "pairs": {n: figures[n] for n in finished if kinds[n] == "annotate"},
-        "best_of_n": {n: figures[n] for n in finished if kinds[n] == "best_of_n"},
-        "rounds": {n: figures[n] for n in finished if kinds[n] == "rejection"},
+        "models": {n: {"label": label_of(n), **metrics[n]} for n in finished if kinds[n] == "evaluate"},
+        "reward_models": {n: metrics[n] for n in finished if kinds[n] == "reward"},
+        "pairs": {n: metrics[n] for n in finished if kinds[n] == "annotate"},
+        "best_of_n": {n: metrics[n] for n in finished if kinds[n] == "best_of_n"},
+        "rounds": {n: metrics[n] for n in finished if kinds[n] == "rejection"},
         "claims": claims,
         "cost": {name: cost(view) for name, view in finished.items()},
         "total": total_cost(finished.values()),

@@ -31,7 +31,7 @@ def plot_rounds(run: RunLike, *, measures: Sequence[str] | None = None, dark: bo
     view = read_run(run)
     scorers = {**view.recipe.get("evaluate", {}).get("scorers", {}), **view.recipe.get("scorers", {})}
     wanted = list(measures) if measures is not None else [*scorers, *TITLES]
-    curves = {measure: _points(view.figures, measure) for measure in wanted}
+    curves = {measure: _points(view.final_metrics, measure) for measure in wanted}
     missing = [measure for measure, points in curves.items() if not points]
     if missing or not wanted:
         raise DataError(
@@ -40,7 +40,7 @@ def plot_rounds(run: RunLike, *, measures: Sequence[str] | None = None, dark: bo
     figure, panels = new_figure(len(wanted), dark=dark)
     for axes, measure in zip(panels, wanted, strict=True):
         _draw(axes, curves[measure], "selected", 0)
-        _draw(axes, _points(view.figures, measure, suffix="-control"), "random control", 1)
+        _draw(axes, _points(view.final_metrics, measure, suffix="-control"), "random control", 1)
         axes.set_title(TITLES.get(measure, measure), color=INK[dark], fontsize=10, loc="left")
         axes.set_xlabel("round, 0 is the start")
         axes.set_xticks(range(curves[measure][-1][0] + 1))
@@ -48,12 +48,12 @@ def plot_rounds(run: RunLike, *, measures: Sequence[str] | None = None, dark: bo
     return figure
 
 
-def _points(figures: Mapping[str, Estimate], measure: str, *, suffix: str = "") -> Points:
+def _points(metrics: Mapping[str, Estimate], measure: str, *, suffix: str = "") -> Points:
     """The measure of the start model, where it has one, and of every round's."""
-    found = {0: figures.get(f"start.{measure}")} if not suffix else {}
+    found = {0: metrics.get(f"start.{measure}")} if not suffix else {}
     number = 1
-    while any(name.startswith(f"round-{number}.") for name in figures):
-        found[number] = figures.get(f"round-{number}{suffix}.{measure}")
+    while any(name.startswith(f"round-{number}.") for name in metrics):
+        found[number] = metrics.get(f"round-{number}{suffix}.{measure}")
         number += 1
     return [(number, estimate) for number, estimate in found.items() if estimate is not None]
 

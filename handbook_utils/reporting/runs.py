@@ -12,11 +12,11 @@ from typing import Any
 from handbook_utils.errors import RunFolderError, suggest
 from handbook_utils.pipeline.run import PIPELINE_FILE, resolve_pipeline
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.run_folder import MANIFEST, read_result
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.folder import MANIFEST, read_result
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import recipe_to_dict
+from handbook_utils.schema.stage_table import STAGES, Curves
 
-TRAINING_STAGES = frozenset({"pretrain", "sft", "reward", "dpo"})
 STATUSES = ("finished", "running", "failed", "planned")
 
 
@@ -43,13 +43,19 @@ class RunView:
     result: RunResult | None = None
 
     @property
-    def figures(self) -> Mapping[str, Estimate]:
-        """Final figures by name; empty unless finished."""
-        return self.result.figures if self.result else {}
+    def final_metrics(self) -> Mapping[str, Estimate]:
+        """What was measured at the end, by name; empty unless finished."""
+        return self.result.final_metrics if self.result else {}
+
+    @property
+    def curves(self) -> Curves | None:
+        """What it logs while it trains; None: its stage trains nothing."""
+        known = STAGES.get(self.stage)
+        return known.curves if known else None
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names that the recipe's `from:` keys give, in order of the recipe, each once."""
+        """Names of the runs that the recipe reads, in its order, each once."""
         return tuple(dict.fromkeys(sources_in(self.recipe)))
 
     @cached_property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.reporting.runs import RunView
-from handbook_utils.run_state import read_table
+from handbook_utils.runs.state import read_table
 
 LONGEST_TEXT = 1500
 

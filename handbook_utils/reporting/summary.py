@@ -49,13 +49,13 @@ def model_tables(views: Mapping[str, RunView]) -> list[Table]:
     rows = model_rows(views)
     tables = []
     for title, keys in BLOCKS.items():
-        shown = [key for key in keys if any(key in row.figures for row in rows)]
+        shown = [key for key in keys if any(key in row.metrics for row in rows)]
         table = _table(title, ["model", *(COLUMNS[key] for key in shown)])
         for row in rows if shown else []:
             against = f"\n  against {row.baseline}" if row.baseline and keys is WORTH else ""
-            table.add_row(Text(row.label + against), *(_cell(row.figures.get(key)) for key in shown))
-            for label, figures in row.others if keys is WORTH else []:
-                table.add_row(Text(f"  against {label}"), *(_cell(figures.get(key)) for key in shown))
+            table.add_row(Text(row.label + against), *(_cell(row.metrics.get(key)) for key in shown))
+            for label, metrics in row.others if keys is WORTH else []:
+                table.add_row(Text(f"  against {label}"), *(_cell(metrics.get(key)) for key in shown))
         tables.append(table)
     return tables
 
@@ -69,7 +69,7 @@ def reward_table(views: Mapping[str, RunView]) -> Table:
     for name, view in views.items():
         if view.stage == "reward" and view.result:
             table.add_row(
-                Text(name), *(_cell(view.figures.get(key)) for key in ("accuracy", "accuracy_gold"))
+                Text(name), *(_cell(view.final_metrics.get(key)) for key in ("accuracy", "accuracy_gold"))
             )
     return table
 
@@ -78,7 +78,7 @@ def best_of_n_tables(views: Mapping[str, RunView]) -> list[Table]:
     """For each best-of-n run and arm: one row an n, a few measures of the selected answer a table."""
     tables = []
     for view in views.values():
-        curves = best_of_n_curves(view.figures) if view.stage == "best_of_n" else {}
+        curves = best_of_n_curves(view.final_metrics) if view.stage == "best_of_n" else {}
         for arm in dict.fromkeys(arm for arm, _ in curves):
             measures = [measure for of, measure in curves if of == arm]
             main = [measure for measure in MAIN_MEASURES if measure in measures]

@@ -19,7 +19,7 @@ def answer_bar(
     Args:
         label: what is being done.
         total: answers in all; None where they are not counted before.
-        done: answers of an earlier, interrupted sitting.
+        done: answers of an earlier, interrupted session.
         show: False for no bar at all.
     Returns:
         A function of (new tokens, newly finished answers).

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handbook_utils.atomic import atomic_file
 from handbook_utils.data.formats import Normaliser, prompt_hash
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, Message
+from handbook_utils.runs.atomic import atomic_file
 
 SIDES = ("chosen", "rejected")
 WRITABLE = (".jsonl", ".parquet")

@@ -15,25 +15,25 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Estimate
-from handbook_utils.run_folder import RunFolder
-from handbook_utils.sampling.annotate import Annotation, annotate, load_annotator
-from handbook_utils.sampling.figures import mean_over_prompts
-from handbook_utils.sampling.parts import load_prompts, write_part, write_samples
+from handbook_utils.runs.folder import RunFolder
+from handbook_utils.sampling.execution.parts import load_prompts, write_part, write_samples
+from handbook_utils.sampling.metrics import mean_over_prompts
+from handbook_utils.sampling.selection.annotate import Annotation, annotate, load_annotator
 from handbook_utils.sampling.tables import pairs_table, sample_parts
 from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, SamplingRecipe
 
 
 def run_generate(recipe: GenerateRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Sample answers into samples/; figures: tokens, words and truncated_rate of an answer.
+    """Sample answers into samples/; metrics: tokens, words and truncated_rate of an answer.
 
     With `speculative` also rejected_rate; words and truncated_rate are then of the finished answers.
     """
     write_samples(recipe, run)
-    return sample_figures(_lengths(run))
+    return sample_metrics(_lengths(run))
 
 
 def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Pairs into pairs/; figures: agreement_with_gold, longer_chosen_rate, distinct_rate.
+    """Pairs into pairs/; metrics: agreement_with_gold, longer_chosen_rate, distinct_rate.
 
     Pairs that gold (or the number of words) cannot tell apart do not count for that figure. distinct_rate is
     the share of prompts with two different samples; the others give no pair.
@@ -68,7 +68,7 @@ def count_prompts(recipe: SamplingRecipe, inputs: Mapping[str, Path]) -> int:
     return sum(1 for _ in load_prompts(recipe, ResolvedInputs(inputs)))
 
 
-def sample_figures(table: pa.Table) -> dict[str, Estimate]:
+def sample_metrics(table: pa.Table) -> dict[str, Estimate]:
     """Means of tokens and words of an answer, and how often one was cut at the limit.
 
     Args:
@@ -89,7 +89,7 @@ def sample_figures(table: pa.Table) -> dict[str, Estimate]:
 
 
 def _lengths(run: RunFolder) -> pa.Table:
-    """What `sample_figures` needs of samples/, read a part at a time and without the texts."""
+    """What `sample_metrics` needs of samples/, read a part at a time and without the texts."""
     parts = []
     for file in sorted((run.path / "samples").glob("*.parquet")):
         part = pq.read_table(file, columns=["prompt_id", "tokens", "finish_reason", "completion"])

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
-from handbook_utils.run_folder import RunFolder
-from handbook_utils.sampling.groups import text_codes
+from handbook_utils.runs.folder import RunFolder
+from handbook_utils.sampling.selection.groups import Ints, text_codes
 from handbook_utils.schema.sections import DataSource
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -233,3 +233,33 @@ def _prompt_ids(file: Path) -> list[str]:
     if "prompt_id" not in pq.read_schema(file).names:
         raise DataError(f"{file}: no column 'prompt_id', so these are not samples.")
     return list(dict.fromkeys(pq.read_table(file, columns=["prompt_id"])["prompt_id"].to_pylist()))
+
+
+def selected_answers(table: pa.Table, rows: Ints, *, scores: Sequence[str]) -> pa.Table:
+    """Prompt and completion of the rows as messages, and their scores."""
+    taken = table.take(pa.array(rows))
+    columns = {
+        "prompt_id": taken["prompt_id"],
+        "prompt": taken["prompt"].cast(MESSAGES),
+        "completion": answer_messages(taken["completion"].combine_chunks()),
+    }
+    return pa.table({**columns, **{name: taken[name].cast(pa.float64()) for name in scores}})
+
+
+def selected_pairs(table: pa.Table, pairs: Ints, *, gold: str | None) -> pa.Table:
+    """Prompt, chosen and rejected as messages; the gold reward of both where there is one.
+
+    Args:
+        pairs: (pairs, 2) rows of the chosen and of the rejected answers.
+        gold: its column.
+    """
+    chosen, rejected = table.take(pa.array(pairs[:, 0])), table.take(pa.array(pairs[:, 1]))
+    columns = {
+        "prompt_id": chosen["prompt_id"],
+        "prompt": chosen["prompt"].cast(MESSAGES),
+        "chosen": answer_messages(chosen["completion"].combine_chunks()),
+        "rejected": answer_messages(rejected["completion"].combine_chunks()),
+    }
+    if gold is not None:
+        columns |= {"gold_chosen": chosen[gold], "gold_rejected": rejected[gold]}
+    return pa.table(columns)

@@ -1,20 +1,24 @@
-"""Recipes: YAML in, a checked `Recipe` out, and errors that say where and what to write instead."""
+"""Recipes: YAML in, a checked recipe out, and errors that say where and what to write instead."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from importlib.resources import files
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.mistakes import explained
 from handbook_utils.schema.sampling import ScorerSection
 from handbook_utils.schema.sections import PipelineStage
-from handbook_utils.schema.stages import AnyRecipe, PipelineRecipe, Recipe, ScoreRecipe, recipe_types
+from handbook_utils.schema.stage_table import STAGES
+from handbook_utils.schema.stages import PipelineRecipe, ScoreRecipe
+from handbook_utils.schema.training import StageRecipe
 from handbook_utils.schema.yaml import parse_yaml
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -23,7 +27,9 @@ SCALES = {"pocket": "pocket", "colab": "colab", "gpu": "qwen3-8b", "node": "zeph
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
-def load_recipe(recipe: str | Path | Recipe, *, overrides: Overrides = (), seed: int | None = None) -> Recipe:
+def load_recipe(
+    recipe: str | Path | StageRecipe, *, overrides: Overrides = (), seed: int | None = None
+) -> StageRecipe:
     """Load and check a recipe.
 
     Args:
@@ -59,18 +65,18 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
     return parsed
 
 
-def check_recipe(content: Mapping[str, Any], where: str) -> Recipe:
+def check_recipe(content: Mapping[str, Any], where: str) -> StageRecipe:
     """Check a recipe's content; `where` opens every error message."""
     stage = content.get("stage")
-    kinds = recipe_types()
     if stage is None:
-        raise RecipeError(f"{where}: the key 'stage' is missing. Choose from: {', '.join(sorted(kinds))}.")
-    if not isinstance(stage, str) or stage not in kinds:
-        raise RecipeError(f"{where}: unknown stage '{stage}'. {suggest(str(stage), kinds)}")
+        raise RecipeError(f"{where}: the key 'stage' is missing. Choose from: {', '.join(sorted(STAGES))}.")
+    if not isinstance(stage, str) or stage not in STAGES:
+        raise RecipeError(f"{where}: unknown stage '{stage}'. {suggest(str(stage), STAGES)}")
+    kind = STAGES[stage].recipe
     try:
-        return kinds[stage].model_validate(content)  # type: ignore[return-value]
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(explained(error, kinds[stage], where)) from None
+        raise RecipeError(explained(error, kind, where)) from None
 
 
 def scorer_sections(scorers: Sequence[str]) -> dict[str, ScorerSection]:
@@ -94,7 +100,7 @@ def scorer_sections(scorers: Sequence[str]) -> dict[str, ScorerSection]:
     return dict(recipe.scorers)
 
 
-def stage_recipe(pipeline: PipelineRecipe, name: str, *, where: str = "pipeline") -> Recipe:
+def stage_recipe(pipeline: PipelineRecipe, name: str, *, where: str = "pipeline") -> StageRecipe:
     """The recipe of one stage of a pipeline, with the pipeline's seed and changes in it.
 
     A changed key replaces the recipe's whole key; `training` is merged field by field.
@@ -191,7 +197,9 @@ def recipe_to_yaml(recipe: BaseModel) -> str:
 
 def recipe_json_schema() -> dict[str, Any]:
     """JSON schema of all recipes, for editors that complete and check YAML."""
-    return TypeAdapter(AnyRecipe).json_schema()
+    recipes: Any = reduce(or_, (stage.recipe for stage in STAGES.values()))
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[recipes, Field(discriminator="stage")])
+    return adapter.json_schema()
 
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -25,15 +25,7 @@ from handbook_utils.schema.sections import (
     check_trainable,
 )
 from handbook_utils.schema.speculative import SpeculativeSection, check_speculation
-from handbook_utils.schema.training import (
-    DpoRecipe,
-    KtoRecipe,
-    OrpoRecipe,
-    PretrainRecipe,
-    RewardRecipe,
-    SftRecipe,
-    StageRecipe,
-)
+from handbook_utils.schema.training import StageRecipe
 
 
 class SamplingRecipe(StageRecipe):
@@ -181,28 +173,3 @@ class PipelineRecipe(StageRecipe):
 
     stage: Literal["pipeline"]
     stages: dict[str, PipelineStage] = Field(min_length=1)
-
-
-AnyStage = (
-    PretrainRecipe
-    | SftRecipe
-    | RewardRecipe
-    | DpoRecipe
-    | OrpoRecipe
-    | KtoRecipe
-    | GenerateRecipe
-    | AnnotateRecipe
-    | ScoreRecipe
-    | SelectRecipe
-    | BestOfNRecipe
-    | EvaluateRecipe
-    | RejectionRecipe
-)
-Recipe = AnyStage | PipelineRecipe
-AnyRecipe = Annotated[Recipe, Field(discriminator="stage")]
-
-
-def recipe_types() -> dict[str, type[StageRecipe]]:
-    """The recipe type of each stage."""
-    types = (*AnyStage.__args__, PipelineRecipe)
-    return {kind.model_fields["stage"].annotation.__args__[0]: kind for kind in types}

@@ -20,18 +20,18 @@ class MetricsRun(Protocol):
         """Append one record."""
 
     def count_tokens(self, tokens: int, /) -> None:
-        """Add to this sitting's tokens."""
+        """Add to this session's tokens."""
 
 
 class RecordMetrics(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Writes each logged step to the run folder, and counts the tokens of this sitting."""
+    """Writes each logged step to the run folder, and counts the tokens of this session."""
 
     def __init__(self, run: MetricsRun) -> None:
         self._run = run
         self._tokens_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remember what earlier sittings have counted."""
+        """Remember what earlier sessions have counted."""
         self._tokens_before = state.num_input_tokens_seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
@@ -42,7 +42,7 @@ class RecordMetrics(TrainerCallback):  # type: ignore[misc]  # transformers ship
         self._run.log_metrics({"step": state.global_step, **record})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Tell the run how many tokens were trained on in this sitting."""
+        """Tell the run how many tokens were trained on in this session."""
         self._run.count_tokens(int(state.num_input_tokens_seen - self._tokens_before))
 
 

@@ -1,8 +1,10 @@
-"""Count what a trainer would train on, without the model: for `--dry-run`."""
+"""What a training stage would do, for `--dry-run`: rows and tokens are counted without the model."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,65 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.quiet import quiet_libraries
+from handbook_utils.data.training_data import load_training_data
+from handbook_utils.errors import ModelError
+from handbook_utils.models.load import load_tokenizer
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import trainer_arguments
-from handbook_utils.training.batches import length_batches
-from handbook_utils.training.plan import TrainingPlan
-from handbook_utils.training.prepared_rows import Counted, count_rows
+from handbook_utils.training.initial_model import check_start
+from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
+from handbook_utils.training.rows.batches import check_shared_prefix, length_batches
+from handbook_utils.training.rows.labelled import training_rows
+from handbook_utils.training.rows.packing import with_packing
+from handbook_utils.training.rows.prepared import Counted, count_rows
+
+
+def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Plan a training stage for `--dry-run`: data and tokenizer are read, no model is.
+
+    Rows and tokens are counted by the trainer itself, built around a model of one tiny layer.
+
+    Args:
+        recipe: of a training stage.
+        inputs: the run folder each `from:` of the recipe names.
+    Returns:
+        `TrainingPlan` as a dictionary, what each source gives (`sources`), and how many examples are left out
+        because they are tested on (`test_rows_left_out`).
+    Raises:
+        DataError: as `load_dataset`.
+        RecipeError: as `batch_plan`, `check_start` and `check_shared_prefix`.
+    """
+    locator = ResolvedInputs(inputs)
+    batch_plan(recipe)  # before the data: what is wrong with the recipe is told at once
+    source = locator.locate(recipe.model)
+    check_start(recipe, source)
+    check_shared_prefix(recipe, source)
+    recipe, _ = with_packing(recipe, source)
+    data = load_training_data(recipe, locator)
+    plan = make_plan(recipe, data.rows)
+    if isinstance(data.train, Dataset):
+        plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, locator))
+    told = {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
+    return asdict(plan) | told
+
+
+def _counted(
+    recipe: TrainingRecipe, plan: TrainingPlan, train: Dataset, located: ResolvedInputs
+) -> Counted | None:
+    """Rows and tokens as the trainer will prepare them; None without the model's tokenizer at hand."""
+    is_chat = recipe.stage != "pretrain"
+    try:
+        tokenizer = load_tokenizer(
+            located.locate(recipe.model),
+            revision=recipe.model.revision,
+            for_chat=is_chat,
+            chat_template=recipe.model.chat_template,
+        )
+    except ModelError:  # a hub model not yet downloaded: the table says "not counted"
+        return None
+    return counted_rows(recipe, plan, tokenizer, training_rows(recipe, tokenizer, train))
 
 
 def counted_rows(recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, train: Dataset) -> Counted:

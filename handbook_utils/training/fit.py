@@ -12,28 +12,27 @@ from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.data.recognise import Kind
 from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.load import check_vocabulary, load_model, load_tokenizer
 from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder
+from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import step_arguments, trainer_arguments
-from handbook_utils.training.batches import check_shared_prefix, length_batches, prompts_computed_once
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
-from handbook_utils.training.figures import Measure
-from handbook_utils.training.group import decided_by_main, wait_for_all
-from handbook_utils.training.packing import keep_rows_apart, with_packing
+from handbook_utils.training.distributed import decided_by_main, wait_for_all
+from handbook_utils.training.initial_model import Start, check_start, start_model
+from handbook_utils.training.metrics import Measure
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
-from handbook_utils.training.prepared_rows import count_rows, left_out_and_cut
-from handbook_utils.training.reference_logps import add_reference_logps, reference_store
-from handbook_utils.training.rows import check_rows, tell, training_rows
-from handbook_utils.training.start import Start, check_start, start_model
+from handbook_utils.training.reference.logps import add_reference_logps, reference_store
+from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, prompts_computed_once
+from handbook_utils.training.rows.labelled import check_rows, training_rows, warn_and_log
+from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
+from handbook_utils.training.rows.prepared import count_rows, left_out_and_cut
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -43,9 +42,7 @@ class LengthWarning(UserWarning):
     """Rows are longer than `training.max_length`, and so are left out or cut."""
 
 
-def load_rows(
-    recipe: TrainingRecipe, run: RunFolder, *, kind: Kind
-) -> tuple[Dataset | IterableDataset, Dataset | None]:
+def load_rows(recipe: TrainingRecipe, run: RunFolder) -> tuple[Dataset | IterableDataset, Dataset | None]:
     """Training and held-out rows of a recipe; batch size and start model are checked first.
 
     What each source gave goes into the manifest.
@@ -55,7 +52,7 @@ def load_rows(
     check_start(recipe, source)
     check_shared_prefix(recipe, source)
     reference_store(recipe, source, run.path)  # refuses one that is another model's
-    data = load_training_data(recipe, run, kind=kind)
+    data = load_training_data(recipe, run)
     run.note(**data.notes())
     return data.train, data.evaluation
 
@@ -76,10 +73,10 @@ def fit(
         run: the open run folder.
         train: training examples in TRL's form, in memory or as a stream.
         evaluation: held-out examples, used while training only where `training.eval_strategy` asks for it.
-        measure: makes figures of (model as saved, tokenizer, held-out examples).
+        measure: makes the metrics of (model as saved, tokenizer, held-out examples).
         head: "causal" or "reward".
     Returns:
-        The figures; none without held-out examples, and none of a process that is not the main one.
+        The metrics; none without held-out examples, and none of a process that is not the main one.
     Raises:
         ModelError: the start model cannot be loaded.
         TemplateError: the chat template would spoil training; no model is loaded then.
@@ -89,7 +86,7 @@ def fit(
     recipe, packing = with_packing(recipe, source)
     run.note(**packing)
     plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
-    for_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
+    for_chat = recipe.stage != "pretrain"
     tokenizer = load_tokenizer(
         source,
         revision=recipe.model.revision,
@@ -129,7 +126,7 @@ def _train(
 
     arguments = trainer_arguments(recipe, plan, run.path / CHECKPOINTS)
     evaluates = str(arguments.get("eval_strategy", "no")) != "no" or bool(arguments.get("eval_on_start"))
-    bar = ShowProgress(recipe.stage) if run.progress else None  # type: ignore[attr-defined]
+    bar = ShowProgress(recipe.stage) if run.progress else None
     with training_conditions():
         trainer = make_trainer(
             recipe.trainer,
@@ -190,12 +187,12 @@ def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) 
     if dropped == rows:
         raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
     if dropped:
-        tell(
+        warn_and_log(
             f"{dropped} of {rows} rows do not fit into training.max_length = {limit} tokens: left out.",
             LengthWarning,
         )
     if cut:
-        tell(
+        warn_and_log(
             f"{cut} of {rows} rows are longer than training.max_length = {limit} tokens: their ends are cut "
             "off, and with them the token that ends an answer.",
             LengthWarning,

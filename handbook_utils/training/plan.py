@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
 
-from handbook_utils.data.load import ResolvedInputs
-from handbook_utils.data.recognise import Kind
-from handbook_utils.data.training_data import load_training_data
-from handbook_utils.errors import ModelError, RecipeError
-from handbook_utils.models.load import load_tokenizer
+from handbook_utils.errors import RecipeError
 from handbook_utils.processes import is_launched, world_size
 from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.training import TrainingRecipe
-from handbook_utils.training.packing import with_packing
-from handbook_utils.training.prepared_rows import Counted
-from handbook_utils.training.rows import training_rows
+from handbook_utils.training.rows.prepared import Counted
 
-KINDS: dict[str, Kind] = {
-    "pretrain": "text",
-    "sft": "conversation",
-    "reward": "preference",
-    "dpo": "preference",
-    "orpo": "preference",
-    "kto": "feedback",
-}
 # rows a forward pass where the recipe does not say: small models on a CPU like larger ones
 LARGEST_CPU_BATCH, LARGEST_GPU_BATCH = 32, 8
 
@@ -72,59 +55,6 @@ class TrainingPlan:
     learning_rate: float
     schedule: str
     device: str
-
-
-def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Plan a training stage for `--dry-run`: data and tokenizer are read, no model is.
-
-    Rows and tokens are counted by the trainer itself, built around a model of one tiny layer.
-
-    Args:
-        recipe: of a training stage.
-        inputs: the run folder each `from:` of the recipe names.
-    Returns:
-        `TrainingPlan` as a dictionary, what each source gives (`sources`), and how many examples are left out
-        because they are tested on (`test_rows_left_out`).
-    Raises:
-        DataError: as `load_dataset`.
-        RecipeError: as `batch_plan`, `check_start` and `check_shared_prefix`.
-    """
-    # which read this module
-    from handbook_utils.training.batches import check_shared_prefix
-    from handbook_utils.training.start import check_start
-
-    locator = ResolvedInputs(inputs)
-    batch_plan(recipe)  # before the data: what is wrong with the recipe is told at once
-    source = locator.locate(recipe.model)
-    check_start(recipe, source)
-    check_shared_prefix(recipe, source)
-    recipe, _ = with_packing(recipe, source)
-    kind = KINDS[recipe.stage]  # type: ignore[attr-defined]  # each training recipe has one
-    data = load_training_data(recipe, locator, kind=kind)
-    plan = make_plan(recipe, data.rows)
-    if isinstance(data.train, Dataset):
-        plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, locator))
-    told = {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
-    return asdict(plan) | told
-
-
-def _counted(
-    recipe: TrainingRecipe, plan: TrainingPlan, train: Dataset, located: ResolvedInputs
-) -> Counted | None:
-    """Rows and tokens as the trainer will prepare them; None without the model's tokenizer at hand."""
-    is_chat = recipe.stage != "pretrain"  # type: ignore[attr-defined]
-    try:
-        tokenizer = load_tokenizer(
-            located.locate(recipe.model),
-            revision=recipe.model.revision,
-            for_chat=is_chat,
-            chat_template=recipe.model.chat_template,
-        )
-    except ModelError:  # a hub model not yet downloaded: the table says "not counted"
-        return None
-    from handbook_utils.training.dry_run import counted_rows
-
-    return counted_rows(recipe, plan, tokenizer, training_rows(recipe, tokenizer, train))
 
 
 def make_plan(

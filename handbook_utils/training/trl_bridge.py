@@ -1,4 +1,4 @@
-"""The only module that knows TRL's names. Importing it costs about 8 seconds: import it inside functions.
+"""TRL's trainers and what we rely on in them. Importing it costs about 8 seconds: do it inside functions.
 
 Read from TRL 1.16; what we rely on is held by tests/contract/test_trl_*.py.
 """
@@ -22,8 +22,8 @@ from handbook_utils.libraries.transformers_internals import use_one_device
 from handbook_utils.libraries.versions import version_advice
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.training.arguments import RENAMED
-from handbook_utils.training.batches import LengthBatchSampler
-from handbook_utils.training.references import frozen_copy, restore_adapter, trained_weights
+from handbook_utils.training.reference.models import frozen_copy, restore_adapter, trained_weights
+from handbook_utils.training.rows.batches import LengthBatchSampler
 
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit

@@ -22,9 +22,9 @@ from _record import record
 from bench_sampling import SFT_STEPS
 
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.sampling import parts
-from handbook_utils.sampling.generate import TransformersEngine
-from handbook_utils.sampling.scorers.gold import GoldScorer
+from handbook_utils.sampling.execution import parts
+from handbook_utils.sampling.generation.generate import TransformersEngine
+from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
 from handbook_utils.schema.recipe import check_recipe
 
 PROMPTS, SAMPLES, ROUNDS = 256, 16, 3

@@ -31,7 +31,7 @@ from handbook_utils.data.stream import stream_sources
 from handbook_utils.data.training_data import load_training_data
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.schema.sections import DataSource
-from handbook_utils.training.rows import check_rows, training_rows
+from handbook_utils.training.rows.labelled import check_rows, training_rows
 
 CONVERSATIONS, CORES, STREAM_BYTES = 100_000, 2, 2 * 10**9
 SYLLABLES = [first + second for first in "bdfgklmnprst" for second in ("a", "e", "i", "o", "ur", "en")]
@@ -98,7 +98,7 @@ def prepare(path: Path, tokenizer: Any) -> Dataset:
         "global_batch_size": 8,
     }
     recipe: Any = check_recipe(content, "benchmark")
-    data = load_training_data(recipe, ResolvedInputs(), kind="conversation")
+    data = load_training_data(recipe, ResolvedInputs())
     notes = data.notes()
     with quiet_libraries():
         check_rows(tokenizer, data.train)

@@ -22,8 +22,8 @@ from _record import record
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.pocket.world import prompts
-from handbook_utils.sampling.engines.interface import Prompt
-from handbook_utils.sampling.generate import generate, stop_token_ids
+from handbook_utils.sampling.generation.engines.interface import Prompt
+from handbook_utils.sampling.generation.generate import generate, stop_token_ids
 
 PROMPTS, SAMPLES, MAX_NEW_TOKENS, ROUNDS = 32, 16, 96, 5
 PEER_BATCHES = (64, 128, 256, 512)
@@ -33,7 +33,7 @@ SFT_STEPS = {"training.max_steps": 200, "training.logging_steps": 100, "eval_dat
 
 def ours(model: Any, tokenizer: Any, asked: list[Prompt]) -> int:
     """Sample by the package; return the tokens sampled."""
-    rows = generate(model, tokenizer, asked, n=SAMPLES, max_new_tokens=MAX_NEW_TOKENS)
+    rows = generate(model, tokenizer, asked, samples=SAMPLES, max_new_tokens=MAX_NEW_TOKENS)
     return sum(row.tokens for row in rows)
 
 

@@ -20,9 +20,9 @@ from _record import record
 from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from handbook_utils.sampling.engines.interface import SamplingSettings
-from handbook_utils.sampling.engines.transformers import sample_tokens
-from handbook_utils.sampling.rendering import TokenPrompt
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.engines.transformers import sample_tokens
+from handbook_utils.sampling.generation.rendering import TokenPrompt
 
 PROMPTS, SAMPLES, NEW_TOKENS, ROUNDS = 8, 16, 64, 3
 VOCABULARY, STOP, SHORTEST, LONGEST = 8000, 1, 180, 220

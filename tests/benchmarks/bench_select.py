@@ -30,7 +30,7 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.schema.recipe import check_recipe
 recipe = check_recipe({"stage": "select", "data": [{"name": sys.argv[1]}]}, "benchmark")
 result = run_stage(recipe, sys.argv[2], progress=False)
-print({name: str(figure) for name, figure in result.figures.items()})
+print({name: str(figure) for name, figure in result.final_metrics.items()})
 """
 
 

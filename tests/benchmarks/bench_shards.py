@@ -26,8 +26,8 @@ CHILD = """
 import sys, time
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.sampling import parts
-from handbook_utils.sampling.engines.interface import Answers
+from handbook_utils.sampling.execution import parts
+from handbook_utils.sampling.generation.engines.interface import Answers
 
 class NoEngine:
     def answer(self, prompts, settings, *, progress=None):

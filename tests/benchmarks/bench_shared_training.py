@@ -42,7 +42,7 @@ from handbook_utils.environment import peak_memory_gib, reset_peak_memory
 from handbook_utils.reporting.results import write_result
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.shared_prefix.decoder import shared_prefixes
-from handbook_utils.training.references import frozen_copy
+from handbook_utils.training.reference.models import frozen_copy
 from handbook_utils.training.trl_bridge import CONFIGS, TRAINERS, make_trainer, training_conditions
 
 PAIRS, BATCH, STEPS, ROUNDS = 1024, 8, 4, 2

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from handbook_utils import run_stage
 from handbook_utils.reporting.results import write_result
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 
 ROWS, STEPS, SEEDS = 512, 16, (0, 1)
 # (name, processes, rows a pass); the first is what the others are compared with

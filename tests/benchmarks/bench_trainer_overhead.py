@@ -26,7 +26,7 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.records import Estimate
-from handbook_utils.run_folder import RunFolder, open_run
+from handbook_utils.runs.folder import RunFolder, open_run
 from handbook_utils.schema.recipe import load_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from handbook_utils.reporting.claims import project_root
+from handbook_utils.reporting.claims.claim import project_root
 from handbook_utils.reporting.results import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

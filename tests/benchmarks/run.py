@@ -18,7 +18,7 @@ from _record import BENCH, meets_goal
 from rich.console import Console
 from rich.table import Table
 
-from handbook_utils.atomic import write_json
+from handbook_utils.runs.atomic import write_json
 
 HERE = Path(__file__).parent
 STORE = HERE.parents[1] / "book" / "results" / "benchmarks.json"

@@ -11,13 +11,13 @@ import pytest
 from datasets import Dataset
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from handbook_utils.chat.loss_masks import has_marks
+from handbook_utils.chat.probes import SHAPES, WITH_TOOL
+from handbook_utils.chat.render import REFUSALS, _render, _render_plain, render_conversations
 from handbook_utils.data.load import load_dataset
-from handbook_utils.data.probes import SHAPES, WITH_TOOL
-from handbook_utils.data.render import REFUSALS, _render, _render_plain, render_conversations
-from handbook_utils.data.turns import has_marks
 from handbook_utils.errors import TemplateError
 from handbook_utils.schema.recipe import check_recipe
-from handbook_utils.training.rows import training_rows
+from handbook_utils.training.rows.labelled import training_rows
 from tests.chat_templates import (
     FORGETFUL,
     TWO,

@@ -14,7 +14,7 @@ pytest.importorskip("ray")
 # a process as a user's is; what it prints beside the last line is Ray's
 SESSION = """
 import json, os, signal, sys, time
-from handbook_utils.sampling import ray_cluster
+from handbook_utils.sampling.execution import ray_cluster
 from handbook_utils.schema.executor import RaySection
 
 if sys.argv[1] == "bare":
@@ -85,6 +85,6 @@ def test_a_termination_is_handled_afterwards_as_it_was_before(ours: Any) -> None
 
 
 def test_the_store_of_objects_is_as_small_as_we_ask(ours: Any) -> None:
-    from handbook_utils.sampling.ray_cluster import OBJECT_STORE_BYTES
+    from handbook_utils.sampling.execution.ray_cluster import OBJECT_STORE_BYTES
 
     assert ours[0]["store"] == OBJECT_STORE_BYTES

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from handbook_utils.libraries import transformers_internals as internals
-from handbook_utils.sampling.engines.cache import RoomyLayer
+from handbook_utils.sampling.generation.engines.cache import RoomyLayer
 
 SHAPE = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
 LLAMA = LlamaConfig(**SHAPE, num_attention_heads=2)

@@ -12,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from handbook_utils.data.load import load_dataset, to_dataset
-from handbook_utils.data.values import NOT_FOR_ROWS
+from handbook_utils.data.row_reader import NOT_FOR_ROWS
 
 # a template that shows tools, and would stumble over a call that is null
 TOOLS_TEMPLATE = (

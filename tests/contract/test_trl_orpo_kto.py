@@ -12,9 +12,9 @@ import pytest
 import torch
 from datasets import Dataset
 
+from handbook_utils.cli.papers import methods
 from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import RecipeError
-from handbook_utils.methods import methods
 from handbook_utils.models.load import load_model
 from handbook_utils.models.logprobs import render_ids, response_logprob_sums, sequence_logprob_sums
 from handbook_utils.schema.fields import trainer_fields

@@ -15,9 +15,9 @@ from datasets import Dataset
 from handbook_utils.data.load import load_dataset
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.models.load import load_model
-from handbook_utils.training.reference_logps import add_reference_logps
-from handbook_utils.training.reference_store import Reference, ReferenceStore
-from handbook_utils.training.references import REFERENCE_LOGPS, Pairs, with_reference_columns
+from handbook_utils.training.reference.logps import add_reference_logps
+from handbook_utils.training.reference.models import REFERENCE_LOGPS, Pairs, with_reference_columns
+from handbook_utils.training.reference.store import Reference, ReferenceStore
 from tests.contract.conftest import train
 
 Build = Callable[..., Any]

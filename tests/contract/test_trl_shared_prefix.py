@@ -16,12 +16,12 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import RecipeError
 from handbook_utils.models.adapters import new_adapter
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.run_folder import open_run
+from handbook_utils.runs.folder import open_run
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.shared_prefix.decoder import decoder_of
 from handbook_utils.training.arguments import trainer_arguments
-from handbook_utils.training.batches import prompts_computed_once
 from handbook_utils.training.plan import make_plan
+from handbook_utils.training.rows.batches import prompts_computed_once
 from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 from tests.tiny_models import ARCHITECTURES, tiny_model
 

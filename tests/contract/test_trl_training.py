@@ -127,7 +127,7 @@ COMBINATIONS = [
 def test_the_trainer_would_make_as_many_steps_as_planned(rows: int, packing: bool, trainer_on: Build) -> None:
     from handbook_utils.schema.recipe import check_recipe
     from handbook_utils.training.plan import make_plan
-    from handbook_utils.training.prepared_rows import count_rows
+    from handbook_utils.training.rows.prepared import count_rows
 
     texts = Dataset.from_list([{"text": "a" * (5 + 7 * i % 19)} for i in range(rows)])
     fields = {"packing": packing, "max_length": 32, "warmup_steps": 0.3}
@@ -166,7 +166,7 @@ def test_the_trainer_makes_as_many_steps_as_planned(
 ) -> None:
     from handbook_utils.schema.recipe import check_recipe
     from handbook_utils.training.plan import make_plan
-    from handbook_utils.training.prepared_rows import count_rows
+    from handbook_utils.training.rows.prepared import count_rows
 
     content = {"stage": "pretrain", "model": {"name": "x"}, "data": [{"name": "x"}], "global_batch_size": 4}
     recipe: Any = check_recipe({**content, "training": {"use_cpu": True, **training}}, "test")

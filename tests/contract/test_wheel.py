@@ -79,7 +79,7 @@ def test_the_installed_wheel_runs_the_pipelines_first_stage_from_another_folder(
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ran = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, env=clean)
     assert ran.returncode == 0, ran.stderr
-    assert "eval_loss" in json.loads(ran.stdout)["figures"]
+    assert "eval_loss" in json.loads(ran.stdout)["final_metrics"]
     where = "import handbook_utils; print(handbook_utils.__file__)"
     imported = subprocess.run(
         [str(python), "-c", where], cwd=work, capture_output=True, text=True, check=True, env=clean

@@ -425,7 +425,7 @@ def test_a_training_row_is_the_inference_prompt_and_the_answers_tokens() -> None
 
 @equation("chat-mask")
 def test_the_mask_is_true_behind_each_inference_prompt_up_to_the_end_of_the_answer() -> None:
-    from handbook_utils.data.chat import render_conversation
+    from handbook_utils.chat.conversation import render_conversation
 
     tokenizer = build_tiny_tokenizer()
     mask = from_notebook("chat_templates.ipynb", "prefix_mask")(tokenizer, TWO_TURNS)
@@ -748,7 +748,7 @@ def test_the_n_to_stop_at_is_where_the_mean_over_prompts_is_highest() -> None:
 
 @equation("over-ensemble")
 def test_an_ensemble_is_its_mean_less_what_its_members_disagree_on() -> None:
-    from handbook_utils.sampling.scorers.reward_model import combine_scores
+    from handbook_utils.sampling.scoring.scorers.reward_model import combine_scores
 
     members = np.array([[1.0, 4.0], [2.0, 4.0], [3.0, 4.0]])
     assert combine_scores(members, "mean_minus_std", k=0.5).tolist() == pytest.approx(
@@ -770,7 +770,7 @@ def test_the_penalised_score_is_uncorrelated_with_length_and_a_pure_length_score
 @equation("over-equal")
 def test_plain_best_of_m_generates_as_many_tokens_as_were_spent() -> None:
     """Of four answers of 8 tokens two are stopped after 4: 24 tokens, as three whole answers have."""
-    from handbook_utils.sampling.speculative import replay
+    from handbook_utils.sampling.generation.speculative import replay
 
     _, generated, _ = replay([[0.0], [1.0], [2.0], [3.0]], [8] * 4, after=[4], alpha=0.5)
     assert generated.tolist() == [4, 4, 8, 8]

@@ -13,12 +13,12 @@ import pytest
 from book_pages import ROOT, chapters, executed
 from run_notebooks import EXECUTED, find_notebooks, pins_hash, problems, refresh, source_hash, stamp
 
-from handbook_utils.reporting.notebook_claims import (
+from handbook_utils.reporting.claims.notebook import (
     break_notebook,
     notebook_claim_ids,
     read_notebook_sabotages,
 )
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 
 NOTEBOOKS = find_notebooks()
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ import pytest
 from handbook_utils import run_pipeline, run_stage
 from handbook_utils.data.recognise import describe_format
 from handbook_utils.pipeline.run import resolve_pipeline
-from handbook_utils.run_folder import read_result
+from handbook_utils.runs.folder import read_result
 from handbook_utils.schema.recipe import load_recipe, recipe_names, recipe_to_dict
 from handbook_utils.schema.stages import GenerateRecipe, PipelineRecipe, RejectionRecipe
 from handbook_utils.schema.training import TrainingRecipe
@@ -75,7 +75,7 @@ def test_every_recipes_training_section_is_taken_by_its_trainers_configuration(
 
 
 # the tiny tokenizer's own end is not that of each recipe's template
-@pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.TemplateWarning")
+@pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.labelled.TemplateWarning")
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_recipe_trains_two_steps_on_a_shrunk_model(name: str, shrunk: Any, runs: Path) -> None:
     from handbook_utils.schema.recipe import check_recipe

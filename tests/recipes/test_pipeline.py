@@ -15,8 +15,8 @@ from handbook_utils import run_pipeline, run_stage
 from handbook_utils.errors import RecipeError, RunFolderError
 from handbook_utils.pipeline.compare import compare_runs
 from handbook_utils.pipeline.run import resolve_pipeline, stage_edges
-from handbook_utils.run_folder import RunFolder, read_result
-from handbook_utils.run_state import read_manifest, run_fingerprint
+from handbook_utils.runs.folder import RunFolder, read_result
+from handbook_utils.runs.state import read_manifest, run_fingerprint
 from tests.recipes.tiny import TINY
 
 BASE = {
@@ -40,8 +40,8 @@ def test_every_stage_ends_with_figures_that_hold_their_value(pipeline_out):
     for name in stages:
         result = read_result(pipeline_out / name)
         # fine-tuning on selected samples has no held-out set of its own: `evaluate` measures it
-        assert result.figures or result.stage in ("sft", "dpo"), name
-        for figure in result.figures.values():
+        assert result.final_metrics or result.stage in ("sft", "dpo"), name
+        for figure in result.final_metrics.values():
             assert figure.low <= figure.value <= figure.high
         assert result.runtime_s > 0
         assert result.peak_memory_gib > 0
@@ -121,7 +121,7 @@ def in_child(out: Path, name: str, kill_after: int | None) -> int:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_stage_killed_anywhere_resumes_to_the_same_figures(pipeline_out, tmp_path, name):
+def test_a_stage_killed_anywhere_resumes_to_the_same_metrics(pipeline_out, tmp_path, name):
     expected = read_result(pipeline_out / name)
     out = tmp_path / "out"
     out.mkdir()
@@ -135,7 +135,7 @@ def test_a_stage_killed_anywhere_resumes_to_the_same_figures(pipeline_out, tmp_p
         assert exitcode in (0, -signal.SIGKILL)
     assert kills, "the stage was never killed, so this shows nothing"
     assert in_child(out, name, None) == 0
-    assert dict(read_result(out / name).figures) == dict(expected.figures)
+    assert dict(read_result(out / name).final_metrics) == dict(expected.final_metrics)
     assert run_fingerprint(out / name) == run_fingerprint(pipeline_out / name)
 
 
@@ -196,9 +196,9 @@ def test_a_folder_of_something_else_is_no_pipeline_folder(tmp_path):
 
 def test_comparing_says_what_else_changed(pipeline_out):
     found = compare_runs(pipeline_out / "evaluate-sft", pipeline_out / "evaluate-dpo")
-    assert found.figures["difference"].n == 12
+    assert found.metrics["difference"].n == 12
     assert any(line.startswith("model.from: 'sft' -> 'dpo'") for line in found.changes)
     same = compare_runs(pipeline_out / "evaluate-sft", pipeline_out / "evaluate-sft")
-    assert same.figures["difference"].value == 0
+    assert same.metrics["difference"].value == 0
     assert same.changes == []
     assert found.cautions, "twelve prompts are few, and that is said"

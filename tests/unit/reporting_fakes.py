@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from handbook_utils.records import Estimate
-from handbook_utils.run_state import read_table
+from handbook_utils.runs.state import read_table
 
 PROMPTS = 60
 
@@ -177,20 +177,20 @@ def select(recipe, run) -> dict[str, Estimate]:
 def best_of_n(recipe, run) -> dict[str, Estimate]:
     table = read_table(Path(run.locate(recipe.data[0])) / "scores")
     grid = {name: table.column(name).to_numpy().reshape(PROMPTS, -1) for name in ("gold", *recipe.arms)}
-    figures = {}
+    metrics = {}
     for arm in recipe.arms:
         picked = {}
         for n in recipe.ns:
             best = grid[arm][:, :n].argmax(axis=1)
             rows = np.arange(PROMPTS)
             picked[n] = grid["gold"][rows, best], grid[arm][rows, best]
-            figures[f"{arm}.gold@{n}"] = estimate(picked[n][0])
-            figures[f"{arm}.score@{n}"] = estimate(picked[n][1], "score")
-            figures[f"{arm}.words@{n}"] = estimate(picked[n][1] * 4 + 20, "words")
-            figures[f"{arm}.gold_gain@{n}"] = estimate(picked[n][0] - picked[1][0])
+            metrics[f"{arm}.gold@{n}"] = estimate(picked[n][0])
+            metrics[f"{arm}.score@{n}"] = estimate(picked[n][1], "score")
+            metrics[f"{arm}.words@{n}"] = estimate(picked[n][1] * 4 + 20, "words")
+            metrics[f"{arm}.gold_gain@{n}"] = estimate(picked[n][0] - picked[1][0])
         for kind, at in (("gold", 0), ("score", 1)):
-            figures[f"{arm}.{kind}_late_gain@64"] = estimate(picked[64][at] - picked[4][at])
-    return figures
+            metrics[f"{arm}.{kind}_late_gain@64"] = estimate(picked[64][at] - picked[4][at])
+    return metrics
 
 
 def evaluate(recipe, run) -> dict[str, Estimate]:
@@ -198,7 +198,7 @@ def evaluate(recipe, run) -> dict[str, Estimate]:
     table = table.append_column("gold", table.column("hidden"))
     run.write_table("scores/part-00000.parquet", table)
     gold = table.column("gold").to_numpy()
-    figures = {
+    metrics = {
         "gold": estimate(gold),
         "words": estimate(gold * 20, "words"),
         "kl": estimate(gold * 0 + 0.4, "nats"),
@@ -208,9 +208,9 @@ def evaluate(recipe, run) -> dict[str, Estimate]:
     }
     for source in recipe.baselines:
         other = read_table(Path(run.locate(source)) / "scores").column("gold").to_numpy()
-        figures[f"gold_gain_vs_{source.from_}"] = estimate(gold - other)
-        figures[f"win_rate_vs_{source.from_}"] = estimate((gold > other) + 0.5 * (gold == other), "rate")
-    return figures
+        metrics[f"gold_gain_vs_{source.from_}"] = estimate(gold - other)
+        metrics[f"win_rate_vs_{source.from_}"] = estimate((gold > other) + 0.5 * (gold == other), "rate")
+    return metrics
 
 
 STAGES = {

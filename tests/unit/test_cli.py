@@ -18,6 +18,7 @@ COMMANDS = [
     "annotate",
     "score",
     "select",
+    "rejection-sample",
     "evaluate",
     "compare",
     "merge",
@@ -187,7 +188,7 @@ def test_a_stage_prints_its_figures_as_json_and_then_reads_them_back(handbook, t
     code, out, _ = handbook(*command)
     assert code == 0
     first = json.loads(out)
-    assert first["figures"]["words"]["n"] == 6
+    assert first["final_metrics"]["words"]["n"] == 6
     assert json.loads(handbook(*command)[1]) == first
 
 
@@ -195,7 +196,7 @@ def test_chat_answers_a_prompt_and_never_lets_a_model_steer_the_terminal(handboo
     code, out, _ = handbook("chat", "pocket:base", "--prompt", "Say river two times.", "--json")
     assert code == 0
     assert set(json.loads(out)) == {"prompt", "answer"}
-    from handbook_utils.data.chat_view import printable
+    from handbook_utils.chat.view import printable
 
     assert printable("a\x1b[31mred\x07\n") == "a\\x1b[31mred\\x07\n"
 

@@ -55,7 +55,7 @@ def test_as_json_the_figures_come_with_their_intervals(handbook: Handbook, desk:
     _, out, _ = handbook("score", "answers.jsonl", "-s", WORDS, "--json", "--split", "train[:4]")
     record = json.loads(out)
     assert record["rows"] == 4
-    assert record["figures"]["fits"]["value"] == 0.5
+    assert record["metrics"]["fits"]["value"] == 0.5
     assert record["out"] == "answers.scored.jsonl"
     assert len(read(desk / "answers.scored.jsonl")) == 4
 
@@ -66,7 +66,7 @@ def test_of_pairs_both_answers_are_scored_and_how_often_the_chosen_one_wins(hand
     # "yes" fits and "no it is not so" does not, three times; then the other way round
     assert [row["fits.margin"] for row in rows] == [1, 1, 1, -1]
     assert (rows[0]["fits.chosen"], rows[0]["fits.rejected"]) == (1, 0)
-    assert json.loads(out)["figures"]["fits.accuracy"]["value"] == 0.75
+    assert json.loads(out)["metrics"]["fits.accuracy"]["value"] == 0.75
 
 
 def test_a_row_without_a_score_is_null_and_counted(handbook: Handbook, desk: Path, monkeypatch):
@@ -81,7 +81,7 @@ def test_a_row_without_a_score_is_null_and_counted(handbook: Handbook, desk: Pat
 
 
 def test_rows_of_one_prompt_that_stand_apart_keep_their_order(handbook: Handbook, desk: Path, monkeypatch):
-    monkeypatch.setattr("handbook_utils.sampling.score_rows.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("handbook_utils.sampling.scoring.rows.ROWS_AT_ONCE", 3)
     rows = read(desk / "answers.jsonl")
     mixed = write(
         desk / "mixed.jsonl", [row for pair in zip(rows[:4], rows[4:], strict=True) for row in pair]
@@ -97,7 +97,7 @@ def test_the_gold_reward_scores_rows_of_the_pocket_world(handbook: Handbook, des
     _, out, _ = handbook(
         "score", "pocket:demonstrations", "-s", "gold=pocket:gold", "--split", "train[:20]", "--json"
     )
-    assert 0.5 < json.loads(out)["figures"]["gold"]["value"] <= 1
+    assert 0.5 < json.loads(out)["metrics"]["gold"]["value"] <= 1
 
 
 def test_the_best_of_each_prompt_lies_beside_a_random_control(handbook: Handbook, desk: Path):
@@ -107,7 +107,7 @@ def test_the_best_of_each_prompt_lies_beside_a_random_control(handbook: Handbook
     assert [row["source"] for row in control] == ["p", "q"]
     record = json.loads(out)
     assert (record["rows"], record["control"]) == (2, "best.control.jsonl")
-    assert record["figures"]["proxy"]["value"] == 8
+    assert record["metrics"]["proxy"]["value"] == 8
 
 
 def test_pairs_that_were_selected_are_pairs_that_training_reads(handbook: Handbook, desk: Path):

@@ -130,7 +130,7 @@ def test_rows_that_are_tested_on_are_left_out_of_training_and_counted(tmp_path: 
     name = rows_file(tmp_path / "a.jsonl", 10, "a")
     leaky = recipe([{"name": name}], eval_data=[{"name": name, "split": "train[7:]"}])
     with pytest.warns(LeakedRowsWarning, match="3 training examples have a prompt of `eval_data`"):
-        data = load_training_data(leaky, ResolvedInputs(), kind="conversation")
+        data = load_training_data(leaky, ResolvedInputs())
     assert data.evaluation is not None
     prompts = {row["prompt"][0]["content"] for row in data.train}
     assert prompts == {f"a {i}?" for i in range(7)}
@@ -142,20 +142,20 @@ def test_rows_that_are_tested_on_are_left_out_of_training_and_counted(tmp_path: 
 def test_a_source_that_allows_test_rows_keeps_them(tmp_path: Path) -> None:
     name = rows_file(tmp_path / "a.jsonl", 4, "a")
     kept = recipe([{"name": name, "allow_test": True}], eval_data=[{"name": name}])
-    assert load_training_data(kept, ResolvedInputs(), kind="conversation").rows == 4
+    assert load_training_data(kept, ResolvedInputs()).rows == 4
 
 
 def test_when_every_row_is_tested_on_nothing_is_left(tmp_path: Path) -> None:
     name = rows_file(tmp_path / "a.jsonl", 4, "a")
     with pytest.raises(DataError, match="nothing is left to train on"):
-        load_training_data(
-            recipe([{"name": name}], eval_data=[{"name": name}]), ResolvedInputs(), kind="conversation"
-        )
+        load_training_data(recipe([{"name": name}], eval_data=[{"name": name}]), ResolvedInputs())
 
 
 def test_of_plain_text_the_whole_text_is_compared(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
-    leaky = recipe([{"name": str(path)}], eval_data=[{"name": str(path), "split": "train[:1]"}])
+    leaky = recipe(
+        [{"name": str(path)}], eval_data=[{"name": str(path), "split": "train[:1]"}], stage="pretrain"
+    )
     with pytest.warns(LeakedRowsWarning):
-        assert load_training_data(leaky, ResolvedInputs(), kind="text").train["text"] == ["b"]
+        assert load_training_data(leaky, ResolvedInputs()).train["text"] == ["b"]

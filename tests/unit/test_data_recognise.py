@@ -7,9 +7,10 @@ from typing import Any, get_args
 import pytest
 
 from handbook_utils.data.formats import normalise_rows
-from handbook_utils.data.recognise import FORMATS, Kind, describe_format
+from handbook_utils.data.recognise import FORMATS, describe_format
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import DataSource
+from handbook_utils.schema.stage_table import Kind
 
 ASK, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 EXAMPLES = [(name, kind) for name, known in FORMATS.items() for kind in known.kinds]

@@ -58,7 +58,7 @@ def test_every_kind_of_source_streams_what_it_loads(tmp_path: Path, form: str) -
     name = "pocket:text" if form == "pocket" else str(path)
     source = DataSource(name=name, split="train[1:4]")
     data = recipe([source.model_dump(exclude_defaults=True)], streaming=False)
-    loaded = load_training_data(data, ResolvedInputs(), kind="text").train["text"]
+    loaded = load_training_data(data, ResolvedInputs()).train["text"]
     assert len(loaded) == 3
     assert sorted(stream(source)) == sorted(loaded)
 

@@ -23,7 +23,7 @@ from handbook_utils.launch import accelerate
 from handbook_utils.launch.accelerate import Layout, Rendezvous, checked_layout, free_port, launch_command
 from handbook_utils.launch.slurm import Job, sbatch_script
 from handbook_utils.launch.watch import watch
-from handbook_utils.run_state import differences, read_manifest
+from handbook_utils.runs.state import differences, read_manifest
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from tests.waiting import wait_for
 

@@ -16,7 +16,7 @@ from handbook_utils.errors import MissingDependencyError, ModelError
 from handbook_utils.models import precision
 from handbook_utils.models.adapters import AdapterBase, new_adapter, save_adapter
 from handbook_utils.models.load import load_merged, load_model, load_pair, load_tokenizer
-from handbook_utils.models.places import find_place, is_adapter, weights_fingerprint
+from handbook_utils.models.places import is_adapter, resolve_model, weights_fingerprint
 from handbook_utils.models.precision import Loading, choose_attention, is_quantized, quantized_share
 from handbook_utils.schema.sections import LoraSection
 from tests.tiny_models import build_tiny_tokenizer, tiny_model
@@ -38,7 +38,7 @@ def make_adapter(
 ) -> Path:
     """A run whose `model/` is an adapter with random weights, as a training stage would have left it."""
     torch.manual_seed(1)
-    place, how = find_place(str(base)), Loading(head, quantization=quantization, device="cpu")
+    place, how = resolve_model(str(base)), Loading(head, quantization=quantization, device="cpu")
     whole: Any = {"head": head, "quantization": quantization, "device": "cpu"}
     model = load_merged(place, how) if is_adapter(place) else load_model(str(base), **whole)
     model = new_adapter(model, LoraSection(rank=4, alpha=8, **section), head)

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from handbook_utils.errors import DataError, ModelError, RecipeError, TrainingError
 from handbook_utils.models.logprobs import Floats, Sequenced
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe
-from handbook_utils.training import fit, reference_logps
-from handbook_utils.training.reference_logps import pair_logps
-from handbook_utils.training.reference_store import Reference, ReferenceStore
-from handbook_utils.training.references import Pairs
+from handbook_utils.training import fit
+from handbook_utils.training.reference import logps
+from handbook_utils.training.reference.logps import pair_logps
+from handbook_utils.training.reference.models import Pairs
+from handbook_utils.training.reference.store import Reference, ReferenceStore
 from tests.conftest import DATA
 from tests.ranks import run_ranks
 from tests.tiny_models import tiny_model
@@ -339,7 +340,7 @@ def test_a_run_killed_while_it_computes_goes_on_with_what_was_stored(
     made = recipe(llama, training={"precompute_ref_log_probs": True})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train_in(processes, made, whole) == [0] * processes
-    monkeypatch.setattr(reference_logps, "ROWS_PER_FILE", 3)
+    monkeypatch.setattr(logps, "ROWS_PER_FILE", 3)
     write, written = Path.write_bytes, []
 
     def write_once(self: Path, content: bytes) -> int:

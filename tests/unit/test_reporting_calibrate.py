@@ -7,11 +7,11 @@ import json
 import pytest
 
 from handbook_utils.errors import DataError, RunFolderError
-from handbook_utils.reporting import calibrate
-from handbook_utils.reporting.calibrate import gather, main, merge_parts, run_seeds
-from handbook_utils.reporting.claims import project_root
-from handbook_utils.reporting.margins import distances, false_alarm_rate, margin_sd, wording
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
+from handbook_utils.reporting.claims import calibrate
+from handbook_utils.reporting.claims.calibrate import gather, main, merge_parts, run_seeds
+from handbook_utils.reporting.claims.claim import project_root
+from handbook_utils.reporting.claims.margins import distances, false_alarm_rate, margin_sd, wording
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 
 
 def test_distance_is_from_the_end_that_is_asserted():

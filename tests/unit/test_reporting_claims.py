@@ -9,7 +9,7 @@ import pytest
 
 from handbook_utils.errors import ClaimError, DataError
 from handbook_utils.records import Estimate
-from handbook_utils.reporting.claims import claim, make_claim, project_root, read_claims
+from handbook_utils.reporting.claims.claim import claim, make_claim, project_root, read_claims
 
 
 def found(low: float, high: float) -> Estimate:

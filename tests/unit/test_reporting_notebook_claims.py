@@ -7,8 +7,8 @@ import json
 import pytest
 
 from handbook_utils.errors import DataError
-from handbook_utils.reporting.calibrate import claims_to_calibrate, run_notebooks
-from handbook_utils.reporting.notebook_claims import (
+from handbook_utils.reporting.claims.calibrate import claims_to_calibrate, run_notebooks
+from handbook_utils.reporting.claims.notebook import (
     NotebookSabotage,
     break_notebook,
     claim_ids_in,
@@ -18,7 +18,7 @@ from handbook_utils.reporting.notebook_claims import (
 )
 
 SOURCE = """from handbook_utils.records import Estimate
-from handbook_utils.reporting.claims import claim
+from handbook_utils.reporting.claims.claim import claim
 
 def gain(sign=1):
     return Estimate(0.2 * sign, 0.2 * sign - 0.05, 0.2 * sign + 0.05, 0.95, 9, "", "made up")

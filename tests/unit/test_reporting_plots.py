@@ -22,7 +22,7 @@ from handbook_utils.reporting.plots import (
     plot_rewards,
     plot_training,
 )
-from handbook_utils.run_folder import read_result
+from handbook_utils.runs.folder import read_result
 
 
 def test_training_loss_is_drawn_with_held_out_loss(finished_pipeline):
@@ -31,7 +31,7 @@ def test_training_loss_is_drawn_with_held_out_loss(finished_pipeline):
     assert list(train.get_xdata()) == [0, 10, 20, 30, 40]
     assert list(train.get_ydata()) == pytest.approx([2.0, 1.8, 1.6, 1.4, 1.2])
     assert list(held_out.get_ydata()) == [1.1]
-    assert axes.get_ylabel() == "loss, nats a token"
+    assert axes.get_ylabel() == "loss, nats per token"
 
 
 def test_several_runs_share_one_picture(finished_pipeline):
@@ -82,7 +82,7 @@ def test_a_run_without_curves_is_an_error(finished_pipeline):
 
 
 def test_gains_are_no_points_of_a_curve(finished_pipeline):
-    curves = best_of_n_curves(read_result(finished_pipeline / "best-of-n").figures)
+    curves = best_of_n_curves(read_result(finished_pipeline / "best-of-n").final_metrics)
     assert set(curves) == {(arm, m) for arm in ("proxy", "control") for m in ("gold", "score", "words")}
     assert [n for n, _ in curves["proxy", "gold"]] == [1, 2, 4, 8, 16, 32, 64]
 

@@ -11,9 +11,9 @@ from reporting_fakes import STAGES, use_fakes
 
 from handbook_utils.errors import RunFolderError, TrainingError
 from handbook_utils.pipeline.run import resolve_pipeline, run_pipeline
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.layout import lay_out, without_shortcuts
 from handbook_utils.reporting.picture import duration, pipeline_svg
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS
 from handbook_utils.reporting.report import write_report
 from handbook_utils.reporting.runs import ancestors, descendants, edges, read_pipeline, read_runs, sources_in
 
@@ -84,10 +84,10 @@ def test_answers_stand_side_by_side_unpicked(html):
 
 
 def test_headline_figures_are_those_of_the_runs(html, finished_pipeline):
-    figures = read_pipeline(finished_pipeline)["evaluate-dpo"].figures
+    metrics = read_pipeline(finished_pipeline)["evaluate-dpo"].final_metrics
     text = Page(html).text()
     for name in ("gold", "gold_gain_vs_evaluate-sft", "win_rate_vs_evaluate-sft"):
-        value, interval = str(figures[name]).split(" ", 1)
+        value, interval = str(metrics[name]).split(" ", 1)
         assert value in text
         assert interval in text
 

@@ -71,12 +71,12 @@ def test_the_books_results_carry_the_runs_own_versions(finished_pipeline, book):
 def test_a_models_gain_is_over_its_first_baseline_and_others_follow(finished_pipeline):
     rows = {row.name: row for row in model_rows(read_pipeline(finished_pipeline))}
     rft = rows["evaluate-rft"]
-    figures = read_pipeline(finished_pipeline)["evaluate-rft"].figures
+    metrics = read_pipeline(finished_pipeline)["evaluate-rft"].final_metrics
     assert rft.baseline == "SFT"
-    assert rft.figures["gain"] == figures["gold_gain_vs_evaluate-sft"]
+    assert rft.metrics["gain"] == metrics["gold_gain_vs_evaluate-sft"]
     assert [label for label, _ in rft.others] == ["tuned on random samples (control)"]
-    assert rft.others[0][1]["gain"] == figures["gold_gain_vs_evaluate-rft-control"]
-    assert "gain" not in rows["evaluate-base"].figures
+    assert rft.others[0][1]["gain"] == metrics["gold_gain_vs_evaluate-rft-control"]
+    assert "gain" not in rows["evaluate-base"].metrics
 
 
 def test_curves_of_preference_training_are_kept_and_other_runs_have_none(finished_pipeline):
@@ -95,7 +95,7 @@ def shown(folder, width: int) -> str:
 
 def test_the_demos_table_shows_models_reward_models_and_both_arms_with_intervals(finished_pipeline):
     text = shown(finished_pipeline, 100)
-    gold = read_pipeline(finished_pipeline)["evaluate-dpo"].figures["gold"]
+    gold = read_pipeline(finished_pipeline)["evaluate-dpo"].final_metrics["gold"]
     value, interval = str(gold).split(" ", 1)
     assert value in text
     assert interval in text

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 from reporting_fakes import use_fakes
 
-from handbook_utils.atomic import sha256_of
 from handbook_utils.errors import DataError, RecipeError
-from handbook_utils.reporting import breaks
-from handbook_utils.reporting.pipeline_claims import PIPELINE_CLAIMS, Sabotage, check_pipeline_claims
-from handbook_utils.reporting.runs import TRAINING_STAGES, read_pipeline
-from handbook_utils.reporting.sabotage import grouped, is_cheap, main, run_sabotages, stages_to_rerun
+from handbook_utils.reporting.claims import breaks
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Sabotage, check_pipeline_claims
+from handbook_utils.reporting.claims.sabotage import grouped, is_cheap, main, run_sabotages, stages_to_rerun
+from handbook_utils.reporting.runs import read_pipeline
+from handbook_utils.runs.atomic import sha256_of
+from handbook_utils.schema.stage_table import training_stages
 
 CLAIMS = {each.id: each for each in PIPELINE_CLAIMS}
 
@@ -93,7 +94,7 @@ def test_cheap_sabotages_train_nothing(finished_pipeline, monkeypatch):
 
     def stage_function(stage):
         def run(recipe, folder):
-            assert stage not in TRAINING_STAGES or recipe.training["max_steps"] <= 5
+            assert stage not in training_stages() or recipe.training["max_steps"] <= 5
             return STAGES[stage](recipe, folder)
 
         return run
@@ -130,7 +131,7 @@ def test_an_unknown_claim_is_refused_with_the_nearest_name(finished_pipeline):
 
 def test_the_command_ends_with_1_when_a_claim_survives(finished_pipeline, monkeypatch, capsys):
     monkeypatch.setattr(
-        "handbook_utils.reporting.sabotage.run_sabotages",
+        "handbook_utils.reporting.claims.sabotage.run_sabotages",
         lambda *a, **k: run_sabotages(finished_pipeline, claims=[harmless(CLAIMS["best-of-4-beats-one"])]),
     )
     assert main([str(finished_pipeline), "--no-notebooks", "--json"]) == 1

@@ -23,8 +23,8 @@ from handbook_utils.pipeline import stages
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_seed
 from handbook_utils.pipeline.stages import rejection_sample, run_stage
 from handbook_utils.pipeline.tables import run_scores, shared_scores
-from handbook_utils.run_folder import RunFolder, read_result
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.folder import RunFolder, read_result
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 
 # a dozen prompts are too few for an interval to rely on, and the figures say so
@@ -201,16 +201,16 @@ def test_names_of_earlier_runs_are_found_from_inside_the_run() -> None:
 
 
 def test_figures_of_every_round_stand_beside_start_previous_and_control(finished: Path) -> None:
-    figures = read_result(finished).figures
+    metrics = read_result(finished).final_metrics
     assert {"start.brief", "round-1.brief", "round-2.gold", "round-2-control.gold", "round-2.kl"} <= set(
-        figures
+        metrics
     )
-    assert "start.kl" not in figures
-    assert "round-1.brief_gain_vs_previous" not in figures  # that is the start
+    assert "start.kl" not in metrics
+    assert "round-1.brief_gain_vs_previous" not in metrics  # that is the start
     evaluations = [run_scores(finished / name, "brief") for name in ("round-1-evaluate", "round-2-evaluate")]
     by_hand = compare_paired(*evaluations, unit="brief reward", seed=0).difference
-    assert figures["round-2.brief_gain_vs_previous"] == by_hand
-    assert figures["round-2.selected.brief"].value >= figures["round-2.selected.gold"].low
+    assert metrics["round-2.brief_gain_vs_previous"] == by_hand
+    assert metrics["round-2.selected.brief"].value >= metrics["round-2.selected.gold"].low
 
 
 def test_the_model_is_that_of_the_last_round_and_a_later_stage_reads_it(finished: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_run_killed_in_round_2_goes_on_to_the_same_bytes(
     exits = [in_child(recipe, out, kill_after) for kill_after in (4, 8, 10, None)]
     assert exits == [*[-signal.SIGKILL] * 3, 0]
     assert content(out) == content(finished)
-    assert dict(read_result(out).figures) == dict(read_result(finished).figures)
+    assert dict(read_result(out).final_metrics) == dict(read_result(finished).final_metrics)
     assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
 
 
@@ -334,7 +334,7 @@ def test_a_round_that_meets_a_rule_is_not_kept(
     from handbook_utils.pipeline import rounds
 
     monkeypatch.setattr(
-        rounds, "stop_reason", lambda recipe, number, figures: "enough" if number == 2 else None
+        rounds, "stop_reason", lambda recipe, number, metrics: "enough" if number == 2 else None
     )
     run_stage(rejection(tiny_model_folder, rounds=3, control=False), tmp_path / "out", progress=False)
     assert json.loads((tmp_path / "out" / "rounds.json").read_text())["kept"] == 1
@@ -464,7 +464,7 @@ def test_the_command_ends_with_a_table_of_rounds(
     file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_none=True)))
     code, out, _ = handbook("rejection-sample", file, "--out", finished)
     assert code == 0
-    assert str(read_result(finished).figures["round-2.gold_gain_vs_control"]) in out
+    assert str(read_result(finished).final_metrics["round-2.gold_gain_vs_control"]) in out
     assert "round 2 control" in out
     assert f"{finished}/model: round 2" in out.replace("\n", "")
 
@@ -531,8 +531,8 @@ def test_iterative_dpo_trains_on_best_and_worst_answers(tiny_model_folder: Path,
     scorers = {"gold": {"kind": "length", "unit": "characters", "at_most": 10}}
     recipe = rejection(tiny_model_folder, scorers=scorers, **changes)
     result = rejection_sample(recipe, tmp_path / "out", progress=False)
-    assert {"round-2.gold_gain_vs_control", "round-2.selected.margin.gold"} <= set(result.figures)
-    assert result.figures["round-2.selected.margin.gold"].value == 1
+    assert {"round-2.gold_gain_vs_control", "round-2.selected.margin.gold"} <= set(result.final_metrics)
+    assert result.final_metrics["round-2.selected.margin.gold"].value == 1
     weights = [tmp_path / "out" / f"round-{n}-model" / "model" / "model.safetensors" for n in (1, 2)]
     assert weights[0].read_bytes() != weights[1].read_bytes()
 

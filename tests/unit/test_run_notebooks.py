@@ -32,7 +32,7 @@ def stored(executed) -> dict[str, object]:
 
 def test_estimates_beside_the_run_folders_are_stored_with_them(executed, finished_pipeline):
     views = read_pipeline(finished_pipeline)
-    estimate = next(iter(views["evaluate-sft"].figures.values())).to_json()
+    estimate = next(iter(views["evaluate-sft"].final_metrics.values())).to_json()
     aside = executed / "runs" / "toy-pocket-7" / "measured.json"
     aside.write_text(json.dumps({"naive": {"longer": estimate}}), encoding="utf-8")
     found = stored(executed)
@@ -41,7 +41,7 @@ def test_estimates_beside_the_run_folders_are_stored_with_them(executed, finishe
     assert (found["scale"], found["seeds"]) == ("pocket", [7])
 
 
-def test_a_notebook_that_measures_nothing_aside_stores_no_such_figures(executed):
+def test_a_notebook_that_measures_nothing_aside_stores_no_such_metrics(executed):
     assert stored(executed)["measured"] == {}
 
 

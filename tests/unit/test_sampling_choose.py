@@ -15,10 +15,10 @@ from scipy import stats
 
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.records import ScoredCompletion
-from handbook_utils.sampling.choose import Choice, Rule, choose
-from handbook_utils.sampling.groups import group_rows
-from handbook_utils.sampling.select import select, select_control, select_pairs, select_random_pairs
-from handbook_utils.sampling.strategies import statistical_rejection
+from handbook_utils.sampling.selection.choose import Choice, Rule, choose
+from handbook_utils.sampling.selection.groups import group_rows
+from handbook_utils.sampling.selection.select import select, select_control, select_pairs, select_random_pairs
+from handbook_utils.sampling.selection.strategies import statistical_rejection
 
 # the first example pays for imports
 unhurried = settings(deadline=None, max_examples=40)

@@ -21,10 +21,10 @@ from transformers.utils.import_utils import is_serve_available
 
 from handbook_utils.errors import DataError, MissingDependencyError
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.sampling.engines.endpoint import EndpointEngine
-from handbook_utils.sampling.engines.interface import Engine, SamplingSettings
-from handbook_utils.sampling.engines.vllm import load_vllm
-from handbook_utils.sampling.generate import TransformersEngine
+from handbook_utils.sampling.generation.engines.endpoint import EndpointEngine
+from handbook_utils.sampling.generation.engines.interface import Engine, SamplingSettings
+from handbook_utils.sampling.generation.engines.vllm import load_vllm
+from handbook_utils.sampling.generation.generate import TransformersEngine
 from handbook_utils.schema.engines import EndpointSection, VllmSection
 from handbook_utils.schema.sections import ModelSection
 from tests.waiting import wait_for

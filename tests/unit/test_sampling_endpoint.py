@@ -17,8 +17,8 @@ import pytest
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.endpoint_client import EndpointClient, wait_before
-from handbook_utils.sampling.engines.endpoint import EndpointEngine
-from handbook_utils.sampling.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.engines.endpoint import EndpointEngine
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
 from handbook_utils.schema.engines import EndpointSection
 from handbook_utils.schema.stages import GenerateRecipe
 

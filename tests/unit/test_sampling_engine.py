@@ -20,9 +20,13 @@ from transformers import (
 
 from handbook_utils.errors import ModelError
 from handbook_utils.libraries.transformers_internals import cache_name
-from handbook_utils.sampling.engines.cache import ROOM, with_room
-from handbook_utils.sampling.engines.drawing import draw_tokens
-from handbook_utils.sampling.engines.transformers import SamplingSettings, TokenPrompt, sample_tokens
+from handbook_utils.sampling.generation.engines.cache import ROOM, with_room
+from handbook_utils.sampling.generation.engines.drawing import draw_tokens
+from handbook_utils.sampling.generation.engines.transformers import (
+    SamplingSettings,
+    TokenPrompt,
+    sample_tokens,
+)
 from handbook_utils.sampling.noise import keyed_generator
 
 VOCAB = 50

@@ -9,11 +9,11 @@ from handbook_utils.errors import DataError, ModelError, TemplateError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import response_logprobs
 from handbook_utils.pocket.world import prompts
-from handbook_utils.sampling import generate as module
-from handbook_utils.sampling.engines.interface import SamplingSettings
-from handbook_utils.sampling.engines.transformers import sample_tokens
-from handbook_utils.sampling.generate import TransformersEngine, generate, stop_token_ids
-from handbook_utils.sampling.rendering import tokenize_prompts
+from handbook_utils.sampling.generation import generate as module
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.engines.transformers import sample_tokens
+from handbook_utils.sampling.generation.generate import TransformersEngine, generate, stop_token_ids
+from handbook_utils.sampling.generation.rendering import tokenize_prompts
 
 PROMPTS = [
     ("short", [{"role": "user", "content": "Say moon once."}]),
@@ -51,7 +51,7 @@ def test_prompts_are_rendered_once_with_the_generation_prompt(parts):
 
 
 def test_completions_come_in_order_with_their_prompts(parts):
-    rows = generate(*parts, PROMPTS, n=3, max_new_tokens=6)
+    rows = generate(*parts, PROMPTS, samples=3, max_new_tokens=6)
     assert [(row.prompt_id, row.sample_index) for row in rows] == [
         (name, index) for name, _ in PROMPTS for index in range(3)
     ]
@@ -59,7 +59,7 @@ def test_completions_come_in_order_with_their_prompts(parts):
 
 
 def test_text_holds_no_special_token_and_tokens_count_the_end_of_turn(parts):
-    rows = generate(*parts, PROMPTS, n=40, max_new_tokens=20)
+    rows = generate(*parts, PROMPTS, samples=40, max_new_tokens=20)
     assert {row.finish_reason for row in rows} == {"stop", "length"}
     for row in rows:
         assert "<|" not in row.completion or "<|end|>" not in row.completion
@@ -70,7 +70,7 @@ def test_text_holds_no_special_token_and_tokens_count_the_end_of_turn(parts):
 
 def test_an_answer_that_was_cut_keeps_its_last_token(parts):
     model, tokenizer = parts
-    rows = generate(model, tokenizer, PROMPTS, n=40, max_new_tokens=3)
+    rows = generate(model, tokenizer, PROMPTS, samples=40, max_new_tokens=3)
     # each token of this tokenizer is a byte; whole characters of one byte spell their tokens
     spelled = [row for row in rows if row.finish_reason == "length" and row.completion.isascii()]
     assert any(len(row.completion) == 3 for row in spelled if "<|" not in row.completion)
@@ -83,7 +83,7 @@ def test_logprobs_are_those_of_the_rendered_conversation(monkeypatch):
         module, "sample_tokens", lambda *given, **named: drawn.extend(sample_tokens(*given, **named)) or drawn
     )
     asked = [(one.prompt_id, [{"role": "user", "content": one.text}]) for one in prompts("dev", limit=9)]
-    rows = generate(model, tokenizer, asked, n=8, temperature=0.8)
+    rows = generate(model, tokenizer, asked, samples=8, temperature=0.8)
     # a text can be spelled with other tokens than were drawn; compare where it is not
     same = [
         row
@@ -146,7 +146,7 @@ def test_a_tokenizer_without_a_template_is_an_error(parts, monkeypatch):
 
 def test_fewer_than_one_answer_is_an_error(parts):
     with pytest.raises(DataError, match="must be at least 1, got 0"):
-        generate(*parts, PROMPTS, n=0)
+        generate(*parts, PROMPTS, samples=0)
 
 
 LONG = ("very-long", [{"role": "user", "content": "moon " * 110}])
@@ -158,7 +158,7 @@ def test_a_prompt_too_long_for_the_model_is_skipped_and_named_where_the_engine_m
     assert [row.prompt_id for row in answers.completions] == ["short", "short", "turns", "turns"]
     assert list(answers.skipped) == ["very-long"]
     assert "beyond the model's 512 positions" in answers.skipped["very-long"]
-    assert answers.completions == generate(*parts, [PROMPTS[0], PROMPTS[2]], n=2, max_new_tokens=6)
+    assert answers.completions == generate(*parts, [PROMPTS[0], PROMPTS[2]], samples=2, max_new_tokens=6)
 
 
 def test_a_prompt_too_long_for_the_model_is_cut_to_its_end_and_says_what_was_asked(parts):

@@ -21,12 +21,12 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import endpoint_client
-from handbook_utils.sampling.score import NoScore
-from handbook_utils.sampling.scorers.judge import judge_messages, read_verdict
-from handbook_utils.sampling.scorers.load import load_scorers
-from handbook_utils.sampling.scorers.replies import ReplyStore
+from handbook_utils.sampling.scoring.score import NoScore
+from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict
+from handbook_utils.sampling.scoring.scorers.load import load_scorers
+from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 from handbook_utils.sampling.tables import samples_table
 from handbook_utils.schema.recipe import check_recipe
 
@@ -172,7 +172,7 @@ def test_rubbish_for_a_verdict_is_counted_and_the_run_goes_on(serve, tmp_path):
     }
     result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     assert read_manifest(tmp_path / "run")["notes"]["failed"] == {"judge": 1}
-    assert result.figures["judge_failed_rate"].value == 1 / 4
+    assert result.final_metrics["judge_failed_rate"].value == 1 / 4
     reasons = (tmp_path / "run" / "failures" / "part-00000.json").read_text(encoding="utf-8")
     assert "no verdict in the judge's reply, which ends: 'Both are fine.'" in reasons
 

@@ -26,11 +26,11 @@ import torch
 from handbook_utils.environment import versions
 from handbook_utils.errors import DataError, LaunchError, MissingDependencyError, RecipeError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
-from handbook_utils.sampling import parts, ray_workers
-from handbook_utils.sampling.ray_cluster import ALONE, need_of, ray_cluster, room_for
-from handbook_utils.sampling.ray_pool import TRIES, RayPool
-from handbook_utils.sampling.ray_workers import Desk, Work, await_file, run_on_ray
+from handbook_utils.runs.state import read_manifest, read_metrics
+from handbook_utils.sampling.execution import parts, ray_workers
+from handbook_utils.sampling.execution.ray_cluster import ALONE, need_of, ray_cluster, room_for
+from handbook_utils.sampling.execution.ray_pool import TRIES, RayPool
+from handbook_utils.sampling.execution.ray_workers import Work, WorkerEnvironment, await_file, run_on_ray
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.recipe import check_recipe, recipe_to_yaml
 from handbook_utils.schema.stages import GenerateRecipe, ScoreRecipe
@@ -323,7 +323,7 @@ def test_a_command_joins_the_cluster_at_an_address_and_prints_its_result_alone(
     finally:
         command.kill()
     assert command.returncode == 0, complained
-    assert json.loads(said)["figures"]["tokens"]["n"] == 3
+    assert json.loads(said)["metrics"]["tokens"]["n"] == 3
     assert complained == ""
     assert read_manifest(tmp_path / "run")["status"] == "finished"
     assert cluster.is_initialized()
@@ -464,24 +464,24 @@ def test_there_are_as_many_workers_as_machines_that_live_have_room_for():
 
 
 @pytest.fixture
-def desk(tmp_path) -> Desk:
+def environment(tmp_path) -> WorkerEnvironment:
     (tmp_path / "probe").touch()
-    return Desk(Path.cwd(), tmp_path / "probe", torch.get_num_threads(), versions())
+    return WorkerEnvironment(Path.cwd(), tmp_path / "probe", torch.get_num_threads(), versions())
 
 
-def test_a_machine_that_does_not_see_the_run_folder_is_told_of(desk, tmp_path):
-    desk.sit_down()
+def test_a_machine_that_does_not_see_the_run_folder_is_told_of(environment, tmp_path):
+    environment.apply()
     (tmp_path / "probe").unlink()
     with pytest.raises(RunFolderError, match=rf"{tmp_path}: machine {socket.gethostname()} .* does not see"):
-        desk.sit_down()
+        environment.apply()
     with pytest.raises(RunFolderError, match=r"/no/such/place: machine .* does not see"):
-        replace(desk, folder=Path("/no/such/place")).sit_down()
+        replace(environment, folder=Path("/no/such/place")).apply()
 
 
-def test_a_machine_with_other_versions_is_told_of(desk):
-    other = replace(desk, versions={**desk.versions, "transformers": "0.1"})
+def test_a_machine_with_other_versions_is_told_of(environment):
+    other = replace(environment, versions={**environment.versions, "transformers": "0.1"})
     with pytest.raises(RunFolderError, match=r"transformers: machine .* has [\d.]+, and 0\.1 is where"):
-        other.sit_down()
+        other.apply()
 
 
 def test_a_file_of_another_machine_is_waited_for_and_not_for_ever(tmp_path, monkeypatch):

@@ -15,11 +15,11 @@ from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pocket.annotator import Annotator
 from handbook_utils.pocket.world import PocketPrompt, demonstrate, gold_reward, prompts
 from handbook_utils.records import Completion, ScoredCompletion
-from handbook_utils.sampling.annotate import annotate, load_annotator
-from handbook_utils.sampling.score import prompt_text, score
-from handbook_utils.sampling.scorers.gold import GoldScorer
-from handbook_utils.sampling.scorers.load import load_scorers
-from handbook_utils.sampling.scorers.reward_model import RewardModelScorer
+from handbook_utils.sampling.scoring.score import prompt_text, score
+from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
+from handbook_utils.sampling.scoring.scorers.load import load_scorers
+from handbook_utils.sampling.scoring.scorers.reward_model import RewardModelScorer
+from handbook_utils.sampling.selection.annotate import annotate, load_annotator
 from handbook_utils.schema.sampling import ScoringModelSection
 
 PROMPT = "Say river two times, then say moon once."

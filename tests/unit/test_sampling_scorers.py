@@ -17,11 +17,11 @@ from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.models.load import load_tokenizer
 from handbook_utils.pipeline.stages import run_stage, sources_of
 from handbook_utils.records import Completion
-from handbook_utils.run_state import read_manifest, read_table
-from handbook_utils.sampling.score import NoScore, score
-from handbook_utils.sampling.scorers.load import load_scorers
-from handbook_utils.sampling.scorers.reward_model import combine_scores
-from handbook_utils.sampling.scorers.verifiers import VerifierScorer, regex_check
+from handbook_utils.runs.state import read_manifest, read_table
+from handbook_utils.sampling.scoring.score import NoScore, score
+from handbook_utils.sampling.scoring.scorers.load import load_scorers
+from handbook_utils.sampling.scoring.scorers.reward_model import combine_scores
+from handbook_utils.sampling.scoring.scorers.verifiers import VerifierScorer, regex_check
 from handbook_utils.sampling.tables import samples_table
 from handbook_utils.schema.recipe import check_recipe, recipe_to_dict
 
@@ -50,7 +50,7 @@ def test_a_regex_is_searched_for_or_has_to_match_the_whole():
 
 
 def test_a_regex_that_takes_for_ever_leaves_the_row_without_a_score(monkeypatch):
-    monkeypatch.setattr("handbook_utils.sampling.scorers.verifiers.PATTERN_S", 0.02)
+    monkeypatch.setattr("handbook_utils.sampling.scoring.scorers.verifiers.PATTERN_S", 0.02)
     scorer = VerifierScorer("check", regex_check(r"(a|aa)+$"))
     first, second = scorer([sample("a" * 60 + "b"), sample("a")])["check"]
     assert isinstance(first, NoScore)
@@ -183,8 +183,8 @@ def test_a_run_counts_the_rows_without_a_score_and_keeps_the_reasons(checks, tmp
     }
     result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     # 1, none, 1, 0
-    assert result.figures["check"].value == pytest.approx(2 / 3)
-    assert result.figures["check_failed_rate"].value == 1 / 4
+    assert result.final_metrics["check"].value == pytest.approx(2 / 3)
+    assert result.final_metrics["check_failed_rate"].value == 1 / 4
     assert read_manifest(tmp_path / "run")["notes"]["failed"] == {"check": 1}
     (failure,) = json.loads((tmp_path / "run" / "failures" / "part-00000.json").read_text(encoding="utf-8"))
     assert failure == {
@@ -258,7 +258,7 @@ def test_a_classifier_with_two_labels_is_refused_before_it_is_loaded(
     tiny_model_folder, tmp_path, monkeypatch
 ):
     folder = classifier(tiny_model_folder, tmp_path / "two", labels=2)
-    monkeypatch.setattr("handbook_utils.sampling.scorers.reward_model.load_pair", None)
+    monkeypatch.setattr("handbook_utils.sampling.scoring.scorers.reward_model.load_pair", None)
     with pytest.raises(
         ModelError, match=r"a classifier with 2 labels \(LABEL_0, LABEL_1\); a reward model has one"
     ):
@@ -274,7 +274,7 @@ def test_what_is_wrong_with_any_scorer_is_found_before_a_model_is_loaded(
     tiny_model_folder, tmp_path, monkeypatch
 ):
     folder = classifier(tiny_model_folder, tmp_path / "one")
-    monkeypatch.setattr("handbook_utils.sampling.scorers.reward_model.load_pair", None)
+    monkeypatch.setattr("handbook_utils.sampling.scoring.scorers.reward_model.load_pair", None)
     both = {"proxy": {"name": str(folder)}, "check": {"kind": "json_schema", "schema": {"type": "numbr"}}}
     with pytest.raises(RecipeError, match=r"scorers.check.schema"):
         load_scorers(sections(both), ResolvedInputs())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.records import ScoredCompletion
-from handbook_utils.sampling.select import (
+from handbook_utils.sampling.selection.select import (
     by_prompt,
     select,
     select_best,

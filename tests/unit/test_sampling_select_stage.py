@@ -15,7 +15,7 @@ from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import RunResult
-from handbook_utils.run_state import read_manifest, read_table
+from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling.tables import MESSAGES, SAMPLES
 from handbook_utils.schema.recipe import check_recipe
 
@@ -82,13 +82,13 @@ def test_every_selection_lies_beside_its_control_of_the_same_prompts_and_size(
 
 
 def test_the_gain_over_the_control_is_paired_by_prompt_and_has_the_sign_of_each_score(samples, tmp_path):
-    figures = run_select(samples, tmp_path / "run").figures
+    metrics = run_select(samples, tmp_path / "run").final_metrics
     control = read_table(tmp_path / "run" / "control")["proxy"].to_pylist()
     # every best is 3, and gold is minus the proxy
-    assert figures["proxy"].value == 3
-    assert figures["proxy_gain_vs_random"].value == pytest.approx(3 - sum(control) / 12)
-    assert figures["gold_gain_vs_random"].value == pytest.approx(-figures["proxy_gain_vs_random"].value)
-    assert figures["proxy_gain_vs_random"].n == 12
+    assert metrics["proxy"].value == 3
+    assert metrics["proxy_gain_vs_random"].value == pytest.approx(3 - sum(control) / 12)
+    assert metrics["gold_gain_vs_random"].value == pytest.approx(-metrics["proxy_gain_vs_random"].value)
+    assert metrics["proxy_gain_vs_random"].n == 12
 
 
 def test_the_control_can_be_trained_on_in_place_of_the_selection(samples, tmp_path):
@@ -105,7 +105,7 @@ def test_the_control_can_be_trained_on_in_place_of_the_selection(samples, tmp_pa
 
 def test_a_random_selection_is_a_control_itself_and_has_none(samples, tmp_path):
     result = run_select(samples, tmp_path / "run", strategy="random", by="anything")
-    assert set(result.figures) == {"proxy", "gold"}
+    assert set(result.final_metrics) == {"proxy", "gold"}
     assert not (tmp_path / "run" / "control").exists()
 
 
@@ -162,12 +162,12 @@ def test_what_is_selected_has_the_types_that_training_reads(samples, tmp_path):
 
 def test_several_pairs_of_a_prompt_are_all_read_for_training_and_so_is_their_control(samples, tmp_path):
     # 12 prompts of 4 samples each, all accepted
-    figures = run_select(samples, tmp_path / "run", strategy="rso_pairs", beta=1e9, k=4).figures
+    metrics = run_select(samples, tmp_path / "run", strategy="rso_pairs", beta=1e9, k=4).final_metrics
     for subset in (None, "control"):
         assert len(load_dataset(str(tmp_path / "run"), kind="preference", subset=subset)) == 24
     # the three ways to pair 0, 1, 2 and 3 have margins of 1 and 1, 2 and 2, 3 and 1
-    assert 1 < figures["margin.proxy"].value < 2
-    assert figures["margin.gold"].value == -figures["margin.proxy"].value
+    assert 1 < metrics["margin.proxy"].value < 2
+    assert metrics["margin.gold"].value == -metrics["margin.proxy"].value
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,12 @@ import pytest
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.run_folder import open_run, read_result
-from handbook_utils.run_state import read_manifest
-from handbook_utils.sampling import parts, shards
-from handbook_utils.sampling.claims import Claims
-from handbook_utils.sampling.engines.interface import Answers, Prompt, SamplingSettings
-from handbook_utils.sampling.parts import make_shards
-from handbook_utils.sampling.shards import cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.runs.folder import open_run, read_result
+from handbook_utils.runs.state import read_manifest
+from handbook_utils.sampling.execution import parts, shards
+from handbook_utils.sampling.execution.parts import make_shards
+from handbook_utils.sampling.execution.shards import ShardLock, cut_shards, keep_whole, read_plan, write_proof
+from handbook_utils.sampling.generation.engines.interface import Answers, Prompt, SamplingSettings
 from handbook_utils.schema.stages import GenerateRecipe
 from tests.waiting import wait_for
 
@@ -262,7 +261,7 @@ class StuckEngine:
 def test_any_number_of_processes_gives_the_same_bytes(
     count, with_kill, recipe, whole, engine, tmp_path, monkeypatch
 ):
-    """Processes share shards out by their claims; with a kill, whoever is left makes the dead one's shard."""
+    """Processes share shards out by their locks; with a kill, whoever is left makes the dead one's shard."""
     folder = tmp_path / "together"
     monkeypatch.setattr(sys.modules[__name__], "FOLDER", tmp_path)
     with open_run(folder, recipe, progress=False) as open_folder:
@@ -287,25 +286,25 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert len(engine.asked) == (0 if others else 6)  # what the processes made is not made again
 
 
-def test_a_shard_is_claimed_by_one_process_and_free_when_that_is_gone(tmp_path):
+def test_a_shard_is_locked_by_one_process_and_free_when_that_is_gone(tmp_path):
     def hold() -> None:
-        claims = Claims(tmp_path)
-        with claims.claimed(7, wait=False):
+        lock = ShardLock(tmp_path)
+        with lock.held(7, wait=False):
             (tmp_path / "held").touch()
             time.sleep(30)
 
     pid = child(hold)
     wait_for((tmp_path / "held").exists)
-    claims = Claims(tmp_path)
-    with claims.claimed(7, wait=False) as is_mine:
+    lock = ShardLock(tmp_path)
+    with lock.held(7, wait=False) as is_mine:
         assert not is_mine
-    with claims.claimed(6, wait=False) as is_mine:
+    with lock.held(6, wait=False) as is_mine:
         assert is_mine
     os.kill(pid, signal.SIGKILL)
     death_of(pid)
-    with claims.claimed(7, wait=True) as is_mine:
+    with lock.held(7, wait=True) as is_mine:
         assert is_mine
-    claims.close()
+    lock.close()
 
 
 def truncate(file: Path) -> None:
@@ -354,7 +353,7 @@ def test_a_finished_run_that_is_whole_is_not_opened_again(recipe, engine, tmp_pa
 
 
 def test_shards_of_other_prompts_than_the_plans_are_refused(tmp_path):
-    """Data that changed between two sittings where no checksum tells, such as those of the hub."""
+    """Data that changed between two sessions where no checksum tells, such as those of the hub."""
     asked = [("p", [{"role": "user", "content": "hi"}])]
     [shard] = cut_shards(tmp_path, asked, size=1, decides={}, left_out=[])
     record = shards.write_shard(tmp_path, shard, asked, Answers(answers_to(asked[0], 1)), samples=1)
@@ -481,7 +480,7 @@ def test_prompts_the_engine_skips_are_named_with_the_reason_and_counted(recipe, 
     proof = json.loads((tmp_path / "run" / "shards.json").read_text(encoding="utf-8"))
     assert proof["skipped"] == {"p5": "too long"}
     assert (proof["prompts"], proof["answers"]) == (PROMPTS, (PROMPTS - 1) * SAMPLES)
-    assert result.figures["tokens"].n == PROMPTS - 1
+    assert result.final_metrics["tokens"].n == PROMPTS - 1
 
 
 def test_a_run_in_which_no_prompt_can_be_answered_says_why(recipe, tmp_path, monkeypatch):
@@ -506,8 +505,8 @@ def test_a_run_that_never_made_a_shard_leaves_no_folder(recipe, tmp_path, monkey
 
 def test_figures_are_those_of_the_samples(whole_folder):
     table = pq.read_table(whole_folder / "samples")
-    figures = read_result(whole_folder).figures
-    assert figures["tokens"].value == pytest.approx(sum(table["tokens"].to_pylist()) / len(table))
-    assert figures["words"].value == 1
+    metrics = read_result(whole_folder).final_metrics
+    assert metrics["tokens"].value == pytest.approx(sum(table["tokens"].to_pylist()) / len(table))
+    assert metrics["words"].value == 1
     cut = [reason == "length" for reason in table["finish_reason"].to_pylist()]
-    assert figures["truncated_rate"].value == pytest.approx(sum(cut) / len(cut))
+    assert metrics["truncated_rate"].value == pytest.approx(sum(cut) / len(cut))

@@ -18,15 +18,15 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import read_manifest, read_table
-from handbook_utils.sampling.annotate import annotate, load_annotator
-from handbook_utils.sampling.choose import Rule, choose
-from handbook_utils.sampling.engines.interface import SamplingSettings
-from handbook_utils.sampling.engines.load import load_engine
-from handbook_utils.sampling.generate import TransformersEngine
-from handbook_utils.sampling.score import NoScore, score
-from handbook_utils.sampling.speculative import Speculation, replay, survivors
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import read_manifest, read_table
+from handbook_utils.sampling.generation.engines.interface import SamplingSettings
+from handbook_utils.sampling.generation.engines.load import load_engine
+from handbook_utils.sampling.generation.generate import TransformersEngine
+from handbook_utils.sampling.generation.speculative import Speculation, replay, survivors
+from handbook_utils.sampling.scoring.score import NoScore, score
+from handbook_utils.sampling.selection.annotate import annotate, load_annotator
+from handbook_utils.sampling.selection.choose import Rule, choose
 from handbook_utils.schema.stages import (
     BestOfNRecipe,
     EvaluateRecipe,
@@ -266,9 +266,9 @@ def test_what_was_stopped_has_no_score_and_counts_in_no_mean(runs):
     stopped = np.array(table["finish_reason"].to_pylist()) == "rejected"
     for name in ("proxy", "gold", "words"):
         assert np.isfinite(table[name].to_numpy()).tolist() == (~stopped).tolist()
-    figures = read_result(runs / "scores").figures
-    assert {"proxy", "gold", "words"} <= set(figures)
-    assert not any(name.endswith("failed_rate") for name in figures)
+    metrics = read_result(runs / "scores").final_metrics
+    assert {"proxy", "gold", "words"} <= set(metrics)
+    assert not any(name.endswith("failed_rate") for name in metrics)
 
 
 @pytest.mark.parametrize("strategy", ["best", "random", "pairs"])
@@ -303,7 +303,7 @@ def test_fewer_finished_answers_than_k_are_an_error():
 def test_select_works_on_such_samples_and_best_of_n_refuses_them(runs):
     selecting = SelectRecipe(stage="select", data=[{"from": "scores"}], by="proxy")
     result = run_stage(selecting, runs / "best", progress=False)
-    assert result.figures["proxy"].n == 6
+    assert result.final_metrics["proxy"].n == 6
     curve = BestOfNRecipe(
         stage="best_of_n", data=[{"from": "scores"}], arms=["proxy"], measures=["gold"], ns=[1]
     )

@@ -16,10 +16,10 @@ from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_folder import read_result
-from handbook_utils.run_state import read_manifest, read_table
-from handbook_utils.sampling import score_stage
-from handbook_utils.sampling.generate import TransformersEngine
+from handbook_utils.runs.folder import read_result
+from handbook_utils.runs.state import read_manifest, read_table
+from handbook_utils.sampling.generation.generate import TransformersEngine
+from handbook_utils.sampling.scoring import stage as score_stage
 from handbook_utils.sampling.stages import count_prompts
 from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 
@@ -87,9 +87,9 @@ def test_generate_reports_tokens_words_and_how_often_answers_were_cut(runs):
     result = read_result(runs / "samples")
     table = read_table(runs / "samples" / "samples")
     cut = [reason == "length" for reason in table["finish_reason"].to_pylist()]
-    assert result.figures["truncated_rate"].value == pytest.approx(sum(cut) / 30)
-    assert result.figures["tokens"].value == pytest.approx(sum(table["tokens"].to_pylist()) / 30)
-    assert result.figures["tokens"].n == 10
+    assert result.final_metrics["truncated_rate"].value == pytest.approx(sum(cut) / 30)
+    assert result.final_metrics["tokens"].value == pytest.approx(sum(table["tokens"].to_pylist()) / 30)
+    assert result.final_metrics["tokens"].n == 10
     assert result.tokens_per_s is not None
 
 
@@ -110,7 +110,7 @@ def test_best_selection_scores_higher_than_its_random_control_and_is_as_large(ru
         )
         for strategy in ("best", "random")
     }
-    assert results["best"].figures["proxy"].value > results["random"].figures["proxy"].value
+    assert results["best"].final_metrics["proxy"].value > results["random"].final_metrics["proxy"].value
     loaded = {name: load_dataset(str(runs / f"select-{name}"), kind="conversation") for name in results}
     assert len(loaded["best"]) == len(loaded["random"]) == 10
     assert loaded["best"][0]["completion"][0]["role"] == "assistant"
@@ -119,10 +119,10 @@ def test_best_selection_scores_higher_than_its_random_control_and_is_as_large(ru
 def test_pairs_from_scores_load_as_preferences(runs):
     recipe = SelectRecipe(stage="select", data=[{"from": "scores"}], by="proxy", strategy="pairs")
     result = run_stage(recipe, runs / "select-pairs", progress=False)
-    assert result.figures["margin.proxy"].value > 0
+    assert result.final_metrics["margin.proxy"].value > 0
     loaded = load_dataset(str(runs / "select-pairs"), kind="preference")
     assert {"prompt", "chosen", "rejected", "gold_chosen", "gold_rejected"} <= set(loaded.column_names)
-    assert len(loaded) == result.figures["margin.proxy"].n
+    assert len(loaded) == result.final_metrics["margin.proxy"].n
 
 
 def test_annotate_writes_pairs_and_counts_the_prompts_it_skips(runs):
@@ -133,7 +133,7 @@ def test_annotate_writes_pairs_and_counts_the_prompts_it_skips(runs):
     loaded = load_dataset(str(runs / "pairs"), kind="preference")
     assert notes["pairs"] == len(loaded)
     assert notes["pairs"] + notes["skipped_prompts"] == 10
-    assert result.figures["distinct_rate"].value == notes["pairs"] / 10
+    assert result.final_metrics["distinct_rate"].value == notes["pairs"] / 10
 
 
 def test_annotating_answers_that_are_all_alike_is_an_error(runs, tiny_model_folder):
@@ -265,4 +265,4 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     resumed = run_stage(recipe, tmp_path / "killed", progress=False)
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
     assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
-    assert resumed.figures == whole.figures
+    assert resumed.final_metrics == whole.final_metrics

@@ -14,9 +14,9 @@ import pytest
 
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_metrics
-from handbook_utils.sampling import workers
-from handbook_utils.sampling.workers import run_workers
+from handbook_utils.runs.state import read_metrics
+from handbook_utils.sampling.execution import workers
+from handbook_utils.sampling.execution.workers import run_workers
 from handbook_utils.schema.stages import GenerateRecipe
 from tests.waiting import wait_for
 
@@ -112,7 +112,7 @@ def test_a_worker_ends_when_the_process_that_started_it_is_killed(tmp_path):
     code = (
         "import sys, threading, time\n"
         "from pathlib import Path\n"
-        "from handbook_utils.sampling.worker import end_with_parent\n"
+        "from handbook_utils.sampling.execution.worker import end_with_parent\n"
         "threading.Thread(target=end_with_parent, daemon=True).start()\n"
         "Path(sys.argv[1]).touch()\n"
         "time.sleep(60)\n"

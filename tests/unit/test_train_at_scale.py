@@ -17,7 +17,7 @@ from handbook_utils.schema.recipe import SCALES, check_recipe, load_recipe, reci
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The recipes that would have been run."""
     recipes: list[Any] = []
-    monkeypatch.setattr(module, "run_stage", lambda recipe, run_dir: recipes.append(recipe))
+    monkeypatch.setattr(module, "run_stage", lambda recipe, out: recipes.append(recipe))
     return recipes
 
 

@@ -21,9 +21,9 @@ from handbook_utils.models.load import load_model, load_pair
 from handbook_utils.models.logprobs import response_logprobs, reward_scores
 from handbook_utils.models.precision import is_quantized, quantized_share
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe
-from handbook_utils.training import start
+from handbook_utils.training import initial_model
 from tests.conftest import DATA
 
 ARCHITECTURES = ("llama", "mistral", "qwen3", "gemma3_text", "smollm3", "starcoder2", "mixtral")
@@ -289,14 +289,14 @@ def test_zero_3_refuses_an_earlier_adapter_whose_base_is_quantised(
     made = recipe("dpo", {"name": str(earlier), "adapter": "continue"}, None)
     made = load_recipe(made, overrides={"launch.strategy": "zero3"})
     # in the processes of a launcher; only the adapter's folder says what "auto" will be
-    monkeypatch.setattr(start, "load_on_base", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(initial_model, "load_on_base", lambda *_, **__: pytest.fail("a model was loaded"))
     if quantization == "none":
-        start.check_start(made, str(earlier))
+        initial_model.check_start(made, str(earlier))
         return
     with pytest.raises(LaunchError, match=r"trained on a base in nf4.*zero3 does not shard.*Use fsdp2"):
-        start.check_start(made, str(earlier))
+        initial_model.check_start(made, str(earlier))
     dequantised = load_recipe(made, overrides={"model.quantization": "none"})
-    start.check_start(dequantised, str(earlier))
+    initial_model.check_start(dequantised, str(earlier))
 
 
 def test_an_adapter_that_is_trained_on_keeps_its_settings(sft_run: tuple[str, Path]) -> None:

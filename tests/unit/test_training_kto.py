@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from handbook_utils.training import kto
+from handbook_utils.training import stages
 
 
 def test_rows_are_shuffled_by_the_seed_so_that_a_pairs_answers_are_not_neighbours(
@@ -16,15 +16,15 @@ def test_rows_are_shuffled_by_the_seed_so_that_a_pairs_answers_are_not_neighbour
 ) -> None:
     rows = Dataset.from_list([{"number": n, "label": n % 2 == 0} for n in range(40)])
     seen: list[list[int]] = []
-    monkeypatch.setattr(kto, "load_rows", lambda *_, **__: (rows, None))
+    monkeypatch.setattr(stages, "load_rows", lambda *_, **__: (rows, None))
 
     def fit(recipe: Any, run: Any, *, train: Dataset, **_: Any) -> dict[str, Any]:
         seen.append(list(train["number"]))
         return {}
 
-    monkeypatch.setattr(kto, "fit", fit)
+    monkeypatch.setattr(stages, "fit", fit)
     for seed in (0, 0, 1):
-        assert kto.run_kto(SimpleNamespace(seed=seed), None) == {}  # type: ignore[arg-type]
+        assert stages.run_kto(SimpleNamespace(seed=seed), None) == {}  # type: ignore[arg-type]
     assert sorted(seen[0]) == list(range(40))
     assert seen[0] == seen[1]
     assert seen[0] != seen[2]

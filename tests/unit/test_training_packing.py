@@ -14,12 +14,15 @@ from transformers import CONFIG_MAPPING
 from handbook_utils import run_stage
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.models.load import load_model, load_tokenizer
-from handbook_utils.run_state import read_manifest
+from handbook_utils.runs.state import read_manifest
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training import fit
 from handbook_utils.training.arguments import trainer_arguments
+from handbook_utils.training.dry_run import plan_training
 from handbook_utils.training.fit import LengthWarning
-from handbook_utils.training.packing import (
+from handbook_utils.training.plan import make_plan
+from handbook_utils.training.rows.labelled import training_rows
+from handbook_utils.training.rows.packing import (
     PACKED,
     PackedRows,
     keep_rows_apart,
@@ -27,8 +30,6 @@ from handbook_utils.training.packing import (
     why_not_packed,
     with_packing,
 )
-from handbook_utils.training.plan import make_plan, plan_training
-from handbook_utils.training.rows import training_rows
 from tests.tiny_models import build_tiny_tokenizer, tiny_config, tiny_model
 
 # letters of each conversation's question and answer; four markers are added

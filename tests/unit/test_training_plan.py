@@ -11,12 +11,13 @@ from safetensors.torch import save as safetensors
 
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.checkpoints import newest_checkpoint
-from handbook_utils.training.plan import batch_plan, make_plan, plan_training
-from handbook_utils.training.prepared_rows import Counted
+from handbook_utils.training.dry_run import plan_training
+from handbook_utils.training.plan import batch_plan, make_plan
+from handbook_utils.training.rows.prepared import Counted
 
 
 def recipe(stage: str = "sft", batch: int = 8, name: str = "x.jsonl", **training: Any) -> Any:

@@ -14,8 +14,9 @@ from handbook_utils.data.load import to_dataset
 from handbook_utils.errors import TemplateError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.schema.recipe import check_recipe
-from handbook_utils.training import fit, rows
-from handbook_utils.training.rows import TemplateWarning, check_rows, training_rows
+from handbook_utils.training import fit
+from handbook_utils.training.rows import labelled
+from handbook_utils.training.rows.labelled import TemplateWarning, check_rows, training_rows
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of
 from tests.tiny_models import CHAT_TEMPLATE, build_tiny_tokenizer
 
@@ -56,7 +57,7 @@ def test_a_template_that_rewrites_turns_trains_a_row_a_turn() -> None:
 
 def test_batches_tokenized_beside_one_another_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = Dataset.from_list([turn(letter, letter * 2) for letter in "abcdefg"])
-    monkeypatch.setattr(rows, "BATCH", 2)
+    monkeypatch.setattr(labelled, "BATCH", 2)
     made = training_rows(recipe_of(), tokenizer := build_tiny_tokenizer(), turns)
     texts = [tokenizer.decode(ids) for ids in made["input_ids"]]
     assert texts == [f"<|user|>{letter}<|end|><|assistant|>{letter * 2}<|end|>" for letter in "abcdefg"]
@@ -65,10 +66,10 @@ def test_batches_tokenized_beside_one_another_keep_their_order(monkeypatch: pyte
 
 def test_no_more_than_two_batches_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    render, encode = rows.render_turns, rows.encode_turns
-    monkeypatch.setattr(rows, "render_turns", lambda *given: (steps.append("render"), render(*given))[1])
-    monkeypatch.setattr(rows, "encode_turns", lambda *given: (encode(*given), steps.append("encoded"))[0])
-    monkeypatch.setattr(rows, "BATCH", 1)
+    render, encode = labelled.render_turns, labelled.encode_turns
+    monkeypatch.setattr(labelled, "render_turns", lambda *given: (steps.append("render"), render(*given))[1])
+    monkeypatch.setattr(labelled, "encode_turns", lambda *given: (encode(*given), steps.append("encoded"))[0])
+    monkeypatch.setattr(labelled, "BATCH", 1)
     training_rows(recipe_of(), build_tiny_tokenizer(), Dataset.from_list([turn(c, c) for c in "abcdefg"]))
     waiting = [steps[:end].count("render") - steps[:end].count("encoded") for end in range(len(steps) + 1)]
     assert (steps.count("encoded"), max(waiting)) == (7, 2)
@@ -187,7 +188,7 @@ def test_a_row_that_the_template_refuses_is_placed(monkeypatch: pytest.MonkeyPat
     told = Dataset.from_list([turn("Hi", "Yo"), turn("Hi", "Yo", system="Be brief.")])
     with pytest.raises(TemplateError, match=r"rows 1 to 2: .*conversation 2 \(system, user\).*user first"):
         training_rows(recipe_of(), tokenizer_of(strict), told)
-    monkeypatch.setattr(rows, "BATCH", 1)
+    monkeypatch.setattr(labelled, "BATCH", 1)
     with pytest.raises(TemplateError, match=r"rows 2 to 2: .*conversation 1 \(system, user\).*user first"):
         training_rows(recipe_of(), tokenizer_of(strict), told)
 
@@ -203,6 +204,6 @@ def test_a_row_that_cannot_be_tokenized_is_placed(monkeypatch: pytest.MonkeyPatc
         return encode(self, texts, **options)
 
     monkeypatch.setattr(type(tokenizer), "__call__", refuse)
-    monkeypatch.setattr(rows, "BATCH", 1)
+    monkeypatch.setattr(labelled, "BATCH", 1)
     with pytest.raises(TemplateError, match=r"rows 2 to 2: .*cannot be tokenized.*no such letter"):
         training_rows(recipe_of(), tokenizer, told)

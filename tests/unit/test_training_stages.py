@@ -21,7 +21,7 @@ from handbook_utils.errors import DataError, ModelError, TrainingError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe, recipe_to_dict
 
 STAGES = ("pretrain", "sft", "reward", "dpo")
@@ -79,7 +79,7 @@ def test_a_stage_runs_on_a_users_own_file_and_model_folder(
     run = tmp_path / "run"
     recipe = make_recipe(stage, evaluate=True, eval_strategy="steps", eval_steps=2)
     result = run_stage(recipe, run, progress=False)
-    assert set(result.figures) == EXPECTED_FIGURES[stage]
+    assert set(result.final_metrics) == EXPECTED_FIGURES[stage]
     assert result.tokens_per_s is not None
     assert list(losses(run)) == [1, 2, 3]
     assert all(math.isfinite(loss) for loss in losses(run).values())

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from handbook_utils.pipeline.stages import run_stage
-from handbook_utils.run_state import read_manifest, read_metrics
+from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from tests.ranks import LOST_PEER, run_ranks
 

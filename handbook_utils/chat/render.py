@@ -1,0 +1,106 @@
+"""Render conversations by a chat template, as `apply_chat_template` does, which keeps the marks to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import repeat
+from typing import Any
+
+import jinja2
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from handbook_utils.errors import TemplateError
+from handbook_utils.libraries.transformers_internals import compile_template
+
+Span = tuple[int, int]
+# what rendering and tokenizing a conversation raises where a template cannot take it
+REFUSALS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+_TEXT_ONLY = {"role", "content"}
+
+
+def render_conversations(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    template_kwargs: Sequence[Mapping[str, Any]] | None = None,
+    marked: bool = False,
+    add_generation_prompt: bool = False,
+) -> tuple[list[str], list[list[Span]]]:
+    """Each conversation's text and, with `marked`, a list each of what is inside the template's marks.
+
+    Args:
+        tokenizer: with a chat template.
+        conversations: lists of messages; keys of a message whose value is None are left out.
+        template_kwargs: what the template is given with each: its `tools`, options such as `enable_thinking`.
+        marked: find out which characters are inside `{% generation %}`.
+        add_generation_prompt: open the assistant's turn at the end.
+    Raises:
+        TemplateError: the template refuses a conversation; names its place, counted from 1.
+    """
+    texts: list[str] = []
+    spans: list[list[Span]] = []
+    special = tokenizer.special_tokens_map
+    options = repeat({}) if template_kwargs is None else template_kwargs
+    for messages, given in zip(conversations, options, strict=template_kwargs is not None):
+        try:
+            template = tokenizer.get_chat_template(None, given.get("tools"))
+            shown = [{key: value for key, value in m.items() if value is not None} for m in messages]
+            variables = {**special, **given, "add_generation_prompt": add_generation_prompt}
+            is_plain = not any(given.values()) and all(map(_is_text, shown))
+            text, inside = (_render_plain if is_plain else _render)(template, shown, variables, marked)
+        except REFUSALS as error:
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise TemplateError(
+                f"the chat template refuses conversation {len(texts) + 1} ({roles}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        texts.append(text)
+        spans += [inside] if marked else []
+    return texts, spans
+
+
+def _render(
+    template: str, messages: list[dict[str, Any]], variables: dict[str, Any], marked: bool
+) -> tuple[str, list[Span]]:
+    (text,), spans = render_jinja_template(
+        [messages], chat_template=template, return_assistant_tokens_mask=marked, **variables
+    )
+    return text, spans[0] if spans else []
+
+
+def _is_text(message: Mapping[str, Any]) -> bool:
+    """Whether a message is text alone: nothing of it needs to be converted before the sandbox may see it."""
+    return message.keys() == _TEXT_ONLY and type(message["role"]) is type(message["content"]) is str
+
+
+def _render_plain(
+    template: str, messages: list[dict[str, Any]], variables: dict[str, Any], marked: bool
+) -> tuple[str, list[Span]]:
+    """What `_render` makes of text without tools and options; its checks and copies take longer than that."""
+    compiled, known = _compiled(template)
+    seen = {**known, "tools": None, "documents": None, **variables, "messages": messages}
+    stream = compiled.root_render_func(compiled.new_context(seen, shared=True))
+    if not marked:
+        return "".join(stream), []
+    blocks: list[str] = []
+    spans: list[Span] = []
+    with compiled.environment.activate_tracker(blocks, spans):  # type: ignore[attr-defined]  # transformers'
+        for block in stream:
+            blocks.append(block)
+    return "".join(blocks), spans
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> tuple[jinja2.Template, dict[str, Any]]:
+    """The template in transformers' sandbox, and its globals: Jinja copies its own slowly for each text."""
+    compiled = compile_template(template)
+    return compiled, dict(compiled.globals)

@@ -1,0 +1,1 @@
+"""Sentences that results have to carry: recorded, broken on purpose (sabotage), tried on other seeds."""

@@ -1,0 +1,29 @@
+"""A log file a run: the package's messages and every library's warnings, while the run is open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from handbook_utils.runs.atomic import explained_os_errors
+
+LOGGER = logging.getLogger("handbook_utils")
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Send the package's messages and all libraries' warnings of this block to a file."""
+    with explained_os_errors(path):
+        handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = LOGGER.level
+    logging.getLogger().addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -1,0 +1,1 @@
+"""By whom samples and scores are made: shards, local workers, a Ray cluster."""

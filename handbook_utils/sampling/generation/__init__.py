@@ -1,0 +1,1 @@
+"""From prompts to answers: rendering, decoding, engines, and answers given up early."""

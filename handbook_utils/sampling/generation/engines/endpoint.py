@@ -1,0 +1,120 @@
+"""Answers from a server that speaks OpenAI's chat completions (`vllm serve`, `transformers serve`, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+from handbook_utils.errors import DataError
+from handbook_utils.records import Completion
+from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, key_from
+from handbook_utils.sampling.generation.engines.interface import Answers, Progress, Prompt, SamplingSettings
+from handbook_utils.sampling.generation.rendering import check_prompts
+from handbook_utils.sampling.noise import request_seed
+from handbook_utils.schema.engines import EndpointSection
+
+
+class EndpointEngine:
+    """Asks a server for each answer by itself, several at once; the server applies its chat template.
+
+    Every request carries a seed of its own, named by (seed, prompt id, sample index). Whether a server gives
+    the same answer to the same seed is up to it. Servers have defaults of their own: `vllm serve` wants
+    `extra_body: {top_k: -1}` where the model's repository names a top-k, and `transformers serve` a whole
+    `generation_config` with do_sample, top_k and eos_token_id, as JSON text, or it is greedy.
+
+    Args:
+        section: where the server is, and how to ask it.
+        model: its name there.
+        skip_refused: leave out a prompt that the server refuses (such as one too long), with the reason;
+            otherwise it is an error.
+    Raises:
+        RecipeError: the key is not in the environment.
+    """
+
+    def __init__(self, section: EndpointSection, model: str, *, skip_refused: bool = False) -> None:
+        self._section = section
+        self._model = model
+        self._skip_refused = skip_refused
+        self._key = key_from(section.key_env)
+
+    def answer(
+        self, prompts: Sequence[Prompt], settings: SamplingSettings, *, progress: Progress | None = None
+    ) -> Answers:
+        """Sample answers to each prompt.
+
+        Raises:
+            DataError: no prompts, a repeated id, or a prompt that the server refuses and that is not skipped.
+            ModelError: the server cannot be reached, or gave up on us.
+        """
+        check_prompts(prompts)
+        streams = [(prompt, index) for prompt in prompts for index in range(settings.samples)]
+        section = self._section
+        client = EndpointClient(section.url, self._key, section.timeout_s, section.attempts)
+
+        def one(stream: tuple[Prompt, int]) -> Completion | str:
+            try:
+                made = self._one(client, *stream, settings)
+            except RefusedError as error:
+                return str(error)
+            if progress is not None:
+                progress(made.tokens, 1)
+            return made
+
+        with closing(client), ThreadPoolExecutor(section.parallel) as pool:
+            try:
+                made = list(pool.map(one, streams))
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return self._sorted_out(streams, made)
+
+    def _one(
+        self, client: EndpointClient, prompt: Prompt, index: int, settings: SamplingSettings
+    ) -> Completion:
+        body = {
+            "model": self._model,
+            "messages": prompt[1],
+            "max_tokens": settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "seed": request_seed("endpoint", settings.seed, prompt_id=prompt[0], stream=index),
+            **({"logprobs": True} if self._section.logprobs else {}),
+            **self._section.extra_body,
+        }
+        return completion_of(client.post("/chat/completions", body), prompt, index)
+
+    def _sorted_out(self, streams: Sequence[tuple[Prompt, int]], made: Sequence[Completion | str]) -> Answers:
+        skipped: dict[str, str] = {}
+        for (prompt, _), result in zip(streams, made, strict=True):
+            if isinstance(result, str):
+                if not self._skip_refused:
+                    raise DataError(
+                        f"prompt '{prompt[0]}' got no answer: {result}. Leave it out, or say in the recipe "
+                        "`long_prompts: skip`, which leaves out what the server refuses."
+                    )
+                skipped.setdefault(prompt[0], result)
+        kept = [row for row in made if isinstance(row, Completion) and row.prompt_id not in skipped]
+        return Answers(kept, skipped)
+
+
+def completion_of(content: dict[str, Any], prompt: Prompt, index: int) -> Completion:
+    """One answer of the server as a completion.
+
+    Raises:
+        RefusedError: it is not a chat completion, or was ended by something else than the model or the limit.
+    """
+    try:
+        choice = content["choices"][0]
+        text, reason = choice["message"]["content"], choice["finish_reason"]
+        tokens = content["usage"]["completion_tokens"]
+        logprobs = (choice.get("logprobs") or {}).get("content")
+        logprob = None if logprobs is None else float(sum(token["logprob"] for token in logprobs))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise RefusedError(
+            f"the server's answer is no chat completion ({type(error).__name__}: {error})"
+        ) from None
+    if reason not in ("stop", "length") or not isinstance(text, str) or not isinstance(tokens, int):
+        raise RefusedError(f"the server ended the answer for the reason '{reason}'")
+    return Completion(prompt[0], index, prompt[1], text, tokens, reason, logprob)
