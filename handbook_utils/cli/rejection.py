@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from handbook_utils.records import Estimate, RunResult
     from handbook_utils.schema.stages import RejectionRecipe
-from handbook_utils.schema.training import StageRecipe
+    from handbook_utils.schema.training import StageRecipe
 
 
 def rejection_sample(
