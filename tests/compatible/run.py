@@ -81,7 +81,8 @@ def _environment(folder: Path, constraints: list[str]) -> str:
     """A fresh environment with the package as a wheel; returns its Python."""
     python = str(folder / "bin" / "python")
     _uv("venv", "--python", sys.executable, str(folder))
-    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would pack what an earlier build left there
+    # setuptools would pack what an earlier build left there
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
     _uv("pip", "install", "--python", python, *constraints, f"{ROOT}[notebook]", *TOOLS)
     return python
 
