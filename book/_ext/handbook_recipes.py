@@ -2,7 +2,7 @@
 
 ```{recipes-status}     the sentence that every card carries
 ```{recipes-methods}    stages and losses with their papers
-```{recipes-cards}      every family: a list of its recipes, then a card each
+```{recipes-cards}      every family: its recipes, each with a card to unfold
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from docutils import nodes
+from handbook_pages import fold
 from handbook_results import table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -21,7 +22,7 @@ from handbook_utils.schema.cards import NOT_LOADED, hyperparameters, recipe_card
 from handbook_utils.schema.recipe import load_recipe, recipe_names
 
 # the page says these once, not on each of its cards
-SAID_ONCE = {"About", "Hardware", "Not run here"}
+SAID_ONCE = {"About", "Not run here"}
 
 
 class Status(SphinxDirective):
@@ -60,17 +61,13 @@ class Cards(SphinxDirective):
         section += nodes.title(family, family)
         about = recipe_card(names[0]).about
         section += nodes.paragraph(about, about)
-        cells = []
         for name in names:
-            recipe, card = load_recipe(name), recipe_card(name)
-            cells.append([name, recipe.description, card.hardware, card.status])
-        section += table(["recipe", "what it does", "hardware", "status"], cells)
-        for name in names:
-            section += self._card(name)
+            says = f" {load_recipe(name).description} ({recipe_card(name).status})"
+            section += fold([nodes.strong(name, name), nodes.Text(says)], self._card(name))
         return section
 
     def _card(self, name: str) -> list[nodes.Node]:
-        """One card: what differs from recipe to recipe, and every number with its source."""
+        """Build one card: what differs from recipe to recipe, and every number with its source."""
         shown: list[nodes.Node] = []
         for title, lines in card_sections(recipe_card(name)):
             if title not in SAID_ONCE:
@@ -82,7 +79,7 @@ class Cards(SphinxDirective):
         if values:
             cells = [[", ".join(keys), source] for source, keys in values.items()]
             shown.append(table(["hyperparameters", "from"], cells))
-        return [nodes.rubric("", name), *shown]
+        return shown
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from handbook_utils.evaluation.coverage_table import coverage_rows
 
 FOLDER = Path("book/results")
-PROSE = 30  # characters from which a table's cell is to be read rather than looked up
 DASH = "\N{EM DASH}"
 # how a difference reads: from zero up, and below zero
 DIRECTIONS = {
@@ -476,8 +475,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> nodes.Node:
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
     group += nodes.thead("", _row(head))
     group += nodes.tbody("", *(_row(row) for row in rows))
-    # the wrapper scrolls on a narrow screen; the page does not
-    return nodes.container("", nodes.table("", group, classes=["results"]), classes=["scroll"])
+    return nodes.table("", group, classes=["results"])
 
 
 def _row(cells: Sequence[str]) -> nodes.row:
@@ -487,7 +485,7 @@ def _row(cells: Sequence[str]) -> nodes.row:
 def _cell(text: str) -> nodes.entry:
     # an interval stays whole
     shown = text.replace(", ", ",\N{NO-BREAK SPACE}") if text.endswith("]") else text
-    return nodes.entry("", nodes.paragraph(text, shown), classes=["prose"] if len(text) > PROSE else [])
+    return nodes.entry("", nodes.paragraph(text, shown))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drawing import ARMS, BLUE, INK, ORANGE, bars, curve, dot, panels, save
+from drawing import ARMS, BLUE, INK, ORANGE, PALE, bars, curve, dot, panels, save
 
 LORA_RUNS = {
     "rank-1": (1, BLUE, "o", "LoRA"),
@@ -35,7 +35,7 @@ def draw_demo(results: Mapping[str, Any]) -> None:
 
 
 def draw_sft(results: Mapping[str, Any]) -> None:
-    """Chapter 4: gold reward of three models, and truncation with and without a trained end."""
+    """Gold reward of three models, and truncation with and without a trained end."""
     figure, (gold, cut) = panels(2, widths=(1, 1))
     names = {"evaluate-base": "base", "evaluate-shuffled": "shuffled control", "evaluate-sft": "SFT"}
     bars(gold, {label: results["models"][run]["gold"] for run, label in names.items()}, "gold reward")
@@ -46,7 +46,7 @@ def draw_sft(results: Mapping[str, Any]) -> None:
 
 
 def draw_lora(results: Mapping[str, Any]) -> None:
-    """Chapter 5: held-out loss against the rank, beside full training; NF4's codes on the normal density."""
+    """Held-out loss against the rank, beside full training; NF4's codes on the normal density."""
     figure, (loss, codes) = panels(2, widths=(1, 1))
     found = {run: figures["eval_loss"] for run, figures in results["training"].items()}
     loss.axhline(found["full"]["value"], color=INK, linewidth=0.8, linestyle="--", label="all weights")
@@ -84,7 +84,7 @@ def _codebooks(axes: Any) -> None:
 
 
 def draw_dpo(results: Mapping[str, Any]) -> None:
-    """Chapter 9: gold reward of three models, implicit rewards over steps; gold against KL for each beta."""
+    """Gold reward of three models, implicit rewards over steps; gold against KL for each beta."""
     figure, (gold, curves) = panels(2, widths=(1, 1))
     models = results["models"]
     names = {"evaluate-sft": "SFT", "evaluate-chosen-only": "SFT on the chosen", "evaluate-dpo": "DPO"}
@@ -118,7 +118,7 @@ def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
 
 
 def draw_overoptimisation(results: Mapping[str, Any]) -> None:
-    """Chapter 11: gold of the best of n for three ways to choose; parts of gold under the biased one."""
+    """Gold of the best of n for three ways to choose; parts of gold under the biased one."""
     figure, (gold, parts) = panels(2, widths=(1, 1))
     found = {int(name[2:]): each for name, each in results["measured"].items() if name.startswith("n-")}
     ns = sorted(found)
@@ -143,7 +143,7 @@ def draw_overoptimisation(results: Mapping[str, Any]) -> None:
 
 
 def draw_speculative(results: Mapping[str, Any]) -> None:
-    """Chapter 11: score of the chosen answer against tokens, speculative rejection beside plain best-of-m."""
+    """Score of the chosen answer against tokens, speculative rejection beside plain best-of-m."""
     figure, both = panels(2, widths=(1, 1))
     found = results["measured"]
     titles = {
@@ -172,7 +172,7 @@ def draw_speculative(results: Mapping[str, Any]) -> None:
 
 
 def draw_reward_models(results: Mapping[str, Any]) -> None:
-    """Chapter 6: accuracy on the gold order against the number of pairs; sureness against the share right."""
+    """Accuracy on the gold order against the number of pairs; sureness against the share right."""
     figure, (pairs, sure) = panels(2, widths=(1, 1))
     found = results["measured"]
     sizes = sorted(int(name.removeprefix("pairs-")) for name in found if name.startswith("pairs-"))
@@ -181,7 +181,9 @@ def draw_reward_models(results: Mapping[str, Any]) -> None:
     for name, side in (("likelier", "top"), ("longer", "bottom")):
         share = found["naive"][name]["value"]
         pairs.axhline(share, color=INK, linewidth=0.9, linestyle="--")
-        pairs.text(sizes[0], share, f" naive: the {name} answer ", fontsize=8, verticalalignment=side)
+        place = {"xytext": (3, 4 if side == "bottom" else -4), "textcoords": "offset points"}
+        label = f"naive: the {name} answer"
+        pairs.annotate(label, (sizes[0], share), fontsize=8, verticalalignment=side, **place)
     pairs.set_xscale("log")
     pairs.set_xticks(sizes, [f"{size:,}" for size in sizes])
     pairs.minorticks_off()
@@ -205,7 +207,7 @@ def _reliability(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_rejection(results: Mapping[str, Any]) -> None:
-    """Chapter 8: gold of the best of n by either judge; gold against KL by round, fair and biased."""
+    """Gold of the best of n by either judge; gold against KL by round, fair and biased."""
     figure, (best, rounds) = panels(2, widths=(1, 1))
     found, ns = results["measured"], (1, 2, 4, 8, 16)
     for judge, (colour, marker, run) in {
@@ -233,7 +235,7 @@ def draw_rejection(results: Mapping[str, Any]) -> None:
 
 
 def draw_shared_prefix(results: Mapping[str, Any]) -> None:
-    """Chapter 12: who attends to whom in a pair's one row, and how much less time training takes by it."""
+    """Who attends to whom in a pair's one row, and how much less time training takes by it."""
     figure, (mask, gain) = panels(2, widths=(0.75, 1.5))
     _attention(mask)
     works = list(results["measured"].values())[::-1]
@@ -257,9 +259,12 @@ def _attention(axes: Any) -> None:
 
     rows = np.array([[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 3, 3, 3, 3]])
     parts = share_rows(rows, np.array([7, 8]), [0, 0]).parts
-    axes.imshow(np.where(attention(parts)[0], parts[0][None, :] + 1, 0), cmap=_part_colours(), vmin=0, vmax=3)
-    axes.set_xticks([1.5, 5, 8.5], ["prompt", "chosen", "rejected"], fontsize=7)
-    axes.set_yticks([1.5, 5, 8.5], ["prompt", "chosen", "rejected"], fontsize=7)
+    seen = np.where(attention(parts)[0], parts[0][None, :] + 1, 0)
+    axes.pcolormesh(seen, cmap=_part_colours(), vmin=0, vmax=3)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.set_xticks([2, 5.5, 9], ["prompt", "chosen", "rejected"], fontsize=7)
+    axes.set_yticks([2, 5.5, 9], ["prompt", "chosen", "rejected"], fontsize=7)
     axes.tick_params(length=0)
     axes.set_title("who sees whom")
 
@@ -267,4 +272,4 @@ def _attention(axes: Any) -> None:
 def _part_colours() -> Any:
     from matplotlib.colors import ListedColormap
 
-    return ListedColormap(["#f2f2f2", INK, BLUE, ORANGE])
+    return ListedColormap([PALE, INK, BLUE, ORANGE])

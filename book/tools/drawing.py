@@ -9,6 +9,11 @@ from typing import Any
 
 PICTURES = Path(__file__).resolve().parents[1] / "figures"
 BLUE, ORANGE, INK = "#2b7bba", "#d1600f", "#333333"
+PALE = "#f2f2f2"
+# what each colour becomes on a dark page; a viewer that ignores style sheets shows the light one
+DARK = {"#ffffff": "#121212", "#000000": "#ced6dd", PALE: "#2b2f36", "#cccccc": "#50565f"}
+DARK |= {INK: "#c3c9d1", BLUE: "#64aee8", ORANGE: "#f09050"}
+NARROW = 3.4  # inches: a phone's page, where 9 points are 9 points
 ARMS = {"proxy": (BLUE, "o", "reward model"), "control": (ORANGE, "s", "unbiased control")}
 
 
@@ -21,7 +26,7 @@ def panels(count: int, *, widths: Sequence[float]) -> tuple[Any, Any]:
 
     pyplot.rcParams.update({"font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left"})
     pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "handbook"})
-    size = {"figsize": (max(4.2, 3.3 * count), 2.7), "layout": "constrained"}
+    size = {"figsize": (min(max(4.2, 3.3 * count), 8.2), 2.7), "layout": "constrained"}
     return pyplot.subplots(1, count, gridspec_kw={"width_ratios": widths}, **size)
 
 
@@ -57,6 +62,39 @@ def dot(axes: Any, at: float, found: Mapping[str, Any]) -> None:
 
 
 def save(figure: Any, name: str) -> None:
-    """Write a picture of the book."""
+    """Write a picture of the book as drawn, and with its panels stacked for phones."""
+    _write(figure, PICTURES / f"{name}.svg")
+    heights = [max(2.5, 0.18 * _fold(axes)) for axes in figure.axes]
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    for row, axes in zip(rows, figure.axes, strict=True):
+        axes.set_subplotspec(row)
+    figure.set_size_inches(NARROW, sum(heights))
+    _write(figure, PICTURES / f"{name}-narrow.svg")
+
+
+def _fold(axes: Any) -> int:
+    """Fold a panel's title and the names of its bars to a phone's width; returns the names' lines."""
+    axes.set_title(textwrap.fill(axes.get_title(loc="left"), 34))
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    if not any(label[:1].isalpha() for label in labels):
+        return 0
+    folded = [textwrap.fill(label, 22) for label in labels]
+    axes.set_yticks(axes.get_yticks(), folded)
+    return sum(label.count("\n") + 1 for label in folded)
+
+
+def _write(figure: Any, path: Path) -> None:
     # no date inside: the same figures give the same file
-    figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("<defs>", f"<style>{_dark_style()}</style>\n <defs>", 1), encoding="utf-8")
+
+
+def _dark_style() -> str:
+    """Style sheet that exchanges colours where the reader's page is dark; glyphs have none of their own."""
+    rules = [
+        f'[style*="{what}: {light}"] {{{what}: {dark} !important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    ]
+    return f"@media (prefers-color-scheme: dark) {{svg {{fill: {DARK['#000000']}}} {' '.join(rules)}}}"

@@ -214,7 +214,7 @@ def table(cases: dict[str, dict[str, Any]]) -> Table:
 
 
 def store(cases: dict[str, Any]) -> None:
-    """Write book/results/gpu.json, which chapter 12 shows."""
+    """Write book/results/gpu.json, which "Scaling out" shows."""
     print(write_result("gpu", {"tokens_a_row": TOKENS, "cases": cases}, seeds=[0]))
 
 

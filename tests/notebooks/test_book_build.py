@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import build_book
-import handbook_mathml
 import handbook_results
 import nbformat
 import pytest
@@ -164,11 +163,6 @@ def test_an_unknown_figure_is_named_with_its_nearest() -> None:
         handbook_results.UnknownResultError, match=r"evaluate-stf.*Nearest: evaluate-sft\.gold"
     ):
         handbook_results.find_figure(results, "evaluate-stf.gold")
-
-
-def test_a_formula_the_converter_cannot_read_fails_loudly() -> None:
-    with pytest.raises(Exception, match="cannot become MathML"):
-        handbook_mathml.to_mathml(r"\nosuchcommand{x}", block=True)
 
 
 def test_results_cannot_become_markup() -> None:

@@ -531,7 +531,7 @@ def test_dpo_starts_at_ln_2_whatever_the_model() -> None:
 
 
 def bradley_terry_loss(chosen: list[float], rejected: list[float]) -> float:
-    """The loss as the notebook of chapter 6 defines it."""
+    """The loss as the notebook on reward models defines it."""
     loss = from_notebook("reward_models.ipynb", "bradley_terry_loss")
     return float(loss(*(torch.tensor(side, dtype=torch.float64) for side in (chosen, rejected))))
 
