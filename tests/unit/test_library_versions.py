@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import traceback
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+import handbook_utils
 from handbook_utils.errors import DataError
 from handbook_utils.libraries import versions
 
@@ -109,3 +111,28 @@ def test_the_lower_bounds_are_the_lowest_tested_releases():
         assert len(lowest) == 1, f"{name} has no lower bound"
         release = Version(lowest[0]).release
         assert Version(oldest[name.lower()]).release[: len(release)] == release, name
+
+
+def test_a_commands_traceback_ends_with_the_advice(installed, monkeypatch):
+    from handbook_utils.cli import app as command_line
+
+    def breaks(**_: object) -> None:
+        raise TypeError("SFTConfig.__init__() got an unexpected keyword argument")
+
+    installed["transformers"] = "5.25.0"
+    monkeypatch.setattr(command_line, "app", breaks)
+    with pytest.raises(TypeError) as raised:
+        command_line.main()
+    assert traceback.format_exception(raised.value)[-1].strip() == versions.untested_versions()[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run_stage", "load_model", "load_tokenizer", "load_dataset", "generate", "score", "merge_adapter"],
+)
+def test_functions_that_call_other_libraries_name_an_untested_one(installed, name):
+    function = getattr(handbook_utils, name)
+    installed["transformers"] = "5.25.0"
+    with pytest.raises(TypeError) as raised:
+        function(no_such_argument=1)
+    assert raised.value.__notes__ == versions.untested_versions()
