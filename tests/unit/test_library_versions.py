@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_the_lower_bounds_are_the_lowest_tested_releases():
 
 
 def test_a_commands_traceback_ends_with_the_advice(installed, monkeypatch):
-    from handbook_utils.cli import app as command_line
+    command_line = import_module("handbook_utils.cli.app")
 
     def breaks(**_: object) -> None:
         raise TypeError("SFTConfig.__init__() got an unexpected keyword argument")
