@@ -97,7 +97,7 @@ def content(folder: Path) -> dict[str, bytes]:
         if file.is_file() and file.relative_to(folder).parts[0] in ("samples", "shards.json")
     }
     assert len(kept) == 7
-    assert not {shards.PLAN, shards.PLAN_PROMPTS, shards.JOURNAL, shards.CLAIMS} & set(os.listdir(folder))
+    assert not {shards.PLAN, shards.PLAN_PROMPTS, shards.JOURNAL, shards.LOCKS} & set(os.listdir(folder))
     return kept
 
 
