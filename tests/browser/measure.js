@@ -10,8 +10,11 @@ async () => {
   for (const table of all("table")) {
     const cells = [...table.querySelectorAll("td, th")];
     const words = cells.filter((cell) => prose(cell).length > 12);
-    const narrowest = Math.min(...words.map((cell) => cell.getBoundingClientRect().width));
-    if (narrowest < 60) faults.push(`table "${named(table)}": a column of ${Math.round(narrowest)} px`);
+    for (const [length, least] of [[12, 60], [40, 150]]) {
+      const widths = words.filter((cell) => prose(cell).length > length).map((cell) => cell.getBoundingClientRect().width);
+      const narrowest = Math.min(...widths);
+      if (narrowest < least) faults.push(`table "${named(table)}": a column of ${Math.round(narrowest)} px`);
+    }
     const broken = words.flatMap(brokenWords);
     if (broken.length) faults.push(`table "${named(table)}": breaks ${broken.slice(0, 3).join(", ")}`);
   }
