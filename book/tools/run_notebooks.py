@@ -4,7 +4,7 @@
     python book/tools/run_notebooks.py refresh dpo    the same for notebooks/dpo.ipynb alone
     python book/tools/run_notebooks.py check          exit with 1 when stored outputs are stale or failed
 
-A stamp has the hash of the notebook's source and the hash of the pinned versions it ran with.
+A stamp has the hash of the notebook's code cells and the hash of the pinned versions it ran with.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ def find_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 
 
 def source_hash(notebook: Any) -> str:
-    """Hash of what a reader could edit: kinds and sources of all cells, and the kernel's name.
+    """Hash of what decides about outputs: the source of every code cell, and the kernel's name.
 
-    The repository's address is left out: publishing a fork does not make its outputs stale.
+    The repository's address is left out: publishing a fork does not make its outputs stale. So is text: a
+    mended sentence wants no new run.
     """
     address = read_address(ROOT)
     parts = [notebook.metadata.get("kernelspec", {}).get("name", "")]
     for cell in notebook.cells:
-        parts += [cell.cell_type, cell.source.replace(address, PLACEHOLDER)]
+        if cell.cell_type == "code":
+            parts.append(cell.source.replace(address, PLACEHOLDER))
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 

@@ -90,9 +90,10 @@ def test_stale_or_failed_outputs_are_reported(fresh: Path, change: str) -> None:
     assert "make notebooks" in problem
 
 
-def test_outputs_are_no_part_of_the_source_hash(fresh: Path) -> None:
+def test_outputs_and_text_are_no_part_of_the_source_hash(fresh: Path) -> None:
     notebook = nbformat.read(fresh, as_version=4)
     other = copy.deepcopy(notebook)
+    other.cells.append(nbformat.v4.new_markdown_cell("A sentence."))
     other.cells[0].outputs = [nbformat.v4.new_output("stream", text="2\n")]
     assert source_hash(other) == source_hash(notebook)
 
