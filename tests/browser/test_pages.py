@@ -46,11 +46,15 @@ class Quiet(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # a page asks for dozens of files at once; five may wait by default
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """The built book on a free port of this machine."""
     assert built().returncode == 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(HTML)))
+    server = Server(("127.0.0.1", 0), partial(Quiet, directory=str(HTML)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -89,6 +93,7 @@ def page(browser: Browser, site: str, complaints: list[str]) -> Iterator[Page]:
     context.route("**/*", only_here)
     opened = context.new_page()
     opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    opened.on("requestfailed", lambda lost: complaints.append(f"{lost.failure} {lost.url}"))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on(
         "response", lambda got: complaints.append(f"{got.status} {got.url}") if got.status >= 400 else None
