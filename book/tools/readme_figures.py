@@ -82,7 +82,7 @@ def with_gain(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_of_n_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the best-of-n table: one line an n, gold for both arms, the proxy, words."""
+    """Head and rows of the best-of-n table: one line per n, gold for both arms, the proxy, words."""
     (figures,) = results["best_of_n"].values()
     names = {
         "proxy.gold": "gold reward",
