@@ -70,7 +70,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class ScoredCompletion(Completion):
-    """A completion with one number a scorer, parts of a score as `scorer.part`."""
+    """A completion with one number per scorer, parts of a score as `scorer.part`."""
 
     scores: Mapping[str, float] = field(default_factory=dict)
 

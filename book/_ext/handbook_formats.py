@@ -32,7 +32,7 @@ def format_entries() -> list[tuple[str, str, str]]:
 
 
 def _as_json(row: Any) -> str:
-    """JSON with a line a column, and a message on a line of its own; short rows stay on one line."""
+    """JSON with a line per column, and a message on a line of its own; short rows stay on one line."""
     whole = json.dumps(row)
     if len(whole) <= WIDTH:
         return whole

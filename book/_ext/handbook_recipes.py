@@ -52,7 +52,7 @@ class Cards(SphinxDirective):
     """Every family of recipes."""
 
     def run(self) -> list[nodes.Node]:
-        """Build a section a family."""
+        """Build a section per family."""
         families = groupby(recipe_names(), lambda name: name.partition("/")[0])
         return [self._family(family, list(names)) for family, names in families]
 

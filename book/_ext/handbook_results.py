@@ -221,7 +221,7 @@ class FiguresTable(ResultsDirective):
 
 
 class BestOfNTable(ResultsDirective):
-    """One line an n: gold reward for both arms, the proxy's own score and its words."""
+    """One line per n: gold reward for both arms, the proxy's own score and its words."""
 
     columns: ClassVar[dict[str, str]] = {
         "proxy.gold": "gold reward",
@@ -337,7 +337,7 @@ class CoverageTable(SphinxDirective):
     }
 
     def run(self) -> list[nodes.Node]:
-        """Build one line a number of prompts, for scores of the named distribution."""
+        """Build one line per number of prompts, for scores of the named distribution."""
         found = {
             (row.prompts, row.method): f"{row.coverage:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
             for row in coverage_rows()
@@ -377,7 +377,7 @@ class StagesTable(ResultsDirective):
 class StepsTable(ResultsDirective):
     """How far the same training, split in other ways, is from training in one pass a step."""
 
-    head = ("", "rows a pass", "passes", "processes", "steps", "largest gap, loss", "largest gap, weight")
+    head = ("", "rows per pass", "passes", "processes", "steps", "largest gap, loss", "largest gap, weight")
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table; gaps are far too small for a fixed number of digits."""

@@ -113,7 +113,7 @@ def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
     start = models["evaluate-sft"]["gold"]["value"]
     axes.axhline(start, color=INK, linewidth=0.8, linestyle="--")
     axes.set_xlim(left=0)
-    axes.set_xlabel("KL to SFT, nats an answer")
+    axes.set_xlabel("KL to SFT, nats per answer")
     axes.set_ylabel("gold reward")
 
 
@@ -165,7 +165,7 @@ def draw_speculative(results: Mapping[str, Any]) -> None:
                 axes.plot(each["tokens"]["value"], each[figure_name]["value"], "x", color=ORANGE)
         axes.plot([], [], "x", color=ORANGE, label="speculative rejection")
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("generated tokens a prompt")
+        axes.set_xlabel("generated tokens per prompt")
         axes.set_title(title)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
     save(figure, "speculative")
@@ -228,7 +228,7 @@ def draw_rejection(results: Mapping[str, Any]) -> None:
     best.set_xticks(ns, [str(n) for n in ns])
     best.set_xlabel("n")
     best.set_title("gold reward of the best of n")
-    rounds.set_xlabel("KL to SFT, nats an answer")
+    rounds.set_xlabel("KL to SFT, nats per answer")
     rounds.set_title("gold reward after each round")
     best.legend(frameon=False, fontsize=8)
     save(figure, "rejection_sampling")

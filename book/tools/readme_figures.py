@@ -1,4 +1,4 @@
-"""The README's measured part, from `book/results/demo.json` and `shared_prefix.json`."""
+"""The README's measured part, from `book/results/demo.json`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,8 @@ def estimate(record: Mapping[str, Any]) -> str:
     return str(Estimate.from_json(record))
 
 
-def readme_block(demo: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
-    """The README's measured part: what the demo gave and cost, and what computing a prompt once gives."""
-    return "\n\n".join([BEGIN, *demo_parts(demo), *shared_parts(shared), END])
-
-
-def demo_parts(results: Mapping[str, Any]) -> list[str]:
-    """Models beside their controls, best-of-n, and what the demo costs."""
+def readme_block(results: Mapping[str, Any]) -> str:
+    """The README's measured part: each model beside its control, and what the demo costs."""
     models = [with_gain(model) for model in results["models"].values()]
     columns = [key for key in COLUMNS if key in SHOWN and any(key in model for model in models)]
     head = ["", *(COLUMNS[key] for key in columns)]
@@ -36,42 +31,14 @@ def demo_parts(results: Mapping[str, Any]) -> list[str]:
         f"The whole demo took {total['runtime_s'] / 60:.1f} minutes and at most "
         f"{total['peak_memory_gib']:.1f} GiB on {results['device']}."
     )
-    return [
+    parts = [
         "## What the demo measured",
         "On prompts no stage was trained on, with 95 % intervals. Gains and win rates are paired by prompt: "
         "SFT against the base, the others against SFT.",
         markdown_table(head, rows),
-        "Best-of-n, the answer chosen by the reward model:",
-        markdown_table(*best_of_n_rows(results)),
         cost,
     ]
-
-
-def shared_parts(results: Mapping[str, Any]) -> list[str]:
-    """Training on pairs beside TRL's trainers."""
-    head = [
-        "training",
-        "prompt / answers, median tokens",
-        "vocabulary",
-        "TRL's time over ours",
-        "peak memory",
-    ]
-    rows = [
-        [
-            *(found["stage"], f"{found['prompt']} / {found['answer']}", f"{found['vocabulary']:,}"),
-            f"{found['speedup']['value']:.1f}",
-            f"{found['peak_gib']:.1f} GiB, TRL's {found['peak_gib_trl']:.1f}",
-        ]
-        for found in results["measured"].values()
-    ]
-    return [
-        "## What computing a prompt once gives",
-        "The two answers of a preference pair share its prompt. Here it is computed once, to the same loss "
-        "and gradients (`shared_prefix: auto`, the default), and batches hold pairs of like length "
-        "(`length_batching: true`). Beside TRL's trainers on the same pairs, a step each in turn, on one CPU "
-        "core; on a GPU not measured. [Scaling out](book/scaling.md) says how it works and when not.",
-        markdown_table(head, rows),
-    ]
+    return "\n\n".join([BEGIN, *parts, END])
 
 
 def with_gain(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,28 +48,14 @@ def with_gain(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, **{name: model[keys[0]] for name, keys in found.items() if keys}}
 
 
-def best_of_n_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the best-of-n table: one line an n, gold for both arms, the proxy, words."""
-    (figures,) = results["best_of_n"].values()
-    names = {
-        "proxy.gold": "gold reward",
-        "control.gold": "gold reward, control",
-        "proxy.score": "reward model's own score",
-        "proxy.words": "words",
-    }
-    ns = sorted(int(key.rsplit("@", 1)[1]) for key in figures if key.startswith("proxy.gold@"))
-    rows = [[str(n), *(estimate(figures[f"{name}@{n}"]) for name in names)] for n in ns]
-    return ["n", *names.values()], rows
-
-
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def write_readme(demo: Mapping[str, Any], shared: Mapping[str, Any], path: Path = README) -> None:
+def write_readme(results: Mapping[str, Any], path: Path = README) -> None:
     """Replace what stands between the README's marks."""
     text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    path.write_text(before + readme_block(demo, shared) + after, encoding="utf-8")
+    path.write_text(before + readme_block(results) + after, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Bring the demo's figures into the book and the README.
 
     python book/tools/refresh_figures.py runs/demo   read a finished demo into book/results/, then all below
-    python book/tools/refresh_figures.py             write pictures and the README's tables from there
+    python book/tools/refresh_figures.py             write pictures and the README's table from there
 
 Pictures and tables are made from `book/results/*.json` alone, those of the pocket world from the package,
 so they cannot differ from what the pages say.
@@ -47,7 +47,7 @@ def write_all() -> None:
     for name, draw in PICTURES.items():
         draw(read_results(name))
     draw_world()
-    write_readme(read_results("demo"), read_results("shared_prefix"))
+    write_readme(read_results("demo"))
 
 
 def main() -> int:

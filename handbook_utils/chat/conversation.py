@@ -39,7 +39,7 @@ class RenderedConversation:
     """A conversation as training sees it.
 
     Attributes:
-        rows: one row with every answer, or one a turn where the template rewrites earlier turns.
+        rows: one row with every answer, or one per turn where the template rewrites earlier turns.
         by: what decides about the loss, in words.
     """
 

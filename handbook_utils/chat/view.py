@@ -37,7 +37,7 @@ def row_text(pieces: Sequence[str], loss: Sequence[bool]) -> str:
 
 
 def row_html(pieces: Sequence[str], loss: Sequence[bool]) -> str:
-    """A row for a notebook: one box a token, coloured and underlined where it carries loss."""
+    """A row for a notebook: one box per token, coloured and underlined where it carries loss."""
     boxes = "".join(
         f'<span style="{_PIECE};{_LOSS if counts else _NO_LOSS}">{escape(_shown(piece))}</span>'
         for piece, counts in zip(pieces, loss, strict=True)

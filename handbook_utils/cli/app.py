@@ -230,7 +230,7 @@ def train(
 def slurm(
     recipe: RecipeName,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each; one process a GPU.")] = 8,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each; one process per GPU.")] = 8,
     time: Annotated[
         str, typer.Option(help="Longest turn; the job requeues itself and goes on.")
     ] = "24:00:00",

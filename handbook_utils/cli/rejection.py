@@ -121,7 +121,7 @@ def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
 
 
 def rounds_table(metrics: Mapping[str, Estimate], score: str) -> Table:
-    """One row a model: its score, its gains over start, round before and control, its words and KL."""
+    """One row per model: its score, its gains over start, round before and control, its words and KL."""
     from rich.table import Table
 
     columns = {

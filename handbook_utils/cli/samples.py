@@ -56,9 +56,9 @@ def score(
 ) -> None:
     """Score answers, or pairs of answers, by reward models, ensembles, verifiers or the gold reward.
 
-    With --scorer any rows are scored as they are: every column is kept, one a score is added, and a table of
-    means is printed (for pairs also how often the chosen answer scores higher). --out is a .jsonl or
-    .parquet file then. Examples:
+    With --scorer, any rows are scored as they are: every column is kept, one column per score is added, and
+    a table of means is printed (for pairs also how often the chosen answer scores higher). --out then names
+    a .jsonl or .parquet file. Examples:
 
     handbook score pocket/scores
 
@@ -83,7 +83,7 @@ def select(
         str,
         typer.Option(help="best, top_k, threshold, rso, pairs, rso_pairs or random.", rich_help_panel=ROWS),
     ] = "best",
-    k: Annotated[int | None, typer.Option(help="Answers a prompt.", rich_help_panel=ROWS)] = None,
+    k: Annotated[int | None, typer.Option(help="Answers per prompt.", rich_help_panel=ROWS)] = None,
     threshold: Annotated[
         float | None, typer.Option(help="For threshold: the lowest score kept.", rich_help_panel=ROWS)
     ] = None,

@@ -113,7 +113,7 @@ def metrics_table(metrics: Mapping[str, Estimate]) -> Table:
 
 
 class PipelineWatcher:
-    """Prints a line a stage: its place in the pipeline, its time, its first metrics."""
+    """Prints a line per stage: its place in the pipeline, its time, its first metrics."""
 
     def __init__(self, pipeline: str) -> None:
         loaded = load_recipe(pipeline)

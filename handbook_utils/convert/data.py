@@ -26,7 +26,7 @@ def convert_data(work: Work) -> dict[str, Any]:
 
 
 def _mixture(work: Work) -> tuple[Sources, Sources]:
-    given = work.take("dataset_mixture", "now `data` and `eval_data`, a source a line.")
+    given = work.take("dataset_mixture", "now `data` and `eval_data`, a source per line.")
     expect(given, Mapping, "dataset_mixture", "a mapping with the key 'datasets'")
     mixture = dict(given)
     items = mixture.pop("datasets", None)

@@ -178,7 +178,8 @@ def _batch(work: Work, processes: int) -> dict[str, int]:
     for key, value in (("per_device_train_batch_size", per_device), ("gradient_accumulation_steps", steps)):
         expect(value, int, key, "a whole number")
     total = per_device * steps * processes
-    why = f"global_batch_size {total} = {per_device} a device x {steps} accumulated x {processes} processes."
+    sizes = f"{per_device} per device x {steps} accumulated x {processes} processes"
+    why = f"global_batch_size {total} = {sizes}."
     work.note("gradient_accumulation_steps", "changed", why)
     return {"global_batch_size": total}
 

@@ -125,7 +125,7 @@ def _json_lines(path: Path, lines: Any) -> Iterator[Row]:
         if not line.strip():
             continue
         row = _parse_json(
-            line.rstrip(), f"{path}: line {number} is not JSON", "A .jsonl file holds one JSON object a line."
+            line.rstrip(), f"{path}: line {number} is not JSON", "A .jsonl file has one JSON object per line."
         )
         if not isinstance(row, dict):
             raise DataError(
@@ -136,7 +136,7 @@ def _json_lines(path: Path, lines: Any) -> Iterator[Row]:
 
 def _iterate_json(path: Path) -> Iterator[Row]:
     text = path.read_text(encoding="utf-8-sig")
-    content = _parse_json(text, f"{path}: not JSON", "If it holds one object a line, name it .jsonl.")
+    content = _parse_json(text, f"{path}: not JSON", "If it holds one object per line, name it .jsonl.")
     if not isinstance(content, list):
         raise DataError(f"{path}: holds a JSON {type(content).__name__}, not a list of objects.")
     yield from content

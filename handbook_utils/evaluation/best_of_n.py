@@ -28,7 +28,7 @@ def best_of_n_weights(samples: int) -> Array:
     Binomials are taken in logs, so N in the thousands neither overflows nor loses digits.
 
     Args:
-        samples: N, samples a prompt.
+        samples: N, samples per prompt.
     Returns:
         (N, N): row n-1 holds the weights of ranks 1..N and sums to 1.
     Raises:
@@ -39,7 +39,7 @@ def best_of_n_weights(samples: int) -> Array:
     [[0.333, 0.333, 0.333], [0.0, 0.333, 0.667], [0.0, 0.0, 1.0]]
     """
     if samples < 1:
-        raise DataError(f"best-of-n needs at least one sample a prompt, got {samples}")
+        raise DataError(f"best-of-n needs at least one sample per prompt, got {samples}")
     below, others = np.meshgrid(np.arange(samples), np.arange(samples))  # r - 1 by column, n - 1 by row
     possible = below >= others
     log_weights = np.full((samples, samples), -np.inf)
@@ -206,7 +206,7 @@ def _check_ns(ns: Sequence[int] | None, samples: int) -> list[int]:
     for n in wanted:
         if not 1 <= n <= samples:
             raise DataError(
-                f"best of {n} cannot be had from {samples} samples a prompt. "
+                f"best of {n} cannot be had from {samples} samples per prompt. "
                 f"Choose n between 1 and {samples}, or draw more samples."
             )
     return wanted

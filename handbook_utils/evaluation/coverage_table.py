@@ -33,7 +33,7 @@ class CoverageRow:
         method: "auto" (what the functions use by themselves), "percentile" or "student-t".
         distribution: of a single row: "gold-like", "bernoulli-0.5", "bernoulli-0.05" or "log-normal".
         prompts: independent prompts in a data set.
-        rows: rows a prompt, correlated within the prompt.
+        rows: rows per prompt, correlated within the prompt.
         design: "unpaired" (a mean), "paired" (difference of two means on the same prompts), "win-rate".
         coverage: share of data sets whose interval held the truth.
         mc_error: standard error of `coverage` from the number of data sets.
@@ -73,7 +73,7 @@ def coverage_rows(path: Path = TABLE) -> tuple[CoverageRow, ...]:
 
 
 def write_coverage_rows(rows: Sequence[CoverageRow], path: Path = TABLE) -> None:
-    """Write the table, one row a line, so that a change reads well in a diff."""
+    """Write the table, one row per line, so that a change reads well in a diff."""
     lines = ",\n  ".join(json.dumps(vars(row)) for row in rows)
     path.write_text(f'{{"level": 0.95, "rows": [\n  {lines}\n]}}\n', encoding="utf-8")
 

@@ -54,7 +54,7 @@ def estimate_kl(
     policy = _logprobs(policy_logprobs, "policy_logprobs")
     reference = _logprobs(reference_logprobs, "reference_logprobs")
     if len(policy) != len(reference):
-        raise DataError(f"one response a row in both: got {len(policy)} of the policy and {len(reference)}")
+        raise DataError(f"one response per row in both: got {len(policy)} of the policy and {len(reference)}")
     ratios = prompt_means(policy - reference, clusters)
     reach = float(np.ptp(np.concatenate([policy, reference])))
     setting = Setting(

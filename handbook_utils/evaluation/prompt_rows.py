@@ -1,4 +1,4 @@
-"""Rows of scores as they come in: checked, and averaged to one value a prompt."""
+"""Rows of scores as they come in: checked, and averaged to one value per prompt."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def prompt_means(rows: Array, clusters: Sequence[Any] | NDArray[Any] | None) -> 
         return rows
     ids = np.asarray(clusters)
     if ids.shape != rows.shape:
-        raise DataError(f"clusters: expected one prompt id a row ({len(rows)}), got shape {ids.shape}")
+        raise DataError(f"clusters: expected one prompt id per row ({len(rows)}), got shape {ids.shape}")
     codes = np.unique(ids.astype(str) if ids.dtype == object else ids, return_inverse=True)[1]
     return np.asarray(np.bincount(codes, weights=rows) / np.bincount(codes))
 
 
 def sample_table(values: ArrayLike, name: str) -> Array:
-    """Return `values` as (prompts, samples a prompt) float64.
+    """Return `values` as (prompts, samples per prompt) float64.
 
     Raises:
         DataError: not two-dimensional, empty, or a value that is not finite; prompt and sample are named.
     """
     samples = np.asarray(values, dtype=np.float64)
     if samples.ndim != 2 or not samples.size:
-        raise DataError(f"{name}: expected (prompts, samples a prompt), got shape {samples.shape}")
+        raise DataError(f"{name}: expected (prompts, samples per prompt), got shape {samples.shape}")
     bad = np.argwhere(~np.isfinite(samples))
     if len(bad):
         prompt, sample = bad[0]

@@ -38,7 +38,7 @@ class Setting:
     Attributes:
         unit: unit of the figures.
         design: "unpaired", "paired" or "win-rate", as in `CoverageRow`.
-        rows: rows a prompt (their mean where unequal).
+        rows: rows per prompt (their mean where unequal).
         is_rate: the figures are means of zeros and ones.
         base_rate: how often the event happens that a difference or win rate rests on; None where unknown.
         bounds: lowest and highest value a prompt can have, as far as known.
@@ -142,7 +142,7 @@ def paired_difference(
 
 
 def proportion_estimate(successes: int, trials: int, *, unit: str = "rate", level: float = 0.95) -> Estimate:
-    """Rate of independent trials (one row a prompt) with Wilson's interval, from scipy.
+    """Rate of independent trials (one row per prompt) with Wilson's interval, from scipy.
 
     Raises:
         DataError: no trials, or successes outside 0..trials.
@@ -262,7 +262,7 @@ def _warn(prompts: int, checks: list[tuple[CoverageRow | None, str]]) -> None:
         reasons.append(
             f"intervals of 95 % covered {100 * worst.coverage:.1f} ± {100 * worst.mc_error:.1f} % of the "
             f"time in the nearest measured setting ({worst.distribution}, {worst.design}, "
-            f"{worst.prompts} prompts, rows a prompt: {worst.rows}), so this one is likely too {side}"
+            f"{worst.prompts} prompts, rows per prompt: {worst.rows}), so this one is likely too {side}"
         )
     if reasons:
         message = f"{prompts} prompts: {'; '.join(reasons)}. Use more prompts for an interval to rely on."

@@ -65,7 +65,7 @@ def checked_layout(layout: Layout, *, devices: int, quantized: bool) -> Layout:
         devices: GPUs of this node, or on a CPU its cores.
         quantized: whether the model's weights are 4 or 8 bits.
     Raises:
-        LaunchError: too many processes, an uneven number a node, a taken port, an unfit strategy.
+        LaunchError: too many processes, an uneven number per node, a taken port, an unfit strategy.
         MissingDependencyError: ZeRO without DeepSpeed.
     """
     if layout.processes % layout.nodes:

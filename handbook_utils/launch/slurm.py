@@ -1,4 +1,4 @@
-"""An sbatch file for a training run: one launcher a node, requeued and resumed by itself."""
+"""An sbatch file for a training run: one launcher per node, requeued and resumed by itself."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 main_node=${{nodes%%$'\n'*}}
 port=$((20000 + SLURM_JOB_ID % 40000))
 
-# one launcher a node (its number is SLURM_NODEID); in the background, so that the trap runs at once
+# one launcher per node (its number is SLURM_NODEID); in the background, so that the trap runs at once
 # shellcheck disable=SC2016 # a dollar sign in a value stands for itself
 srun --kill-on-bad-exit=1 {command} --main-address "$main_node" --port "$port" &
 wait "$!"

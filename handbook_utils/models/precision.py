@@ -158,7 +158,7 @@ def quantized_share(model: Any) -> float:
     """Share of a model's weights that are held quantised; those of an adapter on it are not counted.
 
     Only linear layers are. Embeddings, the output head and norms stay as they are, and so do the experts of a
-    mixture-of-experts model, which transformers 5 keeps in one three-dimensional tensor a layer.
+    mixture-of-experts model, which transformers 5 keeps in one three-dimensional tensor per layer.
 
     Returns:
         Between 0 and 1; a weight that two layers share counts once.

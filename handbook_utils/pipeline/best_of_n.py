@@ -25,7 +25,7 @@ def run_best_of_n(recipe: BestOfNRecipe, run: RunFolder) -> dict[str, Estimate]:
     selecting score itself.
 
     Raises:
-        RecipeError: an arm or measure is no score column, or an n is above the samples a prompt.
+        RecipeError: an arm or measure is no score column, or an n is above the samples per prompt.
         DataError: prompts with unequal numbers of samples, or samples that were never finished.
     """
     table = read_scores(recipe.data, run)
@@ -42,7 +42,7 @@ def run_best_of_n(recipe: BestOfNRecipe, run: RunFolder) -> dict[str, Estimate]:
     order = _by_prompt(table)
     samples = order.shape[1]
     if max(recipe.ns) > samples:
-        raise RecipeError(f"best_of_n: n = {max(recipe.ns)}, but there are {samples} samples a prompt.")
+        raise RecipeError(f"best_of_n: n = {max(recipe.ns)}, but there are {samples} samples per prompt.")
     grids = {name: table[name].to_numpy()[order] for name in {*recipe.arms, *recipe.measures}}
     metrics: dict[str, Estimate] = {}
     for arm in recipe.arms:

@@ -105,7 +105,7 @@ def stop_reason(recipe: RejectionRecipe, number: int, metrics: Mapping[str, Esti
     """Why no round follows this one, and why it is not kept; None where no rule says so."""
     kl, by = metrics[f"round-{number}.kl"], recipe.select.by
     if recipe.stop.max_kl is not None and kl.value > recipe.stop.max_kl:
-        return f"KL to the start is {kl.value:.3g} nats an answer, above stop.max_kl {recipe.stop.max_kl:g}"
+        return f"KL to the start is {kl.value:.3g} nats per answer, above stop.max_kl {recipe.stop.max_kl:g}"
     gain = metrics.get(f"round-{number}.{by}_gain_vs_{'start' if number == 1 else 'previous'}")
     if recipe.stop.stalled and (gain is None or gain.low <= 0):
         found = "no gain that could be measured" if gain is None else f"{gain}, whose interval reaches 0"

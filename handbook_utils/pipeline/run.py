@@ -32,7 +32,7 @@ def run_pipeline(
 
     Args:
         recipe: packaged name ("pocket/pipeline"), path of a YAML file, or a loaded recipe.
-        out: gets one run folder a stage.
+        out: gets one run folder per stage.
         overrides: changes by stage, such as `{"sft.training.max_steps": 10}`.
         seed: replaces the pipeline's seed, and with it every stage's.
         overwrite: redo the stages whose recipe or inputs have changed.

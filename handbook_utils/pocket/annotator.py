@@ -20,7 +20,7 @@ class Annotator:
 
     Attributes:
         temperature: noise; a utility gap of one temperature is preferred in 73 % of comparisons.
-        length_bias: utility a word adds, whatever it says.
+        length_bias: utility per word adds, whatever it says.
         concision_weight: what rambling costs; 0.5 in the gold reward, 0 for an annotator blind to it.
     """
 

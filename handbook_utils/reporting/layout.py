@@ -88,7 +88,7 @@ def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
 
 
 def _chain(edge: Edge, layer: Mapping[str, int]) -> list[str]:
-    """The boxes of an arrow and the joints between them, one a layer."""
+    """The boxes of an arrow and the joints between them, one per layer."""
     source, target = edge
     joints = [f"{source}>{target}@{depth}" for depth in range(layer[source] + 1, layer[target])]
     return [source, *joints, target]

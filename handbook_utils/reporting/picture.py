@@ -1,4 +1,4 @@
-"""The pipeline as a picture: an SVG with a box a stage, its state and its time."""
+"""The pipeline as a picture: an SVG with a box per stage, its state and its time."""
 
 from __future__ import annotations
 

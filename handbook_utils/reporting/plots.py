@@ -98,7 +98,7 @@ def plot_rewards(run: RunLike, *, dark: bool = False) -> Figure:
 
 
 def plot_best_of_n(run: RunLike, *, measures: Sequence[str] | None = None, dark: bool = False) -> Figure:
-    """Draw each measure of the selected answer against n, with its interval as a band, one line an arm.
+    """Draw each measure of the selected answer against n, with its interval as a band, one line per arm.
 
     Args:
         run: a finished `best_of_n` run.

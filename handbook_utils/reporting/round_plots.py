@@ -13,7 +13,7 @@ from handbook_utils.reporting.plots import COLOURS, INK, MARKERS, RunLike, new_f
 from handbook_utils.reporting.runs import read_run
 
 Points = list[tuple[int, Estimate]]
-TITLES = {"words": "words an answer", "kl": "KL to the start, nats an answer"}
+TITLES = {"words": "words per answer", "kl": "KL to the start, nats per answer"}
 
 
 def plot_rounds(run: RunLike, *, measures: Sequence[str] | None = None, dark: bool = False) -> Figure:

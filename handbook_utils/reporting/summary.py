@@ -45,7 +45,7 @@ def summary_json(pipeline_out: Path | str) -> dict[str, Any]:
 
 
 def model_tables(views: Mapping[str, RunView]) -> list[Table]:
-    """One row a model: what it is worth against its baseline, then what came with it."""
+    """One row per model: what it is worth against its baseline, then what came with it."""
     rows = model_rows(views)
     tables = []
     for title, keys in BLOCKS.items():
@@ -75,7 +75,7 @@ def reward_table(views: Mapping[str, RunView]) -> Table:
 
 
 def best_of_n_tables(views: Mapping[str, RunView]) -> list[Table]:
-    """For each best-of-n run and arm: one row an n, a few measures of the selected answer a table."""
+    """For each best-of-n run and arm: one row per n, a few measures of the selected answer a table."""
     tables = []
     for view in views.values():
         curves = best_of_n_curves(view.final_metrics) if view.stage == "best_of_n" else {}

@@ -1,4 +1,4 @@
-"""A log file a run: the package's messages and every library's warnings, while the run is open."""
+"""A log file per run: the package's messages and every library's warnings, while the run is open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars of sampling and scoring: answers, tokens a second, time left."""
+"""Progress bars of sampling and scoring: answers, tokens per second, time left."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
     if not pairs:
         raise DataError(
             f"none of {skipped} prompts has two different samples, so there is nothing to compare. "
-            "Sample more answers a prompt, or at a higher temperature."
+            "Sample more answers per prompt, or at a higher temperature."
         )
     run.note(pairs=len(pairs), skipped_prompts=skipped)
     return {

@@ -36,13 +36,13 @@ SAMPLE_TABLES = ("scores", "samples")
 
 
 def samples_table(completions: Sequence[Completion]) -> pa.Table:
-    """One row a sample, without scores."""
+    """One row per sample, without scores."""
     rows = [{name: getattr(row, name) for name in SAMPLES.names} for row in completions]
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
 def scores_table(completions: Sequence[ScoredCompletion]) -> pa.Table:
-    """The columns of samples and one float64 column a score."""
+    """The columns of samples and one float64 column per score."""
     table = samples_table(completions)
     for name in completions[0].scores:
         column = pa.array([row.scores[name] for row in completions], pa.float64())

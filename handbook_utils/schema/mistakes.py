@@ -13,7 +13,7 @@ from handbook_utils.schema.fields import trainer_fields
 
 
 def explained(error: ValidationError, kind: type[BaseModel], where: str) -> str:
-    """The first problems of a validation, one a line, with the nearest valid names.
+    """The first problems of a validation, one per line, with the nearest valid names.
 
     Args:
         error: of checking a recipe's content.

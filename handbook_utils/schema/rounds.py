@@ -53,7 +53,7 @@ class RoundEvaluation(Section):
     """Held-out prompts on which the start model, each round's model and each control are measured."""
 
     data: list[DataSource] = Field(min_length=1, description="none of them may be sampled to train on")
-    samples: PositiveInt = Field(1, description="answers a prompt")
+    samples: PositiveInt = Field(1, description="answers per prompt")
     scorers: dict[str, ScorerSection] = Field(
         default_factory=dict, description="beside those of the recipe, such as the gold reward"
     )
@@ -63,7 +63,7 @@ class StopSection(Section):
     """When to end before the last round. A round that meets a rule is measured, and not kept."""
 
     max_kl: PositiveFloat | None = Field(
-        None, description="nats an answer: KL to the model before round 1 is above it"
+        None, description="nats per answer: KL to the model before round 1 is above it"
     )
     stalled: bool = Field(
         False, description="`select.by` on held-out prompts is not above the round before by its interval"
@@ -87,7 +87,7 @@ def check_rounds(recipe: Any) -> None:
         raise ValueError(f"`samples: {recipe.samples}` of which {kept} are kept is no choice. Sample more.")
     if recipe.prompts == "fresh" and len(recipe.data) != recipe.rounds:
         raise ValueError(
-            f"`prompts: fresh` reads one source of `data` a round: {recipe.rounds} rounds, "
+            f"`prompts: fresh` reads one source of `data` per round: {recipe.rounds} rounds, "
             f"{len(recipe.data)} sources. Write slices, such as train[:1000] and train[1000:2000]."
         )
     if recipe.engine.kind == "endpoint":

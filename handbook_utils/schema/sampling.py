@@ -34,7 +34,7 @@ def check_selection(strategy: str, *, k: int | None, threshold: float | None, be
     if k is not None and k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if k not in (None, 1) and strategy in ("best", "pairs"):
-        raise ValueError(f"`strategy: {strategy}` has no `k`: for several samples a prompt write `top_k`.")
+        raise ValueError(f"`strategy: {strategy}` has no `k`: for several samples per prompt write `top_k`.")
     if strategy == "rso_pairs" and k is not None and k % 2:
         raise ValueError(f"`strategy: rso_pairs` pairs `k` samples two and two, so {k} must be even.")
 

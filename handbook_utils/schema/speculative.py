@@ -78,7 +78,7 @@ def speculation_problem(
         )
     if alpha * samples < 1:
         return (
-            f"`speculative.alpha` is {alpha}, which of {samples} answers a prompt stops none. Raise it, or "
+            f"`speculative.alpha` is {alpha}, which of {samples} answers per prompt stops none. Raise it, or "
             "`samples`."
         )
     if rows_per_batch < samples:

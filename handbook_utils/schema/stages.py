@@ -33,12 +33,12 @@ class SamplingRecipe(StageRecipe):
 
     model: ModelSection
     data: list[DataSource] = Field(min_length=1)
-    samples: PositiveInt = Field(1, description="answers a prompt")
+    samples: PositiveInt = Field(1, description="answers per prompt")
     max_new_tokens: PositiveInt = 96
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     prompts_per_part: PositiveInt = Field(
-        64, description="prompts a file (shard); a killed run redoes one a worker at most"
+        64, description="prompts per file (shard); a killed run redoes one per worker at most"
     )
     rows_per_batch: PositiveInt = 256
     engine: EngineSection = Field(default_factory=TransformersSection)
@@ -72,7 +72,7 @@ class AnnotateRecipe(StageRecipe):
 
 
 class ScoreRecipe(StageRecipe):
-    """One column of scores a scorer."""
+    """One column of scores per scorer."""
 
     stage: Literal["score"]
     data: list[DataSource] = Field(min_length=1)
@@ -95,7 +95,7 @@ class SelectRecipe(StageRecipe):
         "rso_pairs (pairs of what rso accepts), or random",
     )
     k: PositiveInt | None = Field(
-        None, description="samples a prompt: 1 unless told, for rso_pairs 2, for threshold no limit"
+        None, description="samples per prompt: 1 unless told, for rso_pairs 2, for threshold no limit"
     )
     threshold: float | None = Field(None, description="for threshold: the lowest score that is kept")
     beta: float | None = Field(None, description="for rso, rso_pairs: temperature, in units of the score")
@@ -113,7 +113,7 @@ class SelectRecipe(StageRecipe):
 
 
 class BestOfNRecipe(StageRecipe):
-    """Expected figures of best-of-n from N scored samples a prompt."""
+    """Expected figures of best-of-n from N scored samples per prompt."""
 
     stage: Literal["best_of_n"]
     data: list[DataSource] = Field(min_length=1)
@@ -143,7 +143,7 @@ class RejectionRecipe(SamplingRecipe):
 
     stage: Literal["rejection"]
     model: TrainedModelSection
-    samples: PositiveInt = Field(4, description="answers a prompt to choose from")
+    samples: PositiveInt = Field(4, description="answers per prompt to choose from")
     scorers: dict[str, ScorerSection] = Field(min_length=1)
     select: RoundSelection = Field(default_factory=RoundSelection)
     train: RoundTraining

@@ -1,4 +1,4 @@
-"""The strict shape of training recipes: one type a stage, shared sections, no unknown keys."""
+"""The strict shape of training recipes: one type per stage, shared sections, no unknown keys."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class LengthBatches:
     drop_last: bool = False
 
     def __len__(self) -> int:
-        """Batches an epoch for each process."""
+        """Batches per epoch for each process."""
         full, rest = divmod(len(self.costs), self.step_rows)
         if not rest or self.drop_last:
             return full * self.passes
@@ -59,7 +59,7 @@ class LengthBatches:
         return [rows[rank :: self.processes].tolist() for rows in passes]
 
     def passes_needed(self, epochs: int) -> int:
-        """The fewest passes a step in which every step of these epochs keeps within `max_tokens`.
+        """The fewest passes per step in which every step of these epochs keeps within `max_tokens`.
 
         Raises:
             ValueError: a row is larger than that by itself.

@@ -97,7 +97,7 @@ def counted_rows(recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, tra
 
 
 def _stand_in(recipe: TrainingRecipe, tokenizer: Any) -> Any:
-    """A model of one layer and eight numbers a token, of the right kind."""
+    """A model of one layer and eight numbers per token, of the right kind."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=8,

@@ -43,23 +43,23 @@ def against_reference(
 
 
 def answer_loss(model: Any, tokenizer: Any, rows: Dataset, *, seed: int) -> Estimate:
-    """Mean over answers of the nats a token, the end-of-turn token included.
+    """Mean over answers of the nats per token, the end-of-turn token included.
 
     Each answer counts once, however long; the trainer's own loss weighs tokens alike instead.
     """
     answers = _conversations(rows, "completion")
     sums, counts = response_logprob_sums(model, tokenizer, answers)
-    return mean_estimate(-sums / counts, clusters=_prompt_ids(rows), unit="nats a token", seed=seed)
+    return mean_estimate(-sums / counts, clusters=_prompt_ids(rows), unit="nats per token", seed=seed)
 
 
 def text_loss(model: Any, tokenizer: Any, texts: Sequence[str], *, seed: int) -> Estimate:
-    """Mean over passages of the nats a token, the end-of-sequence token included."""
+    """Mean over passages of the nats per token, the end-of-sequence token included."""
     limit = model.config.get_text_config().max_position_embeddings
     encoded = [tokenizer(text + tokenizer.eos_token)["input_ids"][:limit] for text in texts]
     sums, counts = sequence_logprob_sums(
         model, [(ids, 1) for ids in encoded], pad_token_id=tokenizer.pad_token_id
     )
-    return mean_estimate(-sums / counts, unit="nats a token", seed=seed)
+    return mean_estimate(-sums / counts, unit="nats per token", seed=seed)
 
 
 def reward_accuracy(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int) -> dict[str, Estimate]:

@@ -100,15 +100,15 @@ def make_plan(
     )
 
 
-def _steps_per_epoch(recipe: TrainingRecipe, rows: int, rows_a_pass: int, accumulation: int) -> int:
+def _steps_per_epoch(recipe: TrainingRecipe, rows: int, rows_per_pass: int, accumulation: int) -> int:
     if not setting(recipe, "dataloader_drop_last"):
         # the last batch may be smaller, and so may be the last step: both count
-        return max(1, math.ceil(math.ceil(rows / rows_a_pass) / accumulation))
-    passes = rows // rows_a_pass
+        return max(1, math.ceil(math.ceil(rows / rows_per_pass) / accumulation))
+    passes = rows // rows_per_pass
     if passes == 0:
         raise RecipeError(
             f"'training.dataloader_drop_last' leaves nothing: {rows} rows are less than one pass of "
-            f"{rows_a_pass}. Lower 'global_batch_size' or 'training.per_device_train_batch_size'."
+            f"{rows_per_pass}. Lower 'global_batch_size' or 'training.per_device_train_batch_size'."
         )
     return math.ceil(passes / accumulation)
 
@@ -152,7 +152,7 @@ def planned_processes(recipe: TrainingRecipe) -> int:
 
 
 def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
-    """Split the global batch into (examples a device, accumulation steps, processes).
+    """Split the global batch into (examples per device, accumulation steps, processes).
 
     Raises:
         RecipeError: it cannot be split evenly; the sizes that work are listed.
@@ -175,7 +175,7 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
     if given not in divisors:
         raise RecipeError(
             f"'global_batch_size' {total} is no multiple of 'training.per_device_train_batch_size' {given} "
-            f"times {processes} processes. Sizes a device that work: {', '.join(map(str, divisors))}."
+            f"times {processes} processes. Sizes per device that work: {', '.join(map(str, divisors))}."
         )
     if recipe.trainer == "kto" and given < 2 and setting(recipe, "loss_type") == "kto":
         raise RecipeError(

@@ -26,7 +26,7 @@ def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
     rows = _number(plan["rows"])
     if plan["rows"] is not None and plan["rows"] != plan["examples"]:
         rows += " after packing and leaving out"
-    batch = f"{plan['per_device_batch']} a device x {plan['accumulation']} accumulated"
+    batch = f"{plan['per_device_batch']} per device x {plan['accumulation']} accumulated"
     batch += f" x {plan['processes']} processes"
     if plan.get("max_tokens_per_batch") is not None:
         batch = f"{plan['accumulation']} passes x {plan['processes']} processes"
@@ -35,12 +35,12 @@ def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
         "examples": _number(plan["examples"]),
         "rows": rows,
         "tokens": _number(plan["tokens"]),
-        "steps an epoch": _number(plan["steps_per_epoch"]),
+        "steps per epoch": _number(plan["steps_per_epoch"]),
         "epochs": f"{plan['epochs']:g}",
-        "steps in all": _number(plan["steps"]),
+        "total steps": _number(plan["steps"]),
         "warm-up steps": _number(plan["warmup_steps"]),
         "learning rate": f"{plan['learning_rate']:g}, {plan['schedule']}",
-        "batch a step": f"{batch} = {plan['effective_batch']}",
+        "batch per step": f"{batch} = {plan['effective_batch']}",
         "device": plan["device"],
         **_sources(plan),
     }

@@ -30,7 +30,7 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
     """Train on plain text into `model/`; `training.packing` puts several passages into one row.
 
     Returns:
-        `eval_loss` where the recipe has `eval_data`: nats a token of held-out passages.
+        `eval_loss` where the recipe has `eval_data`: nats per token of held-out passages.
     Raises:
         RecipeError, DataError, ModelError: before any training.
         TrainingError: the loss is no longer a number.
@@ -51,7 +51,7 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
     """Fine-tune on conversations into `model/`; each answer is learned with the token that ends it.
 
     Returns:
-        `eval_loss` where the recipe has `eval_data`: nats a token of held-out answers.
+        `eval_loss` where the recipe has `eval_data`: nats per token of held-out answers.
     Raises:
         RecipeError, DataError, ModelError, TemplateError: before any training.
         TrainingError: the loss is no longer a number.

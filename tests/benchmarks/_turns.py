@@ -59,7 +59,7 @@ def in_turns(
     make: Callable[[str, Turn], Trainer],
     around: Callable[[str, Trainer], AbstractContextManager[None]] = lambda *_: nullcontext(),
 ) -> tuple[dict[str, Turn], dict[str, Trainer]]:
-    """Train one trainer a side.
+    """Train one trainer per side.
 
     Args:
         sides: under which conditions each side's steps run.

@@ -49,7 +49,7 @@ def words(rng: random.Random) -> list[str]:
 
 
 def write_conversations(path: Path) -> None:
-    """Write the conversations, one a line."""
+    """Write the conversations, one per line."""
     rng = random.Random(0)
     known = words(rng)
     with path.open("w", encoding="utf-8") as stream:

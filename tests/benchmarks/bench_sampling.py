@@ -1,4 +1,4 @@
-"""Tokens a second of pocket sampling against plain `generate`: same model, prompts and samples a prompt.
+"""Tokens per second of pocket sampling against plain `generate`: same model, prompts and samples per prompt.
 
 Both sides sample 16 answers to each of 32 held-out prompts from an SFT model, tokenisation and decoding
 included, in turns, so that both meet the same disturbance. Only tokens up to the end of turn count. The peer
@@ -67,7 +67,7 @@ def plain(model: Any, tokenizer: Any, asked: list[Prompt], *, rows_per_batch: in
 
 
 def tokens_per_s(work: Callable[[], int]) -> float:
-    """Tokens a second of one call."""
+    """Tokens per second of one call."""
     start = time.perf_counter()
     tokens = work()
     return tokens / (time.perf_counter() - start)
@@ -112,9 +112,9 @@ def main() -> None:
 
 
 def report(sides: np.ndarray, quickest: int) -> None:
-    """Write both figures; sides is (rounds, 2) tokens a second, ours and the peer's."""
+    """Write both figures; sides is (rounds, 2) tokens per second, ours and the peer's."""
     ratios = sides[:, 0] / sides[:, 1]
-    peer = f"transformers generate, {SAMPLES} samples a prompt, {quickest} rows a batch (its quickest)"
+    peer = f"transformers generate, {SAMPLES} samples per prompt, {quickest} rows per batch (its quickest)"
     record(
         name="pocket_sampling_speedup",
         value=float(np.median(ratios)),

@@ -94,7 +94,7 @@ def plain(model: PreTrainedModel, asked: list[TokenPrompt], stops: list[int]) ->
 
 
 def tokens_per_s(work: Callable[[], int]) -> float:
-    """Tokens a second of one call."""
+    """Tokens per second of one call."""
     start = time.perf_counter()
     return work() / (time.perf_counter() - start)
 
@@ -123,7 +123,7 @@ def main() -> None:
             unit="x",
             goal=goal,
             better="higher",
-            peer={"name": f"transformers generate, {SAMPLES} samples a prompt, one batch", "value": 1.0},
+            peer={"name": f"transformers generate, {SAMPLES} samples per prompt, one batch", "value": 1.0},
         )
         print(f"{name}: ratios {np.sort(ratios).round(2).tolist()}, tokens/s {sides.round().tolist()}")
 

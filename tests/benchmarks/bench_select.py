@@ -1,6 +1,6 @@
 """Seconds and memory of selecting among the samples of a million prompts, on one core.
 
-Four samples a prompt in files of 4,000 prompts, each with an answer of twenty words and a score. The best
+Four samples per prompt in files of 4,000 prompts, each with an answer of twenty words and a score. The best
 of each prompt and its random control are written, figures with intervals included. Selecting runs in a
 process of its own, whose peak memory is what counts. `python tests/benchmarks/bench_select.py [prompts]`.
 """

@@ -78,7 +78,7 @@ def measure() -> None:
         if round_number:  # the first round warms up
             ratios.append(theirs / mine)
     value = statistics.median(ratios)
-    print(f"scoring, {ANSWERS} answers a prompt: {value:.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"scoring, {ANSWERS} answers per prompt: {value:.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
     ideal = ANSWERS * (PROMPT_TOKENS + ANSWER_TOKENS) / (PROMPT_TOKENS + ANSWERS * ANSWER_TOKENS)
     record(
         name="shared_prompt_scoring_speedup",

@@ -203,7 +203,7 @@ def sharing(side: str, trainer: Any) -> ExitStack:
 
 
 def one_round(work: Work, rows: Dataset, seed: int) -> dict[str, float]:
-    """Seconds an epoch of each side, from the batches it took."""
+    """Seconds per epoch of each side, from the batches it took."""
     # a reward model's head has one output: there is nothing to patch
     sides = {side: SIDES[side] for side in SIDES if work.stage == "dpo" or side != "TRL, same head"}
     shares = {side: sampled(work, side, seed) for side in sides}

@@ -19,11 +19,11 @@ from handbook_utils.reporting.results import write_result
 from handbook_utils.runs.state import read_manifest, read_metrics
 
 ROWS, STEPS, SEEDS = 512, 16, (0, 1)
-# (name, processes, rows a pass); the first is what the others are compared with
+# (name, processes, rows per pass); the first is what the others are compared with
 WAYS = (("one pass", 1, 32), ("accumulated", 1, 8), ("two processes", 2, 16), ("two, accumulated", 2, 4))
 
 
-def train(folder: Path, seed: int, processes: int, rows_a_pass: int) -> tuple[Any, Any, dict[str, Any]]:
+def train(folder: Path, seed: int, processes: int, rows_per_pass: int) -> tuple[Any, Any, dict[str, Any]]:
     """Losses, weights and plan of one run."""
     overrides = {
         "data.0.split": f"train[:{ROWS}]",
@@ -31,7 +31,7 @@ def train(folder: Path, seed: int, processes: int, rows_a_pass: int) -> tuple[An
         "global_batch_size": ROWS // STEPS,
         "training.use_cpu": True,
         "training.logging_steps": 1,
-        "training.per_device_train_batch_size": rows_a_pass,
+        "training.per_device_train_batch_size": rows_per_pass,
     }
     run_stage("pocket/sft", folder, overrides=overrides, seed=seed, processes=processes, progress=False)
     losses = [record["loss"] for record in read_metrics(folder) if "loss" in record]
@@ -46,8 +46,8 @@ def main() -> None:
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             first: tuple[Any, Any] | None = None
-            for number, (name, processes, rows_a_pass) in enumerate(WAYS):
-                losses, weights, plan = train(Path(folder) / str(number), seed, processes, rows_a_pass)
+            for number, (name, processes, rows_per_pass) in enumerate(WAYS):
+                losses, weights, plan = train(Path(folder) / str(number), seed, processes, rows_per_pass)
                 first = first or (losses, weights)
                 way = ways.setdefault(name, {**plan, "loss_gap": 0.0, "weight_gap": 0.0})
                 way["loss_gap"] = max(way["loss_gap"], float(np.abs(losses - first[0]).max()))

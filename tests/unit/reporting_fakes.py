@@ -95,7 +95,7 @@ def train(recipe, run) -> dict[str, Estimate]:
         kept = read_table(Path(run.locate(recipe.data[0])) / "selected")
         gain = float(np.mean(kept.column("hidden").to_numpy())) - 0.63
     save_model(run, start + gain * is_trained(recipe))
-    return {"eval_loss": estimate([1.0, 1.2, 1.1], "nats a token")}
+    return {"eval_loss": estimate([1.0, 1.2, 1.1], "nats per token")}
 
 
 def pair_gap(run, source) -> np.ndarray:

@@ -135,7 +135,7 @@ def test_convert_writes_a_file_and_as_json_one_object(handbook, tmp_path):
     options = ("--out", out, "--stage", "reward", "--processes", "2", "--json")
     record = json.loads(handbook("convert", tmp_path / "old.yaml", *options)[1])
     assert record["recipe"]["stage"] == "reward"
-    assert record["recipe"]["global_batch_size"] == 16  # 8 a device, the default, on 2
+    assert record["recipe"]["global_batch_size"] == 16  # 8 per device, the default, on 2
     assert "stage: reward" in out.read_text()
     assert {"key", "outcome", "why"} == set(record["notes"][0])
 
@@ -168,7 +168,7 @@ def test_a_dry_run_of_training_shows_examples_steps_and_batch_and_writes_nothing
     shown = json.loads(out)
     assert code == 0
     plan = shown["plan"]
-    # 160 examples / 16 a step = 10 steps an epoch, 2 epochs
+    # 160 examples / 16 per step = 10 steps per epoch, 2 epochs
     assert (plan["examples"], plan["steps"], plan["effective_batch"]) == (160, 20, 16)
     assert shown["recipe"]["training"]["num_train_epochs"] == 2
     assert not list(tmp_path.iterdir())

@@ -77,7 +77,7 @@ def test_an_accelerate_config_is_refused_with_the_line_that_does_its_work(name: 
 def test_the_batch_is_per_device_times_accumulation_times_processes() -> None:
     flat = {**FLAT, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
     assert convert_recipe(flat, processes=2)[0]["global_batch_size"] == 64  # 4 x 8 x 2
-    assert convert_recipe(FLAT, processes=1)[0]["global_batch_size"] == 8  # the trainers' default a device
+    assert convert_recipe(FLAT, processes=1)[0]["global_batch_size"] == 8  # the trainers' default per device
 
 
 def test_a_batch_of_conversations_stays_one() -> None:

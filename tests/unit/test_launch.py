@@ -330,7 +330,7 @@ def test_the_table_writes_out_the_batch_and_says_what_is_not_counted() -> None:
     console = Console(width=100, file=io.StringIO())
     console.print(plan_table(PLAN))
     shown = console.file.getvalue()
-    assert "2 a device x 1 accumulated x 4 processes = 8" in shown
+    assert "2 per device x 1 accumulated x 4 processes = 8" in shown
     assert "9 after packing and leaving out" in shown
     assert "not counted" in shown
 
@@ -456,7 +456,7 @@ def test_a_stage_trains_in_two_processes_that_accelerate_starts(
     assert manifest["notes"]["plan"]["per_device_batch"] == 2
     shown = capfd.readouterr()
     assert shown.out == ""
-    assert "2 a device x 1 accumulated x 2 processes = 4" in shown.err
+    assert "2 per device x 1 accumulated x 2 processes = 4" in shown.err
     assert "Warning" not in shown.err
     # it is done: nothing is started again
     assert run_stage(made, tmp_path / "run", processes=2).runtime_s == result.runtime_s

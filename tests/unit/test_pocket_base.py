@@ -127,7 +127,7 @@ def test_the_shipped_base_is_small_and_in_safetensors() -> None:
 
 
 def _loss(model, tokenizer, texts: list[str]) -> float:
-    """Mean loss a token, in nats."""
+    """Mean loss per token, in nats."""
     rows = [torch.tensor([[*tokenizer.encode(text), tokenizer.eos_token_id]]) for text in texts]
     with torch.no_grad():
         losses = [model(input_ids=row, labels=row).loss.item() * (row.shape[1] - 1) for row in rows]

@@ -353,7 +353,7 @@ def test_a_run_killed_while_it_computes_goes_on_with_what_was_stored(
         patches.setattr(Path, "write_bytes", write_once)
         assert -signal.SIGKILL in train_in(processes, made, cut)
     stored = sum(len(pq.read_table(file)) for file in (cut / "reference_logps").glob("[!.]*.parquet"))
-    assert 0 < stored <= 6 * processes  # three pairs a file
+    assert 0 < stored <= 6 * processes  # three pairs per file
     assert train_in(processes, made, cut) == [0] * processes
     assert counts(cut) == {"answers": 2 * ROWS, "computed": 2 * ROWS - stored}
     assert not list(cut.rglob(".tmp-*"))

@@ -54,7 +54,7 @@ def test_a_pipelines_results_hold_every_section(finished_pipeline):
     assert results["reward_models"]["reward"]["accuracy_gold"]["value"] == 0.75
     assert results["best_of_n"]["best-of-n"]["proxy.gold@64"]["n"] == 60
     assert results["claims"]["dpo-beats-sft"]["holds"] is True
-    assert results["training"]["sft"]["eval_loss"]["unit"] == "nats a token"
+    assert results["training"]["sft"]["eval_loss"]["unit"] == "nats per token"
     assert results["cost"]["sft"]["tokens_per_s"] > 0
     assert results["total"]["runtime_s"] >= results["cost"]["sft"]["runtime_s"]
     json.dumps(results, allow_nan=False)

@@ -253,7 +253,7 @@ def runs(tiny_model_folder, tmp_path_factory) -> Path:
 def test_the_table_of_samples_marks_the_stopped_and_the_run_counts_what_it_cost(runs):
     table, notes = read_table(runs / "samples" / "samples"), read_manifest(runs / "samples")["notes"]
     stopped = np.array(table["finish_reason"].to_pylist()) == "rejected"
-    # eight answers a prompt, hardly one of which ends early: four are stopped after 3 tokens, two after 5
+    # eight answers per prompt, hardly one of which ends early: four are stopped after 3 tokens, two after 5
     assert len(table) == 48
     assert 30 <= stopped.sum() <= 36
     assert notes["rejected"] == stopped.sum()

@@ -204,7 +204,7 @@ def test_misuse_is_refused_with_the_remedy() -> None:
         mean_estimate([])
     with pytest.raises(DataError, match="got 2 of a and 3 of b"):
         paired_difference([1, 2], [1, 2, 3])
-    with pytest.raises(DataError, match="one prompt id a row"):
+    with pytest.raises(DataError, match="one prompt id per row"):
         mean_estimate([1, 2, 3], clusters=["a", "b"])
     with pytest.raises(DataError, match="Did you mean 'bootstrap-t'"):
         mean_estimate([1.0, 2.0, 4.0], method="bootstrap_t")

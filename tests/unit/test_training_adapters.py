@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe(stage: str, model: dict[str, Any], lora: dict[str, Any] | None = LORA, **training: Any) -> Any:
-    """Two steps on eight hand-written rows, one batch a step."""
+    """Two steps on eight hand-written rows, one batch per step."""
     content = {
         "stage": stage,
         "model": model,
@@ -109,7 +109,7 @@ def test_qlora_trains_every_architecture(
 def test_the_experts_of_mixtral_are_not_quantised(tiny_architecture: Callable[[str], Path]) -> None:
     mixtral = load_model(str(tiny_architecture("mixtral")), quantization="nf4", device="cpu")
     experts = {name: weight for name, weight in mixtral.named_parameters() if ".experts." in name}
-    assert len(experts) == 4  # two tensors a layer
+    assert len(experts) == 4  # two tensors per layer
     assert all(weight.is_floating_point() for weight in experts.values())
     assert quantized_share(mixtral) < 0.15
     llama = load_model(str(tiny_architecture("llama")), quantization="nf4", device="cpu")

@@ -36,7 +36,7 @@ def test_a_batch_that_fits_needs_no_accumulation() -> None:
 
 
 def test_a_larger_batch_is_accumulated() -> None:
-    # at most 32 a pass on a CPU: 128 = 32 * 4, 100 = 25 * 4
+    # at most 32 per pass on a CPU: 128 = 32 * 4, 100 = 25 * 4
     assert batch_plan(recipe(batch=128)) == (32, 4, 1)
     assert batch_plan(recipe(batch=100)) == (25, 4, 1)
     assert batch_plan(recipe(batch=8, per_device_train_batch_size=2)) == (2, 4, 1)
@@ -64,7 +64,7 @@ def test_an_indivisible_batch_is_refused_with_the_sizes_that_work() -> None:
         (101, 10, {"num_train_epochs": 1, "dataloader_drop_last": True}, 10),
         (100, 10, {"num_train_epochs": 0.5}, 5),
         (100, 10, {"max_steps": 3}, 3),
-        (9, 8, {"num_train_epochs": 1, "per_device_train_batch_size": 2}, 2),  # 5 passes, 4 a step
+        (9, 8, {"num_train_epochs": 1, "per_device_train_batch_size": 2}, 2),  # 5 passes, 4 per step
         (3, 8, {"num_train_epochs": 1}, 1),
     ],
 )
@@ -81,7 +81,7 @@ def test_packed_rows_are_the_ones_that_count() -> None:
     packed = recipe(stage="pretrain", packing=True, warmup_steps=0.1, num_train_epochs=3)
     before = make_plan(packed, 100)
     assert (before.rows, before.steps, before.warmup_steps) == (None, None, None)
-    # 25 rows in batches of 8: 4 steps an epoch, 12 in all; a tenth of them, rounded up, is 2
+    # 25 rows in batches of 8: 4 steps per epoch, 12 in all; a tenth of them, rounded up, is 2
     plan = make_plan(packed, 100, counted=Counted(25, 1234))
     assert (plan.examples, plan.rows, plan.tokens, plan.steps_per_epoch) == (100, 25, 1234, 4)
     assert (plan.steps, plan.warmup_steps) == (12, 2)
@@ -140,7 +140,7 @@ def test_a_plan_counts_the_turns_of_a_conversation_as_one_row(
 def test_a_plan_reads_the_data_and_no_model(conversations_file: Path) -> None:
     unpacked = recipe(name=str(conversations_file), num_train_epochs=2, learning_rate=1e-3, packing=False)
     plan = plan_training(unpacked, {})
-    # 28 examples in batches of 8: 4 steps an epoch
+    # 28 examples in batches of 8: 4 steps per epoch
     assert (plan["examples"], plan["steps"], plan["effective_batch"]) == (28, 8, 8)
     assert (plan["learning_rate"], plan["schedule"], plan["device"]) == (1e-3, "linear", "cpu")
     assert plan["sources"] == [

@@ -78,7 +78,7 @@ def train_together(recipe: Any, run: Path, **options: Any) -> list[int]:
 LOSS: dict[str, float] = {"rtol": 0, "atol": 5e-6}
 WEIGHT: dict[str, float] = {"rtol": 0, "atol": 1e-5}
 
-# (processes, rows a pass): each makes a step of four rows
+# (processes, rows per pass): each makes a step of four rows
 WAYS = {"whole": (1, 4), "accumulated": (1, 1), "two processes": (2, 2)}
 
 

@@ -43,7 +43,7 @@ run_pipeline(sys.argv[1], sys.argv[2], seed=int(sys.argv[3]))
 
 
 def run_seeds(pipeline: str, seeds: Sequence[int], out: Path, *, jobs: int = 1) -> None:
-    """Run the pipeline once a seed, each in a process of its own, `jobs` at a time.
+    """Run the pipeline once per seed, each in a process of its own, `jobs` at a time.
 
     Args:
         pipeline: packaged name or path.
@@ -96,7 +96,7 @@ def claims_to_calibrate(notebooks: Path, only: Sequence[str] | None = None) -> d
 
 
 def run_notebooks(seeds: Sequence[int], out: Path, notebooks: Path, claims: Mapping[str, list[str]]) -> None:
-    """Run notebooks once a seed, which they read from HANDBOOK_SEED.
+    """Run notebooks once per seed, which they read from HANDBOOK_SEED.
 
     Records go to `seed-<seed>-notebooks/<notebook>/claims`; a notebook that left all of them is not run
     again.
@@ -183,7 +183,7 @@ def _part(records: Mapping[str, Mapping[str, Any]], sittings: Sequence[Mapping[s
 
 
 def calibration_table(part: Part) -> Table:
-    """A table for the terminal, one line a claim."""
+    """A table for the terminal, one line per claim."""
     table = Table(title=f"Claims on {len(part['seeds'])} fresh seeds")
     for heading in ("claim", "held", "margin, sd over seeds", "false alarms, extrapolated", "wording"):
         table.add_column(heading, justify="left" if heading in ("claim", "wording") else "right")

@@ -1,4 +1,4 @@
-"""What came of a sabotage: one record a claim and break, and the table of all of them."""
+"""What came of a sabotage: one record per claim and break, and the table of all of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:
-    """A table for the terminal, one line a claim and break."""
+    """A table for the terminal, one line per claim and break."""
     table = Table(title="Sabotage: every claim has to fail")
     for heading in ("claim", "broken", "how", "the claim", "measured", "s"):
         table.add_column(heading, justify="right" if heading == "s" else "left")

@@ -105,7 +105,7 @@ def cut_shards(
     Args:
         folder: the run folder.
         prompts: (prompt id, messages) with distinct ids; gone through once.
-        size: prompts a shard.
+        size: prompts per shard.
         decides: what answers depend on besides their prompts.
         left_out: filled while `prompts` is gone through: what is wrong with the rows that are no prompts.
     """

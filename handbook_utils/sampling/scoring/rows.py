@@ -26,7 +26,8 @@ class ScoredRows:
     """What became of some rows.
 
     Attributes:
-        rows: as they were, with a column a score; of pairs `NAME.chosen`, `NAME.rejected` and `NAME.margin`.
+        rows: as they were, with a column per score; of pairs `NAME.chosen`, `NAME.rejected` and
+            `NAME.margin`.
         metrics: means over prompts; of pairs also `NAME.accuracy`, how often the chosen answer scores higher
             (ties count half).
         failures: rows that a scorer had no number for.

@@ -44,7 +44,7 @@ LOGGER = logging.getLogger("handbook_utils")
 
 
 def run_score(recipe: ScoreRecipe, run: RunFolder) -> dict[str, Estimate]:
-    """Score samples into scores/; one figure a score, its mean over prompts.
+    """Score samples into scores/; one figure per score, its mean over prompts.
 
     A row that a verifier or judge has no number for is recorded in failures/ with the reason, counts in
     `SCORE_failed_rate`, and has the score NaN.

@@ -36,7 +36,7 @@ class Annotation:
     """What an annotator made of some samples.
 
     Attributes:
-        pairs: one a prompt.
+        pairs: one per prompt.
         skipped: ids of prompts whose samples are all the same text, so that there is nothing to compare.
     """
 

@@ -24,7 +24,7 @@ class Rule:
     Attributes:
         strategy: "best", "top_k", "threshold", "rso" (statistical rejection sampling), "pairs" (best and
             worst), "rso_pairs" (what "rso" accepts, paired at random), or "random".
-        k: samples a prompt; 1 unless told, for "rso_pairs" 2, for "threshold" no limit.
+        k: samples per prompt; 1 unless told, for "rso_pairs" 2, for "threshold" no limit.
         threshold: for "threshold": the lowest score that is kept.
         beta: for "rso" and "rso_pairs": their temperature, in units of the score.
         distinct: "text" leaves out repeated texts of a prompt, "near" also texts that are nearly the same;
@@ -193,5 +193,5 @@ def _check_enough(groups: Groups, rule: Rule) -> None:
     if len(few):
         raise DataError(
             f"prompt '{groups.prompt_ids[few[0]]}' has {groups.sizes[few[0]]} samples, so {rule.takes} "
-            "cannot be selected. Lower k or sample more answers a prompt."
+            "cannot be selected. Lower k or sample more answers per prompt."
         )

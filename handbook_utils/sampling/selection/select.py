@@ -53,7 +53,7 @@ def select(
         strategy: "best", "top_k", "threshold", "rso" or "random"; for pairs see `select_pairs`.
         seed: of ties and of every random choice.
         options:
-            - `k`: answers a prompt; 1 unless told, for "threshold" no limit.
+            - `k`: answers per prompt; 1 unless told, for "threshold" no limit.
             - `threshold`: for "threshold": the lowest score that is kept.
             - `beta`: for "rso" (Liu et al. 2023): its temperature, in units of the score.
             - `distinct`: "text" leaves out repeated texts of a prompt, "near" also texts that share more than

@@ -39,7 +39,7 @@ def top(groups: Groups, scores: Floats, *, k: int, seed: int) -> Ints:
 
 
 def at_least(groups: Groups, scores: Floats, *, threshold: float, k: int | None, seed: int) -> Ints:
-    """Places whose score is `threshold` or higher, best first, at most k a prompt where k is given."""
+    """Places whose score is `threshold` or higher, best first, at most k per prompt where k is given."""
     order = ranked(groups, scores, seed=seed)
     kept = order if k is None else first_of(groups, order, k)
     return kept[scores[kept] >= threshold]
@@ -64,7 +64,7 @@ def statistical_rejection(groups: Groups, scores: Floats, *, k: int, beta: float
     for distinct texts first does too.
 
     Args:
-        k: samples a prompt; all of a prompt that has fewer.
+        k: samples per prompt; all of a prompt that has fewer.
         beta: in units of the score; towards 0 it takes the highest scores, large ones take any.
     Source: Liu et al. 2023, "Statistical Rejection Sampling Improves Preference Optimization", Algorithm 1.
     """
@@ -111,7 +111,7 @@ def rejection_pairs(groups: Groups, scores: Floats, texts: Ints, *, k: int, beta
 
     Args:
         texts: (places,) a number for each distinct text.
-        k: samples a prompt; the paper takes 8 of 64.
+        k: samples per prompt; the paper takes 8 of 64.
         beta: in units of the score.
     Returns:
         Chosen and rejected places, prompt after prompt.

@@ -1,7 +1,7 @@
 """DPO's reference, computed once before training: which model it is, and a pass over the rows that lack it.
 
 The model that is about to be trained is the reference as it stands. So no second one is held, and each answer
-of the data is computed once, like lengths together and a pair's prompt once, instead of once an epoch.
+of the data is computed once, like lengths together and a pair's prompt once, instead of once per epoch.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class LengthBatchSampler(BatchRebalanceSampler):  # type: ignore[misc]  # transf
         return iter(self.batches.epoch(self.epoch, self.rank))
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self.batches)
 
 

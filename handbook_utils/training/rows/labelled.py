@@ -57,7 +57,7 @@ def training_rows(
     """Tokenize the conversations of SFT, neighbouring turns of one joined where the template allows.
 
     A stream, the data of other stages and conversations whose recipe sets one of `TOKEN_FIELDS` are left
-    to TRL, which learns the same tokens in a row a turn, and takes no notice of generation marks.
+    to TRL, which learns the same tokens in a row per turn, and takes no notice of generation marks.
 
     Args:
         recipe: the stage's recipe.

@@ -25,7 +25,7 @@ class Counted(NamedTuple):
     Attributes:
         rows: without those left out, after packing.
         tokens: of them all without padding; of pairs, both answers, each with its prompt. None: not counted.
-        passes: forward passes a step, where `max_tokens_per_batch` decides.
+        passes: forward passes per step, where `max_tokens_per_batch` decides.
     """
 
     rows: int | None

@@ -1,4 +1,4 @@
-"""One token a row from logits: inverse-CDF sampling with given uniform numbers."""
+"""One token per row from logits: inverse-CDF sampling with given uniform numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 def draw_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one token a row; the same uniform number always gives the same token.
+    """Draw one token per row; the same uniform number always gives the same token.
 
     The token is the first whose cumulative probability exceeds the row's uniform number. Probabilities
     are float32, their running sum float64. All tokens take part unless `top_p` cuts them (no top-k).

@@ -19,7 +19,7 @@ class SamplingSettings:
     """How answers are drawn.
 
     Attributes:
-        samples: answers a prompt.
+        samples: answers per prompt.
         max_new_tokens: an answer that has not ended by then is cut.
         temperature: divides the logits; 0 is greedy.
         top_p: nucleus; 1 lets every token take part.
@@ -38,7 +38,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise DataError(f"n, the answers a prompt, must be at least 1, got {self.samples}.")
+            raise DataError(f"n, the answers per prompt, must be at least 1, got {self.samples}.")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def sample_tokens(
         progress: called after each step with new tokens and newly finished answers.
         watch: stops answers on their way; the others are those that would come without it.
     Returns:
-        One record a sample, in order of prompts, then sample index.
+        One record per sample, in order of prompts, then sample index.
     Raises:
         ModelError: the model keeps no cache, or gives logits that are not numbers.
     """
@@ -140,7 +140,7 @@ class _Rows:
         self._mask = None if self._mask is None else self._mask[indices]
 
     def step(self, tokens: torch.Tensor) -> None:
-        """Append one token a row and compute the next logits."""
+        """Append one token per row and compute the next logits."""
         if self._mask is not None:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self.logits = self._forward(tokens[:, None], self._lengths[:, None])

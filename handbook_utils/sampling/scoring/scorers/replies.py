@@ -14,7 +14,7 @@ from handbook_utils.runs.atomic import explained_os_errors
 
 
 class ReplyStore:
-    """Replies by what was asked, kept in a file with one JSON object a line; thread-safe.
+    """Replies by what was asked, kept in a file with one JSON object per line; thread-safe.
 
     A line is written as soon as its reply is there, so a killed run has lost none it paid for. The file holds
     requests' checksums and replies: no key, and no question.
