@@ -11,6 +11,7 @@ import typer
 
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
+from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
     Changes,
@@ -27,6 +28,7 @@ from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
 from handbook_utils.cli.template import template
 from handbook_utils.errors import HandbookError
+from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.versions import note_untested_versions
 
 app = typer.Typer(
@@ -36,12 +38,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps: [bold]handbook run pocket/pipeline[/bold], then open the report it names. "
-    "Every stage writes a run folder; the same command again reuses or resumes it.",
+    "Every stage writes a run folder; the same command again reuses or resumes it. "
+    "For a bug report: [bold]handbook info[/bold].",
 )
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
+    silence_notices()
     try:
         app(prog_name="handbook")
     except HandbookError as error:
@@ -51,7 +55,7 @@ def main() -> None:
         note_untested_versions(error)
         raise
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command again goes on from here", file=sys.stderr)
+        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -64,7 +68,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Align language models with recipes you can read and figures you can trust."""
@@ -82,8 +86,10 @@ def run(
 ) -> None:
     """Run all stages of a pipeline, each into its own run folder, and write a report.
 
-    Stages that are done are not done again; an interrupted one goes on. Changes name the stage first:
-    --set sft.training.max_steps=10.
+    Finished stages are not run again; an interrupted stage resumes.
+    In --set, the name of the stage comes first: --set sft.training.max_steps=10.
+
+    Example: handbook run pocket/pipeline
     """
     from handbook_utils.cli import view
 
@@ -102,12 +108,15 @@ def run(
 
 @app.command()
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="Evaluate or score run A, the baseline.")],
-    run_b: Annotated[Path, typer.Argument(help="Run B, on the same prompts.")],
+    run_a: Annotated[Path, typer.Argument(help="Run A, the baseline: a run folder of evaluate or score.")],
+    run_b: Annotated[Path, typer.Argument(help="Run B, the candidate, on the same prompts.")],
     by: Annotated[str, typer.Option(help="The score column to compare.")] = "gold",
     json: Json = False,
 ) -> None:
-    """Is B better than A, by how much, how sure, and what else changed between them?"""
+    """Say whether B is better than A, by how much, how certain that is, and what else differs between them.
+
+    Example: handbook compare runs/evaluate-sft runs/evaluate-dpo
+    """
     from handbook_utils.cli import view
     from handbook_utils.pipeline.compare import compare_runs
 
@@ -120,31 +129,42 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     json: Json = False,
 ) -> None:
-    """Write a self-contained HTML report of runs: curves, figures with intervals, sample answers, cost."""
+    """Write a self-contained HTML report of runs: curves, figures with intervals, sample answers, cost.
+
+    Example: handbook report runs/demo --out report.html
+    """
     from handbook_utils.cli import view
     from handbook_utils.reporting.report import write_report
 
     path = write_report(runs[0] if len(runs) == 1 else runs, out)
     view.say({"report": str(path)}, f"report: {path}", json)
+    if not json:
+        view.say_next("open it in a browser; it needs no other file")
 
 
 app.command()(recipes)
 app.command()(convert)
+app.command()(info)
 
 
 @app.command()
 def chat(
     model: Annotated[str, typer.Argument(help="A run folder, model folder, hub name or pocket:base.")],
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this and exit.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.7,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Answer this one prompt and exit.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the most likely token.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     json: Json = False,
 ) -> None:
     """Talk to a trained model; an empty line or Ctrl-D ends the conversation."""
+    from handbook_utils.cli import view
     from handbook_utils.cli.chat import chat_with
 
     chat_with(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, json=json)
+    if not json:
+        view.say_next("measure it on held-out prompts: handbook evaluate --help", to_stderr=True)
 
 
 app.command()(merge)
@@ -189,27 +209,36 @@ def train(
     dry_run: DryRun = False,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="How many train together, over all nodes.", rich_help_panel=LAUNCH),
+        typer.Option(min=1, help="Processes that train together, on all machines.", rich_help_panel=LAUNCH),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="ddp, fsdp2, zero2, zero3 or none.", rich_help_panel=LAUNCH)
+        str | None,
+        typer.Option(
+            help="How the model is split: ddp (not at all), fsdp2, zero2, zero3 or none.",
+            rich_help_panel=LAUNCH,
+        ),
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Machines.", rich_help_panel=LAUNCH)] = None,
     node_rank: Annotated[
         int | None,
-        typer.Option(min=0, help="This machine's number. Default: Slurm's.", rich_help_panel=LAUNCH),
+        typer.Option(
+            min=0, help="Number of this machine, from 0. Default: SLURM_NODEID.", rich_help_panel=LAUNCH
+        ),
     ] = None,
     main_address: Annotated[
-        str | None, typer.Option(help="Host name of machine 0.", rich_help_panel=LAUNCH)
+        str | None, typer.Option(help="Host name or address of machine 0.", rich_help_panel=LAUNCH)
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Port where they meet. Default: a free one.", rich_help_panel=LAUNCH
+            min=1,
+            max=65535,
+            help="Port of machine 0 where the processes meet. Default: a free one.",
+            rich_help_panel=LAUNCH,
         ),
     ] = None,
 ) -> None:
-    """Train a model: pretrain, sft, reward, dpo, orpo or kto, as the recipe says.
+    """Train a model. The recipe says how: pretrain, sft, reward, dpo, orpo or kto.
 
     Examples: handbook train pocket/sft; handbook train my.yaml --processes 8 --strategy fsdp2
     """
@@ -230,15 +259,17 @@ def train(
 def slurm(
     recipe: RecipeName,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each; one process per GPU.")] = 8,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs per machine; one process per GPU.")] = 8,
     time: Annotated[
-        str, typer.Option(help="Longest turn; the job requeues itself and goes on.")
+        str, typer.Option(help="Time limit per submission; the job requeues itself and resumes.")
     ] = "24:00:00",
-    partition: Annotated[str | None, typer.Option(help="Where to queue.")] = None,
-    account: Annotated[str | None, typer.Option(help="Who pays.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="ddp, fsdp2, zero2 or zero3.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm partition to submit to.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm account to charge.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="How the model is split: ddp (not at all), fsdp2, zero2 or zero3.")
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="The sbatch file. Default: <run folder>.sbatch.")
+        Path | None, typer.Option("--file", help="File to write. Default: <run folder>.sbatch.")
     ] = None,
     out: Out = None,
     changes: Changes = None,
@@ -262,16 +293,16 @@ def slurm(
     launch.write_job(job, program, file or folder.with_suffix(".sbatch"), json)
 
 
-_stage_command("generate", "Sample answers from a model. Example: handbook generate pocket/samples")
+_stage_command("generate", "Sample answers from a model.\n\nExample: handbook generate pocket/samples")
 _stage_command(
     "annotate",
-    "Turn samples into preference pairs. Example: handbook annotate pocket/preferences",
+    "Turn samples into preference pairs.\n\nExample: handbook annotate pocket/preferences",
 )
 app.command()(score)
 app.command()(select)
 app.command("rejection-sample")(rejection_sample)
 _stage_command(
     "evaluate",
-    "Measure a model on held-out prompts, or best-of-n on scored samples. "
+    "Measure a model on held-out prompts, or best-of-n on scored samples.\n\n"
     "Example: handbook evaluate pocket/evaluate",
 )

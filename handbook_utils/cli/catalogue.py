@@ -11,12 +11,21 @@ from handbook_utils.cli.options import Json
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this recipe's card.", show_default=False)] = None,
-    methods: Annotated[bool, typer.Option("--methods", help="List stages and losses with papers.")] = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema for editors.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="Show the card of this recipe.", show_default=False)
+    ] = None,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="List stages, losses and ways to select, with their papers.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List the packaged recipes with hardware and status, or show one recipe's card."""
+    """List the packaged recipes, or show one recipe's card: hardware, status, where its values come from.
+
+    Example: handbook recipes pocket/sft
+    """
     from handbook_utils.cli import recipes as view
 
     if schema:
@@ -31,12 +40,19 @@ def recipes(
 
 def convert(
     file: Annotated[Path, typer.Argument(help="A recipe of the alignment-handbook or of TRL.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the recipe there.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Default: told by the folder or the keys.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="GPUs its batch size is meant for.")] = 8,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the recipe to this file.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="sft, reward, dpo, ... Default: found out from the folder or the keys.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of GPUs that its batch size was chosen for.")
+    ] = 8,
     json: Json = False,
 ) -> None:
-    """Turn a flat recipe into one of ours, and say what became of every key."""
+    """Convert a recipe of the 2023 alignment-handbook or of TRL, and say what became of every key.
+
+    Example: handbook convert config_full.yaml --out my.yaml
+    """
     from handbook_utils.cli.recipes import convert_file
 
     convert_file(file, out=out, stage=stage, processes=processes, json=json)

@@ -61,7 +61,9 @@ def check_batch(recipe: TrainingRecipe) -> None:
 def write_job(job: Job, program: Sequence[str], file: Path, json: bool) -> None:
     """Write an sbatch file and say how to submit it."""
     write_text(file, sbatch_script(job, program))
-    view.say({"job": str(file)}, f"{file}: submit it with\n  sbatch {shlex.quote(str(file))}", json)
+    view.say({"job": str(file)}, f"wrote {file}", json)
+    if not json:
+        view.say_next(f"submit it: sbatch {shlex.quote(str(file))}")
 
 
 def show_plan(

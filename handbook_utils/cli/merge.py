@@ -9,12 +9,17 @@ import typer
 
 
 def merge(
-    model: Annotated[str, typer.Argument(help="A run folder, an adapter's folder or its hub name.")],
+    model: Annotated[str, typer.Argument(help="A run folder, or an adapter's folder or hub name.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as the base.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16; auto: that of the base.")
+    ] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")] = False,
 ) -> None:
-    """Merge an adapter into its base, check that logits and greedy answers agree, save the whole model."""
+    """Merge an adapter into its base, check that logits and greedy answers agree, and save the whole model.
+
+    Example: handbook merge runs/sft-qlora --out models/merged
+    """
     from handbook_utils.cli import view
     from handbook_utils.models.merge import merge_adapter
 

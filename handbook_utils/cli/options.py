@@ -15,17 +15,21 @@ Out = Annotated[
 Changes = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change one value, such as training.max_steps=10. May be repeated.", show_default=False
+        "--set",
+        help="Change one value of the recipe, such as training.max_steps=10. Repeatable.",
+        show_default=False,
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
+    int | None, typer.Option("--seed", min=0, help="Seed to use instead of the recipe's.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Delete what another recipe left in the folder.")
+    bool, typer.Option("--overwrite", help="Delete what is in the run folder and start again.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; load no model, write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done. Loads no model, writes nothing.")
+]
 RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]
 
 
@@ -33,8 +37,8 @@ OnExecutor = Annotated[
     str | None,
     typer.Option(
         "--executor",
-        help="Where generate, score and evaluate work: local, on this machine; ray, on a Ray cluster (extra "
-        "`ray`). Default: as the recipe says.",
+        help="Where the work is done: local (this machine) or ray (a Ray cluster; needs the extra `ray`). "
+        "Default: what the recipe says.",
         show_default=False,
     ),
 ]

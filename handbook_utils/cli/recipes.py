@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from handbook_utils.cli.view import say_next
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.convert.notes import Note
 from handbook_utils.errors import RecipeError
@@ -25,6 +27,9 @@ from handbook_utils.schema.recipe import (
 )
 from handbook_utils.schema.stage_table import STAGES, training_stages
 
+# below this width the list leaves out hardware and status, which each recipe's card has
+WIDE = 160
+
 
 def show_schema() -> None:
     """The JSON schema of all recipes."""
@@ -32,7 +37,7 @@ def show_schema() -> None:
 
 
 def show_methods(json: bool) -> None:
-    """Every stage, loss and way to select, what it needs, and its paper."""
+    """Every stage, loss and way to select, with what it needs and its paper."""
     from handbook_utils.cli.papers import methods
 
     if json:
@@ -47,6 +52,7 @@ def show_methods(json: bool) -> None:
         stage, loss = (method.stage, method.name) if method.stage else (method.name, "")
         table.add_row(stage, loss, method.does, method.needs, cited)
     Console().print(table)
+    say_next("see the recipes: handbook recipes")
 
 
 def show_recipes(json: bool) -> None:
@@ -55,15 +61,17 @@ def show_recipes(json: bool) -> None:
     if json:
         print(json_module.dumps(rows))
         return
-    table = Table("recipe", "stage", "what it does", "hardware", "status", box=None, header_style="bold")
+    console = Console(highlight=False)
+    columns = {"name": "recipe", "stage": "stage", "description": "what it does"}
+    if console.width >= WIDE:
+        columns |= {"hardware": "hardware", "status": "status"}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for key, head in columns.items():
+        table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1 if key == "description" else None)
     for row in rows:
-        table.add_row(*(row[key] for key in ("name", "stage", "description", "hardware", "status")))
-    console = Console()
+        table.add_row(*(row[key] for key in columns))
     console.print(table)
-    console.print(
-        "\nA recipe's card: handbook recipes zephyr-7b-beta/dpo    Look inside: add --dry-run to its command",
-        style="dim",
-    )
+    say_next("see a recipe's hardware, status and values: handbook recipes RECIPE")
 
 
 def _listed(name: str) -> dict[str, str]:
@@ -92,7 +100,8 @@ def show_card(name: str, json: bool) -> None:
         for key, value, source in rows:
             table.add_row(key, str(value), source)
         console.print(table)
-    console.print(f"\nRun it: handbook {STAGES[recipe.stage].command} {name}", style="dim", markup=False)
+    command = f"handbook {STAGES[recipe.stage].command} {name}"
+    say_next(f"see what it would do: {command} --dry-run; run it: {command}")
 
 
 def card_sections(card: RecipeCard) -> list[tuple[str, list[str]]]:
@@ -131,7 +140,7 @@ def convert_file(file: Path, *, out: Path | None, stage: str | None, processes: 
     if out is not None:
         write_text(out, text)
     if not json:
-        _show_notes(notes, out)
+        _show_notes(notes, out, STAGES[recipe["stage"]].command)
 
 
 def _folder_stage(file: Path) -> str | None:
@@ -140,7 +149,7 @@ def _folder_stage(file: Path) -> str | None:
     return next((part for part in reversed(file.resolve().parts[:-1]) if part in stages), None)
 
 
-def _show_notes(notes: Sequence[Note], out: Path | None) -> None:
+def _show_notes(notes: Sequence[Note], out: Path | None, command: str) -> None:
     # stderr: `handbook convert old.yaml > new.yaml` holds the recipe alone
     console = Console(stderr=True)
     table = Table("key", "", "what became of it", box=None, header_style="bold")
@@ -149,4 +158,6 @@ def _show_notes(notes: Sequence[Note], out: Path | None) -> None:
         table.add_row(note.key, note.outcome, note.why, style=styles.get(note.outcome))
     console.print(table)
     if out is not None:
-        console.print(f"wrote {out}", style="dim")
+        console.print(f"wrote {out}", style="dim", soft_wrap=True)
+    file = "FILE" if out is None else shlex.quote(str(out))
+    say_next(f"see what it would do: handbook {command} {file} --dry-run", to_stderr=True)

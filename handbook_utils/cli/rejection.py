@@ -37,12 +37,16 @@ def rejection_sample(
     dry_run: DryRun = False,
     executor: OnExecutor = None,
 ) -> None:
-    """Sample answers, keep those that score best, train on them, measure, and again: rejection sampling.
+    """Rejection sampling: sample answers, keep the best by score, train on them, measure, and repeat.
 
-    Each round's model is measured on held-out prompts beside the start model, the round before, and a
-    control that was trained alike on as many random samples. What selects, what is trained (sft on best
-    answers, or dpo on best-and-worst pairs), how many rounds and when to stop is in the recipe; --dry-run
-    shows the stages. A killed run goes on where it was by the same command. Examples:
+    Each round's model is measured on held-out prompts and compared with three others:
+    the start model, the previous round's, and a control trained in the same way on as many random samples.
+
+    The recipe says what selects, what is trained, how many rounds there are and when to stop.
+    It trains sft on the best answers, or dpo on pairs of the best and the worst.
+    --dry-run shows the stages; the same command again resumes a killed run.
+
+    Examples:
 
     handbook rejection-sample pocket/rejection
 
@@ -72,6 +76,7 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from handbook_utils.cli.view import say_next
     from handbook_utils.pipeline.round_stages import all_stages
     from handbook_utils.pipeline.rounds import plan_rounds
     from handbook_utils.pipeline.run import stage_edges
@@ -91,7 +96,8 @@ def show_rounds_plan(recipe: RejectionRecipe, folder: Path, json: bool) -> None:
     console.print(table)
     for key, value in plan.items():
         console.print(f"{key}: {value:,}", markup=False)
-    console.print(f"would write {folder}", style="dim")
+    console.print(f"would write {folder}", style="dim", soft_wrap=True)
+    say_next("run it: the same command without --dry-run")
 
 
 def _does(stage: StageRecipe) -> str:
@@ -107,6 +113,8 @@ def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
     """What each round's model is worth on held-out prompts, and which rule ended the rounds, if one did."""
     from rich.console import Console
 
+    from handbook_utils.cli.view import next_step, say_next
+
     console = Console(highlight=False)
     record = json_module.loads((result.path / "rounds.json").read_text(encoding="utf-8"))
     console.print("On held-out prompts, with 95 % intervals", style="bold")
@@ -117,7 +125,8 @@ def show_rounds(recipe: RejectionRecipe, result: RunResult) -> None:
     for caution in result.cautions:
         console.print(f"caution: {caution}", style="yellow", markup=False)
     kept = f"round {record['kept']}" if record["kept"] else "round 1, which a rule stopped"
-    console.print(f"{result.path}/model: {kept}; {result.runtime_s:.1f} s", style="dim")
+    console.print(f"{result.path}/model: {kept}; {result.runtime_s:.1f} s", style="dim", soft_wrap=True)
+    say_next(next_step(result.stage, result.path))
 
 
 def rounds_table(metrics: Mapping[str, Estimate], score: str) -> Table:

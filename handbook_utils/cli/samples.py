@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 ROWS = "On a file of rows"
 Target = Annotated[
     str,
-    typer.Argument(help="A recipe (packaged name or YAML file); or rows: a file, folder, run or hub name."),
+    typer.Argument(
+        help="A recipe (packaged name or YAML file), or rows (a file, folder, run folder or hub name)."
+    ),
 ]
-Split = Annotated[str, typer.Option(help="Which rows, such as train[:200].", rich_help_panel=ROWS)]
+Split = Annotated[str, typer.Option(help="Which rows to read, such as train[:200].", rich_help_panel=ROWS)]
 
 
 def score(
@@ -37,14 +40,14 @@ def score(
         typer.Option(
             "--scorer",
             "-s",
-            help="NAME=MODEL or NAME={kind: ...}, as under `scorers` in a recipe. May be repeated.",
+            help="NAME=MODEL or NAME={kind: ...}, as under `scorers` in a recipe. Repeatable.",
             rich_help_panel=ROWS,
             show_default=False,
         ),
     ] = None,
     split: Split = "train",
     rows_per_batch: Annotated[
-        int, typer.Option(min=1, help="Answers a forward pass.", rich_help_panel=ROWS)
+        int, typer.Option(min=1, help="Answers per forward pass.", rich_help_panel=ROWS)
     ] = 256,
     out: Out = None,
     changes: Changes = None,
@@ -56,9 +59,11 @@ def score(
 ) -> None:
     """Score answers, or pairs of answers, by reward models, ensembles, verifiers or the gold reward.
 
-    With --scorer, any rows are scored as they are: every column is kept, one column per score is added, and
-    a table of means is printed (for pairs also how often the chosen answer scores higher). --out then names
-    a .jsonl or .parquet file. Examples:
+    With --scorer, any rows are scored as they are: every column is kept, and one column per score is added.
+    A table of means is printed; for pairs also how often the chosen answer scores higher.
+    --out then names a .jsonl or .parquet file.
+
+    Examples:
 
     handbook score pocket/scores
 
@@ -77,24 +82,28 @@ def score(
 def select(
     target: Target,
     by: Annotated[
-        str | None, typer.Option(help="The column of the score that selects.", rich_help_panel=ROWS)
+        str | None, typer.Option(help="Column of the score to select by.", rich_help_panel=ROWS)
     ] = None,
     strategy: Annotated[
         str,
         typer.Option(help="best, top_k, threshold, rso, pairs, rso_pairs or random.", rich_help_panel=ROWS),
     ] = "best",
-    k: Annotated[int | None, typer.Option(help="Answers per prompt.", rich_help_panel=ROWS)] = None,
+    k: Annotated[int | None, typer.Option(help="Answers to keep per prompt.", rich_help_panel=ROWS)] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="For threshold: the lowest score kept.", rich_help_panel=ROWS)
+        float | None, typer.Option(help="For threshold: the lowest score to keep.", rich_help_panel=ROWS)
     ] = None,
     beta: Annotated[
         float | None,
         typer.Option(
-            help="For rso, rso_pairs: their temperature, in units of the score.", rich_help_panel=ROWS
+            help="For rso and rso_pairs: the temperature, in units of the score.", rich_help_panel=ROWS
         ),
     ] = None,
     distinct: Annotated[
-        str, typer.Option(help="none; text: no text twice; near: none nearly twice.", rich_help_panel=ROWS)
+        str,
+        typer.Option(
+            help="text: drop repeated answers; near: drop near-duplicates too; none: keep all.",
+            rich_help_panel=ROWS,
+        ),
     ] = "none",
     split: Split = "train",
     out: Out = None,
@@ -104,10 +113,12 @@ def select(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Choose among scored answers; a random control of the same prompts and size is written beside them.
+    """Choose among scored answers, and write a random control of the same prompts and size beside them.
 
-    With --by any scored rows are selected from: rows of one prompt are its samples. --out is a .jsonl or
-    .parquet file then, and the control goes to FILE.control.jsonl. Examples:
+    With --by, answers are chosen from any scored rows; rows with the same prompt are its samples.
+    --out then names a .jsonl or .parquet file, and the control goes to FILE.control.jsonl.
+
+    Examples:
 
     handbook select pocket/rft-best
 
@@ -130,7 +141,7 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
 
     if Path(recipe).exists() and Path(recipe).suffix not in (".yaml", ".yml"):
         option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
-        raise RecipeError(f"{recipe}: rows, and no recipe. Say {option} as well, or give a recipe.")
+        raise RecipeError(f"{recipe}: these are rows, not a recipe. Add {option}, or give a recipe.")
     changes = [*executor_changes(options.get("--executor")), *(options["--set"] or [])]
     loaded = view.load_for(command, recipe, changes, options["--seed"])
     view.run_or_plan(
@@ -145,7 +156,7 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
 def _only_recipes(given: dict[str, Any]) -> None:
     for option, value in given.items():
         if value is not None:
-            raise RecipeError(f"{option} belongs to a recipe, and rows are given. Leave it out.")
+            raise RecipeError(f"{option} is for recipes only, and rows are given. Leave it out.")
 
 
 def _score_rows(
@@ -168,11 +179,12 @@ def _score_rows(
         )
     write_rows(out, made.rows)
     failed = failed_counts(made.failures)
-    lines = [f"no score '{scorer}' in {count} of {len(made.rows)} rows" for scorer, count in failed.items()]
-    lines += [f"such as prompt '{f.prompt_id}': {f.reason}" for f in made.failures[:1]]
+    lines = [f"{count} of {len(made.rows)} rows got no score '{scorer}'" for scorer, count in failed.items()]
+    lines += [f"for example prompt '{f.prompt_id}': {f.reason}" for f in made.failures[:1]]
     record: dict[str, Any] = {"rows": len(made.rows), "out": str(out), "failed": failed}
     record["cautions"] = list(cautions)
-    _show(made.metrics, record, [*lines, f"{out}: {len(made.rows)} rows"], json)
+    advice = f"choose among the answers: handbook select {shlex.quote(str(out))} --by {next(iter(sections))}"
+    _show(made.metrics, record, [*lines, f"{out}: {len(made.rows)} rows"], None if json else advice)
 
 
 def _select_rows(
@@ -201,17 +213,20 @@ def _select_rows(
         "unscored": made.unscored,
     }
     record["cautions"] = list(cautions)
-    _show(made.metrics, record, lines, json)
+    advice = f"train on them: write data: [{{name: {out}}}] in a recipe, and train its control on {control}"
+    _show(made.metrics, record, lines, None if json else advice)
 
 
-def _show(metrics: dict[str, Estimate], record: dict[str, Any], lines: list[str], json: bool) -> None:
+def _show(metrics: dict[str, Estimate], record: dict[str, Any], lines: list[str], advice: str | None) -> None:
+    """Print metrics, lines and what to do next; without advice, one JSON object."""
     from rich.console import Console
 
     from handbook_utils.cli import view
 
-    if json:
+    if advice is None:
         view.say({**record, "metrics": {name: one.to_json() for name, one in metrics.items()}}, "", True)
         return
     Console().print(view.metrics_table(metrics))
     for line in [*(f"caution: {caution}" for caution in record["cautions"]), *lines]:
-        Console().print(line, style="dim", markup=False, highlight=False)
+        Console().print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    view.say_next(advice)

@@ -20,17 +20,33 @@ STYLES = {"ok": "green", "error": "bold red", "warning": "yellow", "note": "cyan
 def template(
     model: Annotated[str, typer.Argument(help="A run folder, model folder, hub name or pocket:base.")],
     data: Annotated[
-        str | None, typer.Option(help="Conversations to show one of: a file, hub name or pocket:...")
+        str | None, typer.Option(help="Where to read a conversation from: a file, a hub name or pocket:...")
     ] = None,
-    row: Annotated[int, typer.Option(min=1, help="Which conversation, counted from 1.")] = 1,
+    row: Annotated[int, typer.Option(min=1, help="Which conversation of it to show, counted from 1.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a model's chat template, and show which tokens of a conversation carry loss.
 
-    Exits with 1 where the template would spoil training.
+    Exits with 1 if the template would spoil training.
+
+    Example: handbook template pocket:base --data my.jsonl
     """
-    if not _show(model, data, row, json):
+    is_fit = _show(model, data, row, json)
+    if not json:
+        _say_next(model, is_fit)
+    if not is_fit:
         raise typer.Exit(1)
+
+
+def _say_next(model: str, is_fit: bool) -> None:
+    from handbook_utils.cli.view import say_next
+
+    if is_fit:
+        say_next(f"train with it: write model: {{name: {model}}} in a recipe")
+    else:
+        say_next(
+            "use another template: write chat_template: zephyr, chatml or your file under model: in a recipe"
+        )
 
 
 def _show(name: str, data: str | None, row: int, json: bool) -> bool:

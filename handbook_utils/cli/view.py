@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,22 @@ if TYPE_CHECKING:
 def say(record: Mapping[str, Any], text: str, json: bool) -> None:
     """Print a record as JSON for machines, or its text for people."""
     print(json_module.dumps(record) if json else text)
+
+
+def say_next(text: str, *, to_stderr: bool = False) -> None:
+    """The last line of a command: what to do next. It is never wrapped, so that a command can be copied."""
+    Console(stderr=to_stderr, highlight=False).print(
+        f"next: {text}", style="dim", markup=False, soft_wrap=True
+    )
+
+
+def next_step(stage: str, folder: Path) -> str:
+    """What to do with a finished run.
+
+    >>> next_step("sft", Path("runs/my sft"))
+    "talk to the model: handbook chat 'runs/my sft'"
+    """
+    return STAGES[stage].next_step.format(run=shlex.quote(str(folder)))
 
 
 def default_out(recipe: str) -> Path:
@@ -81,6 +98,7 @@ def show_result(result: RunResult, json: bool) -> None:
     console.print(
         f"{result.path}: {result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
     )
+    say_next(next_step(result.stage, result.path))
 
 
 def _show_cautions(console: Console, cautions: Sequence[str]) -> None:
@@ -113,7 +131,7 @@ def metrics_table(metrics: Mapping[str, Estimate]) -> Table:
 
 
 class PipelineWatcher:
-    """Prints a line per stage: its place in the pipeline, its time, its first metrics."""
+    """Prints one line per stage: its place in the pipeline, its time, its first metrics."""
 
     def __init__(self, pipeline: str) -> None:
         loaded = load_recipe(pipeline)
@@ -146,7 +164,8 @@ def show_pipeline(folder: Path, report: Path, json: bool) -> None:
         return
     console = Console()
     console.print(table)
-    console.print(f"\nreport: {report.resolve()}")
+    console.print(f"\nreport: {report.resolve()}", soft_wrap=True)
+    say_next(STAGES["pipeline"].next_step)
 
 
 def show_stage_plan(
@@ -164,7 +183,8 @@ def show_stage_plan(
     for key, text in extra.items():
         # a command is to be copied: no line of it may be broken
         console.print(f"{key.replace('_', ' ')}: {text}", markup=False, soft_wrap=True)
-    console.print(f"would write {folder}", style="dim")
+    console.print(f"would write {folder}", style="dim", soft_wrap=True)
+    say_next("run it: the same command without --dry-run")
 
 
 def _plan_table(recipe: StageRecipe, plan: Mapping[str, Any]) -> Table:
@@ -223,7 +243,10 @@ def show_pipeline_plan(pipeline: str, changes: Sequence[str], seed: int | None, 
     Console().print(table)
     first = next(iter(stages))
     command, recipe_name = STAGES[stages[first].stage].command, loaded.stages[first].recipe
-    Console().print(f"\nOne stage in full: handbook {command} {recipe_name} --dry-run", style="dim")
+    say_next(
+        f"run it: the same command without --dry-run; one stage in full: handbook {command} {recipe_name} "
+        "--dry-run"
+    )
 
 
 def show_merge(report: MergeReport, json: bool) -> None:
@@ -234,16 +257,23 @@ def show_merge(report: MergeReport, json: bool) -> None:
     what = "scores" if report.head == "reward" else "logits"
     lines = [
         f"{report.folder}: {report.dtype} safetensors",
-        f"{what}: at most {report.difference:.2g} of the largest apart (allowed: {report.tolerance:.2g})",
+        f"{what} differ by at most {report.difference:.2g} of the largest (allowed: {report.tolerance:.2g})",
     ]
     if report.same_generations is not None:
-        lines.append(f"greedy answers: {report.same_generations} of {report.probes} equal token by token")
+        lines.append(
+            f"greedy answers: {report.same_generations} of {report.probes} are the same, token by token"
+        )
     if report.quantized_difference is not None:
         lines.append(
-            f"beside the adapter on its {report.quantization} base: {report.quantized_difference:.2g} apart, "
-            "the rounding of computing with quantised weights"
+            f"from the adapter on its {report.quantization} base they differ by "
+            f"{report.quantized_difference:.2g}, because computing with quantised weights rounds"
         )
     print("\n".join(lines))
+    folder = shlex.quote(str(report.folder))
+    if report.head == "reward":
+        say_next(f"score answers with it: handbook score ANSWERS.jsonl --scorer proxy={folder}")
+    else:
+        say_next(f"talk to the merged model: handbook chat {folder}")
 
 
 def show_comparison(comparison: Comparison, json: bool) -> None:
@@ -258,3 +288,4 @@ def show_comparison(comparison: Comparison, json: bool) -> None:
     console.print("\nWhat else differs:" if comparison.changes else "\nNothing else differs.", style="bold")
     for line in comparison.changes:
         console.print(f"  {line}", markup=False)
+    say_next("show several runs on one page: handbook report RUN RUN ...")

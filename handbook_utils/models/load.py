@@ -14,6 +14,7 @@ from handbook_utils.chat.bounded_render import require_bounded
 from handbook_utils.chat.templates import chat_template_text
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import HandbookError, ModelError, TemplateError
+from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.transformers_internals import attention_of, takes_flash_attention
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
@@ -103,6 +104,7 @@ def load_model(name: str, *, head: Head = "causal", **options: Unpack[LoadOption
         MissingDependencyError: the quantisation or attention needs a library that is not installed.
     Book: chapter "LoRA and QLoRA".
     """
+    silence_notices()
     how = Loading(head, **options)
     if name == INIT:
         return build_init_model(_drawn_seed()).to(how.target)

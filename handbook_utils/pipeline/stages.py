@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.evaluation.statistics import with_cautions
+from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
@@ -65,6 +66,7 @@ def run_stage(
         RunFolderError: the folder holds something else.
         LaunchError: several processes cannot be started, or one of them failed.
     """
+    silence_notices()
     loaded = load_recipe(recipe, overrides=overrides, seed=seed)
     if processes is not None:
         loaded = load_recipe(loaded, overrides={"launch.processes": processes})

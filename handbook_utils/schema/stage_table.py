@@ -62,6 +62,7 @@ class Stage:
         kind: what its rows are made into; None: it reads tables of earlier runs.
         table: what its run is for, and another stage reads; None: no rows.
         other_tables: further ones, read by `subset`.
+        next_step: what the command line advises once a run is done; {run} is its folder.
         curves: what it logs while it trains; None: it trains nothing.
     """
 
@@ -73,6 +74,7 @@ class Stage:
     table: str | None = None
     other_tables: tuple[str, ...] = ()
     curves: Curves | None = None
+    next_step: str = ""
 
     @property
     def trains(self) -> bool:
@@ -85,22 +87,86 @@ _REWARDS = {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards
 _PAIRS = Curves(rewards=_REWARDS, accuracy="rewards/accuracies")
 _REWARD_MODEL = Curves(rewards={"margin": "margin"}, accuracy="accuracy")
 
+_CHAT = "talk to the model: handbook chat {run}"
+_REPORT = "see its curves and figures: handbook report {run}"
+_TRAIN_ON = "train on the {rows}: write data: [{{{{name: {{run}}}}}}] in a recipe of stage {stages}"
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("pretrain", PretrainRecipe, "training.stages:run_pretrain", "train", "text", curves=_PER_TOKEN),
-        Stage("sft", SftRecipe, "training.stages:run_sft", "train", "conversation", curves=_PER_TOKEN),
         Stage(
-            "reward", RewardRecipe, "training.stages:run_reward", "train", "preference", curves=_REWARD_MODEL
+            "pretrain",
+            PretrainRecipe,
+            "training.stages:run_pretrain",
+            "train",
+            "text",
+            curves=_PER_TOKEN,
+            next_step=_REPORT,
         ),
-        Stage("dpo", DpoRecipe, "training.stages:run_dpo", "train", "preference", curves=_PAIRS),
-        Stage("orpo", OrpoRecipe, "training.stages:run_orpo", "train", "preference", curves=_PAIRS),
         Stage(
-            "kto", KtoRecipe, "training.stages:run_kto", "train", "feedback", curves=Curves(rewards=_REWARDS)
+            "sft",
+            SftRecipe,
+            "training.stages:run_sft",
+            "train",
+            "conversation",
+            curves=_PER_TOKEN,
+            next_step=_CHAT,
         ),
-        Stage("generate", GenerateRecipe, "sampling.stages:run_generate", "generate", "prompt", "samples"),
-        Stage("annotate", AnnotateRecipe, "sampling.stages:run_annotate", "annotate", table="pairs"),
-        Stage("score", ScoreRecipe, "sampling.scoring.stage:run_score", "score", table="scores"),
+        Stage(
+            "reward",
+            RewardRecipe,
+            "training.stages:run_reward",
+            "train",
+            "preference",
+            curves=_REWARD_MODEL,
+            next_step="score answers with it: handbook score ANSWERS.jsonl --scorer proxy={run}",
+        ),
+        Stage(
+            "dpo", DpoRecipe, "training.stages:run_dpo", "train", "preference", curves=_PAIRS, next_step=_CHAT
+        ),
+        Stage(
+            "orpo",
+            OrpoRecipe,
+            "training.stages:run_orpo",
+            "train",
+            "preference",
+            curves=_PAIRS,
+            next_step=_CHAT,
+        ),
+        Stage(
+            "kto",
+            KtoRecipe,
+            "training.stages:run_kto",
+            "train",
+            "feedback",
+            curves=Curves(rewards=_REWARDS),
+            next_step=_CHAT,
+        ),
+        Stage(
+            "generate",
+            GenerateRecipe,
+            "sampling.stages:run_generate",
+            "generate",
+            "prompt",
+            "samples",
+            next_step="score the answers: handbook score {run} --scorer NAME=MODEL",
+        ),
+        Stage(
+            "annotate",
+            AnnotateRecipe,
+            "sampling.stages:run_annotate",
+            "annotate",
+            table="pairs",
+            next_step=_TRAIN_ON.format(rows="pairs", stages="dpo or reward"),
+        ),
+        Stage(
+            "score",
+            ScoreRecipe,
+            "sampling.scoring.stage:run_score",
+            "score",
+            table="scores",
+            next_step="choose among the answers: handbook select {run} --by SCORE",
+        ),
         Stage(
             "select",
             SelectRecipe,
@@ -108,8 +174,9 @@ STAGES: dict[str, Stage] = {
             "select",
             table="selected",
             other_tables=("control",),
+            next_step=_TRAIN_ON.format(rows="answers", stages="sft"),
         ),
-        Stage("best_of_n", BestOfNRecipe, "pipeline.best_of_n:run_best_of_n", "evaluate"),
+        Stage("best_of_n", BestOfNRecipe, "pipeline.best_of_n:run_best_of_n", "evaluate", next_step=_REPORT),
         Stage(
             "evaluate",
             EvaluateRecipe,
@@ -117,9 +184,17 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             "prompt",
             table="samples",
+            next_step="compare it with another evaluation: handbook compare BASELINE {run}",
         ),
-        Stage("rejection", RejectionRecipe, "pipeline.rounds:run_rejection", "rejection-sample", "prompt"),
-        Stage("pipeline", PipelineRecipe, "", "run"),
+        Stage(
+            "rejection",
+            RejectionRecipe,
+            "pipeline.rounds:run_rejection",
+            "rejection-sample",
+            "prompt",
+            next_step=_CHAT,
+        ),
+        Stage("pipeline", PipelineRecipe, "", "run", next_step="open the report in a browser"),
     )
 }
 

@@ -44,9 +44,9 @@ def handbook(
     """Run the command in this process: (exit code, standard output, standard error)."""
     from handbook_utils import cli
 
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def run(*arguments: object, columns: int = 200) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["handbook", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", str(columns))
         with pytest.raises(SystemExit) as left:
             cli.main()
         captured = capsys.readouterr()

@@ -27,6 +27,7 @@ COMMANDS = [
     "convert",
     "chat",
     "template",
+    "info",
 ]
 
 
@@ -83,6 +84,76 @@ def test_a_mistake_is_one_message_and_exit_code_2(handbook, tmp_path, monkeypatc
     assert message in err
     assert "Traceback" not in err + out
     assert not list(tmp_path.iterdir())
+
+
+def test_the_list_of_recipes_shows_whole_names_and_one_line_each_at_80_columns(handbook, monkeypatch):
+    from handbook_utils.schema.recipe import recipe_names
+
+    out = handbook("recipes", columns=80)[1]
+    lines = out.splitlines()
+    names = recipe_names()
+    assert [line.split()[0] for line in lines[1 : len(names) + 1]] == names
+    assert all(len(line) <= 80 for line in lines[: len(names) + 1])
+    assert lines[-1].startswith("next: ")
+    # a wide terminal shows what hardware they are for, and whether they ever ran
+    assert "never run here at scale" in handbook("recipes")[1]
+
+
+def test_info_has_what_a_bug_report_needs(handbook, monkeypatch):
+    from handbook_utils import __version__
+
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    found = json.loads(handbook("info", "--json")[1])
+    assert found["versions"]["handbook-utils"] == __version__
+    assert {"python", "torch", "transformers", "trl"} <= set(found["versions"])
+    assert found["hardware"]["cores"] >= 1
+    assert {"package", "runs", "model and data cache"} <= set(found["paths"])
+    shown = handbook("info")[1]
+    for text in (found["versions"]["torch"], found["paths"]["package"], "bug report"):
+        assert text in shown
+    assert "secret" not in shown + json.dumps(found)
+
+
+def test_info_names_libraries_that_were_not_tested(handbook, monkeypatch):
+    from handbook_utils.libraries import versions
+
+    monkeypatch.setattr(versions, "tested_versions", lambda: {"transformers": ("1.0", "1.1")})
+    assert "pip install 'transformers<1.2'" in handbook("info")[1]
+    assert json.loads(handbook("info", "--json")[1])["untested"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["recipes", "pocket/rejection"], "handbook rejection-sample pocket/rejection --dry-run"),
+        (["recipes", "--methods"], "handbook recipes"),
+        (["template", "pocket:base"], "model: {name: pocket:base}"),
+        (["run", "pocket/pipeline", "--dry-run"], "without --dry-run"),
+        (["rejection-sample", "pocket/rejection", "--dry-run"], "without --dry-run"),
+        (["train", "pocket/sft", "--dry-run", "--set", "data.0.split=train[:80]"], "without --dry-run"),
+        (["slurm", "pocket/sft", "--gpus-per-node", "1", "--out", "a run"], "sbatch 'a run.sbatch'"),
+    ],
+)
+def test_a_command_ends_with_what_to_do_next(handbook, tmp_path, monkeypatch, arguments, advice):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = handbook(*arguments, columns=80)
+    assert code == 0
+    last = out.splitlines()[-1]
+    assert last.startswith("next: ")
+    assert advice in last
+
+
+def test_every_stage_says_what_to_do_next_by_a_command_that_exists():
+    import re
+
+    from handbook_utils.cli.view import next_step
+    from handbook_utils.schema.stage_table import STAGES
+
+    for name in STAGES:
+        advice = next_step(name, Path("runs/a run"))
+        assert advice
+        assert "{" not in advice.replace("[{name: 'runs/a run'}]", "")
+        assert set(re.findall(r"handbook ([\w-]+)", advice)) <= set(COMMANDS)
 
 
 def test_an_unknown_command_exits_with_2(handbook):
