@@ -78,7 +78,7 @@ def run_notebook() -> None:
     import nbformat
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
 
 
 def report(part: str, start: float) -> None:
