@@ -61,10 +61,10 @@ def chosen_fell_a_little_and_rejected_several_times_as_far() -> bool:
     return chosen[2] < 0 and rejected[2] < 0 and rejected[0] < 2 * chosen[0]
 
 
-def training_loss_does_not_fall() -> bool:
+def training_loss_does_not_fall_in_every_round() -> bool:
     (text,) = shown("rejection_sampling")
     ends = [tuple(map(float, pair)) for pair in re.findall(r"from ([\d.]+) to ([\d.]+)", text)]
-    return len(ends) == 2 and all(last >= first for first, last in ends)
+    return len(ends) == 2 and any(last >= first for first, last in ends)
 
 
 def dpo_went_farther_than_the_control_and_gained_more() -> bool:
@@ -114,7 +114,7 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     ("dpo", "In `make demo`, on more pairs", the_demo_trains_on_more_pairs),
     ("dpo", "want hundreds of times the rate of a 7B model", our_rate_is_hundreds_of_times_the_recipes),
-    ("rejection_sampling", "The training loss is no help", training_loss_does_not_fall),
+    ("rejection_sampling", "It does not fall in every round", training_loss_does_not_fall_in_every_round),
 ]
 
 
