@@ -40,6 +40,7 @@ MOST_FILES, MOST_LINES, FEWEST_LINES = 14, 400, 40
 SMALL = {
     "cli/__main__.py": "what `python -m` runs",
     "cli/merge.py": "a module for each command",
+    "libraries/notices.py": "asked before any library is imported",
     "pocket/fingerprint.py": "loads neither torch nor the world",
     "processes.py": "asked by rooms that do not import each other",
     "runs/follower.py": "a run folder that is not to be written to",
