@@ -205,7 +205,7 @@ def _same_each_day(probe: TemplateProbe) -> Verdict:
         return _pass("The rendering does not depend on the day.")
     return _fail(
         "The template may write the date of the day.",
-        "A row of tomorrow is not that of today: pass the date as a template variable where that matters.",
+        "The rendering changes from day to day. If that matters, pass the date as a template variable.",
     )
 
 
@@ -255,7 +255,7 @@ def _pad_apart(probe: TemplateProbe) -> Verdict:
     if pad not in (probe.end, probe.tokenizer.eos_token_id):
         return _pass(f"Padding is {probe.tokenizer.pad_token!r}, and no end.")
     return _fail(
-        f"{probe.tokenizer.pad_token!r} is padding and end in one.",
+        f"{probe.tokenizer.pad_token!r} is both padding and end-of-turn token.",
         "The trainers here mask padding by its place, so nothing is lost. A collator that masks labels by "
         "token id would mask the end of every answer: give padding a token of its own.",
     )

@@ -1,4 +1,4 @@
-"""The methods at hand, from `papers.json`: stages, losses and ways to select, their needs and papers."""
+"""All methods, from `papers.json`: stages, losses and ways to select, their needs and papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`handbook recipes` and `handbook convert`: what is there, where it is from, and how to bring one's own."""
+"""`handbook recipes` and `handbook convert`: the packaged recipes, their sources, and converting others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from handbook_utils.schema.recipe import (
 from handbook_utils.schema.stage_table import STAGES, training_stages
 
 # below this width the list leaves out hardware and status, which each recipe's card has
-WIDE = 160
+WIDE = 200
 
 
 def show_schema() -> None:
@@ -65,12 +65,13 @@ def show_recipes(json: bool) -> None:
     columns = {"name": "recipe", "stage": "stage", "description": "what it does"}
     if console.width >= WIDE:
         columns |= {"hardware": "hardware", "status": "status"}
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for key, head in columns.items():
-        table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=1 if key == "description" else None)
-    for row in rows:
-        table.add_row(*(row[key] for key in columns))
-    console.print(table)
+    widths = [max(len(row[key]) for row in rows) for key in columns]
+    if console.width < WIDE:
+        widths[-1] = 0  # what it does is cut at the end of the line; names are never
+    for row in [columns, *rows]:
+        line = "  ".join(f"{row[key]:<{width}}" for key, width in zip(columns, widths, strict=True))
+        style = "bold" if row is columns else ""
+        console.print(line.rstrip(), style=style, markup=False, no_wrap=True, overflow="ellipsis")
     say_next("see a recipe's hardware, status and values: handbook recipes RECIPE")
 
 

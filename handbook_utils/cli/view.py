@@ -1,4 +1,4 @@
-"""What the command line prints: plans, tables of metrics, pipelines on their way."""
+"""What the command line prints: plans, tables of metrics, the progress of pipelines, what to do next."""
 
 from __future__ import annotations
 

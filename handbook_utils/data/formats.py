@@ -23,7 +23,7 @@ GOLD_COLUMNS = ("gold_chosen", "gold_rejected")
 
 
 class IgnoredColumnWarning(UserWarning):
-    """A column says something that is not heeded here."""
+    """A column says something that is ignored here."""
 
 
 def normalise_rows(rows: Iterable[Row], *, kind: Kind, format: str = "auto", name: str = "data") -> list[Row]:
@@ -98,7 +98,7 @@ class Normaliser:
             LOGGER.info("%s: read as %s", self._name, found)
             if self._kind == "prompt" and TEMPLATE_OPTIONS in reader.row:
                 message = (
-                    f"{self._name}: the column '{TEMPLATE_OPTIONS}' is not heeded: prompts are sampled, and "
+                    f"{self._name}: the column '{TEMPLATE_OPTIONS}' is ignored: prompts are sampled, and "
                     "their answers scored, with the chat template's own defaults."
                 )
                 warnings.warn(message, IgnoredColumnWarning, stacklevel=2)
@@ -266,7 +266,7 @@ def _checked(reader: RowReader, column: str, messages: list[Message]) -> list[Me
     system = reader.optional_text("system")
     if system.strip() and messages[0]["role"] != "system":
         messages = [Message(role="system", content=system), *messages]
-    before = "nobody"
+    before = ""
     for index, message in enumerate(messages, start=1):
         problem = _out_of_order(before, message, index)
         if problem:
@@ -280,8 +280,8 @@ def _out_of_order(before: str, message: Message, index: int) -> str:
     role = message["role"]
     if role == "system":
         return "is of the system, which speaks first or not at all." if index > 1 else ""
-    if role == "assistant" and before in ("nobody", "system"):
-        return "is of the assistant, and nobody has asked: a user's message has to come first."
+    if role == "assistant" and before in ("", "system"):
+        return "has role 'assistant' but no user message precedes it."
     if role == "assistant" and before == "assistant":
         return "is a second one of the assistant in a row. Join the two, or keep one."
     if role == "tool" and before not in ("assistant", "tool"):

@@ -1,4 +1,4 @@
-"""What the best of n samples is worth, exactly, for every n up to the samples at hand.
+"""What the best of n samples is worth, exactly, for every n up to the number of samples.
 
 With N samples of a prompt, the best of n is the average, over all subsets of n, of the value of the sample
 with the highest proxy. No subset is drawn: the r-th lowest proxy of N wins in a known share of the subsets.
@@ -206,7 +206,7 @@ def _check_ns(ns: Sequence[int] | None, samples: int) -> list[int]:
     for n in wanted:
         if not 1 <= n <= samples:
             raise DataError(
-                f"best of {n} cannot be had from {samples} samples per prompt. "
+                f"best of {n} needs at least {n} samples per prompt, and there are {samples}. "
                 f"Choose n between 1 and {samples}, or draw more samples."
             )
     return wanted

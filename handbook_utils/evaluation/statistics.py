@@ -41,7 +41,7 @@ class Setting:
         rows: rows per prompt (their mean where unequal).
         is_rate: the figures are means of zeros and ones.
         base_rate: how often the event happens that a difference or win rate rests on; None where unknown.
-        bounds: lowest and highest value a prompt can have, as far as known.
+        bounds: lowest and highest possible value of a prompt, as far as known.
         level: confidence level.
         seed: seed of the resampling.
         method: "auto" or one of `intervals.METHODS`.

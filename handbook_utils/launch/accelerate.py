@@ -158,7 +158,7 @@ def _check_strategy(layout: Layout, quantized: bool) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

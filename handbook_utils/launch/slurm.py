@@ -26,7 +26,7 @@ class Job:
         gpus_per_node: GPUs, and so processes, on each.
         time: longest duration of one turn, as Slurm writes it: "24:00:00", "2-00".
         partition: where to queue; None for the cluster's default.
-        account: who pays; None for the user's default.
+        account: Slurm account to charge; None for the user's default.
         logs: folder of the log.
     """
 

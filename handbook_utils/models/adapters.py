@@ -33,7 +33,7 @@ class AdapterBase:
         name: as `load_model` takes it.
         revision: of a hub name.
         quantization: "none", "int8" or "nf4": how it was held in training.
-        fingerprint: of its weights then; None for a hub name, or where nobody noted it.
+        fingerprint: of its weights then; None for a hub name, or where it was not recorded.
     """
 
     name: str

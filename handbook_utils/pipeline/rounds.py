@@ -108,8 +108,8 @@ def stop_reason(recipe: RejectionRecipe, number: int, metrics: Mapping[str, Esti
         return f"KL to the start is {kl.value:.3g} nats per answer, above stop.max_kl {recipe.stop.max_kl:g}"
     gain = metrics.get(f"round-{number}.{by}_gain_vs_{'start' if number == 1 else 'previous'}")
     if recipe.stop.stalled and (gain is None or gain.low <= 0):
-        found = "no gain that could be measured" if gain is None else f"{gain}, whose interval reaches 0"
-        return f"'{by}' on held-out prompts gained over the round before: {found}"
+        found = "could not be measured" if gain is None else f"is {gain}, whose interval reaches 0"
+        return f"the gain in '{by}' over the previous round, on held-out prompts, {found}"
     return None
 
 

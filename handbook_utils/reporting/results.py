@@ -30,7 +30,7 @@ COLUMNS = {
     "kl": "KL to SFT, nats",
     "words": "words",
     "refusal_rate_benign": "benign refused",
-    "compliance_rate_harmful": "harmful obeyed",
+    "compliance_rate_harmful": "harmful requests complied with",
     "truncated_rate": "cut short",
 }
 CURVES = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "margin", "accuracy")

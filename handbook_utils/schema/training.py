@@ -96,10 +96,8 @@ def check_batching(recipe: Any) -> Any:
     losses = training.get("loss_type", ())
     unfit = set([losses] if isinstance(losses, str) else losses) & set(OF_A_BATCH)
     problems = {
-        "`{}` puts rows in order, and a stream has none: no `streaming`.": recipe.streaming,
-        "`{}` is for rows of unlike length, and packing makes them alike: drop one of the two.": training.get(
-            "packing"
-        ),
+        "`{}` cannot be combined with `streaming`, because it sorts the rows.": recipe.streaming,
+        "`{}` sorts rows by length, and packing makes them equally long: drop one.": training.get("packing"),
         "`{}` and `training.train_sampling_strategy` both say which rows stand together: drop one.": (
             "train_sampling_strategy" in training
         ),
@@ -116,8 +114,8 @@ def check_batching(recipe: Any) -> Any:
 def _check_budget(recipe: Any) -> None:
     if recipe.trainer == "orpo":
         raise ValueError(
-            "`max_tokens_per_batch` cuts a step into passes of unlike size, and a part of ORPO's loss is a "
-            "mean over the tokens of each: take `length_batching`."
+            "`max_tokens_per_batch` splits a step into passes of different sizes, and part of ORPO's loss is "
+            "a mean over the tokens of each pass: use `length_batching` instead."
         )
     if "per_device_train_batch_size" in recipe.training:
         raise ValueError(

@@ -130,7 +130,7 @@ def _mask(decoder: Any, rows: SharedRows, device: torch.device) -> Any:
 
 
 def _block_mask(parts: torch.Tensor) -> Any:
-    """The same as `attention`, in blocks of tokens: those in which nobody may attend cost nothing."""
+    """The same as `attention`, in blocks of tokens: those in which no token may attend cost nothing."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def may_attend(

@@ -57,7 +57,7 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
     mode = recipe.model.adapter
     if source == INIT and recipe.lora is not None:
         raise RecipeError(
-            f"{INIT} is drawn anew each time, so an adapter of it would stand on nothing. Drop `lora:`."
+            f"{INIT} is re-initialised on each load, so its adapter could not be reloaded. Drop `lora:`."
         )
     try:
         place = None if source == INIT else resolve_model(source, revision=recipe.model.revision)

@@ -25,7 +25,7 @@ class TrainingPlan:
     Attributes:
         examples: training examples, before any is left out for its length; None on a stream.
         rows: what is trained on: examples that are left, or rows they were packed into; None: not counted.
-        tokens: tokens of all rows, without padding; None where no tokenizer is at hand.
+        tokens: tokens of all rows, without padding; None without a tokenizer.
         steps_per_epoch: optimiser steps in one pass over the rows; the last one may be smaller.
         steps: optimiser steps in all; None where rows are packed and not yet counted.
         epochs: passes over the rows.

@@ -94,7 +94,7 @@ class _HandbookTrainer:
         return batches, items
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute a batch's loss, by its share of the step's rows where batches are of unlike size."""
+        """Compute a batch's loss, by its share of the step's rows where batches differ in size."""
         share = 1.0
         # a loss over all tokens of the step, as in SFT, has them counted already
         if model.training and kwargs.get("num_items_in_batch") is None and len(set(self._rows)) > 1:

@@ -1,4 +1,4 @@
-"""Best of n: the estimator against brute force, and what cannot be had."""
+"""Best of n: the estimator against brute force, and what it refuses."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_rates_keep_their_interval_within_zero_and_one() -> None:
 
 
 def test_more_than_the_samples_at_hand_is_refused() -> None:
-    with pytest.raises(DataError, match="best of 5 cannot be had from 4 samples"):
+    with pytest.raises(DataError, match="best of 5 needs at least 5 samples per prompt, and there are 4"):
         best_of_n_curve(np.zeros((3, 4)), np.zeros((3, 4)), ns=[1, 5])
     with pytest.raises(DataError, match="best of 0"):
         best_of_n_values(np.zeros((3, 4)), np.zeros((3, 4)), ns=[0])

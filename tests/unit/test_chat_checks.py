@@ -220,7 +220,7 @@ def test_padding_that_is_the_end_is_noted() -> None:
     tokenizer.pad_token = tokenizer.eos_token
     check = check_chat_template(tokenizer)["pad-apart"]
     assert (check.status, check.severity) == ("fail", "note")
-    assert "'<|end|>' is padding and end in one" in check.message
+    assert "'<|end|>' is both padding and end-of-turn token" in check.message
 
 
 def test_a_tokenizer_that_adds_a_second_beginning_to_rendered_text_is_noted() -> None:

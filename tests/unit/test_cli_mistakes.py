@@ -72,7 +72,10 @@ MISTAKES = [
     ("train mine.yaml --set data.0.name=mixed.jsonl", "mixed.jsonl: row 2 lacks the column 'messages'"),
     ("train mine.yaml --set data.0.name=null.jsonl", "null.jsonl: row 2, column 'messages'"),
     ("train mine.yaml --set data.0.name=silent.jsonl", "message 1: content is not text"),
-    ("train mine.yaml --set data.0.name=order.jsonl", "message 1 is of the assistant, and nobody has asked"),
+    (
+        "train mine.yaml --set data.0.name=order.jsonl",
+        "message 1 has role 'assistant' but no user message precedes it",
+    ),
     ("train mine.yaml --set data.0.name=surrogate.jsonl", "character 3 is half of a surrogate pair"),
     ("train mine.yaml --set data.0.name=notes", "notes: holds no data file"),
     (

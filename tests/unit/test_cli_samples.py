@@ -134,8 +134,8 @@ def test_rows_without_a_score_are_left_out_and_told(handbook: Handbook, desk: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score", "answers.jsonl"], "rows, and no recipe. Say --scorer NAME=MODEL"),
-        (["select", "scored.jsonl"], "Say --by COLUMN"),
+        (["score", "answers.jsonl"], "these are rows, not a recipe. Add --scorer NAME=MODEL"),
+        (["select", "scored.jsonl"], "Add --by COLUMN"),
         (["score", "answers.jsonl", "-s", "nonsense"], "write NAME=MODEL"),
         (["score", "answers.jsonl", "-s", "a={kind: lenght}"], "Did you mean 'length'"),
         (["score", "answers.jsonl", "-s", "source={kind: length}"], "have a column 'source' already"),
@@ -143,7 +143,7 @@ def test_rows_without_a_score_are_left_out_and_told(handbook: Handbook, desk: Pa
         (["score", "answers.jsonl", "-s", "a=pocket:golden"], "Did you mean 'pocket:gold'"),
         (["score", "answers.jsonl", "-s", WORDS, "--out", "out.csv"], "written to .jsonl or .parquet"),
         (["score", "answers.jsonl", "-s", WORDS, "--out", "pairs.jsonl"], "is there already"),
-        (["score", "answers.jsonl", "-s", WORDS, "--set", "seed=1"], "--set belongs to a recipe"),
+        (["score", "answers.jsonl", "-s", WORDS, "--set", "seed=1"], "--set is for recipes only"),
         (["score", "nowhere.jsonl", "-s", WORDS], "no such file"),
         (["select", "scored.jsonl", "--by", "proxi"], "Did you mean 'proxy'"),
         (["select", "scored.jsonl", "--by", "source"], "holds something that is no number"),

@@ -99,7 +99,7 @@ def test_what_a_row_tells_its_template_is_kept(given: Any) -> None:
     assert pair["chat_template_kwargs"] == {"think": False}
     (plain,) = normalise_rows([{**row, "chat_template_kwargs": None}], kind="preference")
     assert "chat_template_kwargs" not in plain
-    with pytest.warns(IgnoredColumnWarning, match="not heeded: prompts are sampled"):
+    with pytest.warns(IgnoredColumnWarning, match="is ignored: prompts are sampled"):
         assert normalise_rows([row], kind="prompt")[0].keys() == {"prompt_id", "prompt"}
 
 
@@ -154,7 +154,7 @@ BAD: list[tuple[str, list[Any], str]] = [
     (
         "conversation",
         [{"messages": [assistant("a")]}],
-        r"message 1 is of the assistant, and nobody has asked",
+        r"message 1 has role 'assistant' but no user message precedes it",
     ),
     ("conversation", [{"messages": [{"role": "asistant", "content": "x"}]}], r"Did you mean 'assistant'"),
     ("conversation", [{"messages": [{"role": "user"}]}], r"message 1 needs 'role' and 'content'"),

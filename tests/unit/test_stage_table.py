@@ -75,7 +75,7 @@ def test_there_is_no_second_list_of_stages() -> None:
 def test_the_command_of_a_card_runs_its_recipe(handbook, stage: str, name: str) -> None:
     code, out, _ = handbook("recipes", name)
     assert code == 0
-    command = out.rpartition("Run it: handbook ")[2].split()[0]
+    command = out.rpartition("run it: handbook ")[2].split()[0]
     assert stage in stages_of(command)
     assert handbook(command, "--help")[0] == 0
 
@@ -91,7 +91,7 @@ def test_who_runs_one_stage_as_a_pipeline_is_told_the_command_of_that_stage(stag
 
 def test_a_pipelines_plan_ends_with_a_command_that_shows_one_stage(handbook) -> None:
     out = handbook("run", "pocket/pipeline", "--dry-run")[1]
-    command, name, flag = out.rpartition("One stage in full: handbook ")[2].split()
+    command, name, flag = out.rpartition("one stage in full: handbook ")[2].split()
     assert (load_recipe(name).stage in stages_of(command), flag) == (True, "--dry-run")
 
 

@@ -308,7 +308,7 @@ def test_an_adapter_that_is_trained_on_keeps_its_settings(sft_run: tuple[str, Pa
 
 
 def test_an_adapter_on_a_model_drawn_anew_each_time_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="an adapter of it would stand on nothing"):
+    with pytest.raises(RecipeError, match="its adapter could not be reloaded"):
         run(tmp_path / "run", "sft", {"name": "pocket:init"})
 
 

@@ -81,7 +81,7 @@ class RayPool:
 
 def _kills(number: int, error: Exception | None) -> str:
     return (
-        f"{TRIES} workers on the Ray cluster died while they made part {number}, often for want of memory: "
+        f"{TRIES} workers on the Ray cluster died while they made part {number}, often for lack of memory: "
         "lower rows_per_batch or prompts_per_part. What was finished is kept; run it again to go on. The "
         f"last one: {error}"
     )
@@ -89,6 +89,6 @@ def _kills(number: int, error: Exception | None) -> str:
 
 def _all_died(count: int, error: Exception | None) -> str:
     return (
-        f"all {count} workers on the Ray cluster died, each {RESTARTS + 1} times, often for want of memory. "
+        f"all {count} workers on the Ray cluster died, each {RESTARTS + 1} times, often for lack of memory. "
         f"What was finished is kept; run it again to go on. The last one: {error}"
     )

@@ -5,8 +5,8 @@
     shards.jsonl              a line for each shard that was written; gone at the end
     shards.json               the proof that every prompt is there once
 
-A shard's address is a checksum of its prompts and of all that decides their answers. Whoever makes a shard
-makes it from the plan alone, so it has the same bytes whichever process that was, and after any kill.
+A shard's address is a checksum of its prompts and of all that decides their answers. A worker makes it from
+the plan alone, so its bytes do not depend on the worker, nor on how often the run was killed.
 """
 
 from __future__ import annotations

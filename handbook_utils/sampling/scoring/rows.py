@@ -54,7 +54,7 @@ def score_rows(
         advance: told of (0, rows) as they are scored.
     Raises:
         DataError: a column of that name is there already; a score is not a finite number.
-        RecipeError: a scorer that cannot be had, or does not fit such rows.
+        RecipeError: a scorer that cannot be loaded, or does not fit such rows.
         ModelError: no such model, or one that gives no score.
     """
     _check(answered, scorers)

@@ -43,8 +43,8 @@ def restore_adapter(trainer: Any, before: dict[str, torch.Tensor], *, needs_refe
 
     It rounds a quantised model's adapter to bfloat16, in which small updates are lost and which fp16 training
     cannot unscale. Its frozen copy of the adapter leaves out what PEFT keeps in dictionaries (adapters on
-    embeddings, new tokens), and is a waste where nobody asks it, or where the adapter is untrained: there the
-    base is the reference.
+    embeddings, new tokens). The copy is wasted where it is never used, and where the adapter is untrained:
+    there the base is the reference.
     """
     model = trainer.model
     for name, weight in trained_weights(model):

@@ -95,7 +95,7 @@ def load_vllm(
     except ImportError as error:
         raise MissingDependencyError(
             "`engine.kind: vllm` needs vLLM, which is not installed: pip install 'handbook-utils[vllm]'. "
-            "It wants a GPU; without one take the engine `transformers`, or an endpoint."
+            "It needs a GPU; without one use the engine `transformers`, or an endpoint."
         ) from error
     place = resolve_model(location, revision=model.revision)
     if is_adapter(place):
