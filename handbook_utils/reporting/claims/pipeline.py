@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from handbook_utils.errors import ClaimError, RunFolderError
 from handbook_utils.reporting.claims import breaks
@@ -14,6 +17,9 @@ from handbook_utils.reporting.runs import RunView, get_run
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# of `book/results/calibration.json` what is about the pipeline, written by `calibrate`
+FRESH_SEEDS = Path(__file__).with_name("fresh_seeds.json")
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,6 @@ class Claim:
         relation: ">" or "<".
         bound: what the interval has to clear.
         sabotages: ways to break the pipeline under which the claim must fail, of two mechanisms at least.
-        wording: "observation" where the margin over fresh seeds is too small for more (`margins.wording`);
-            a test holds it to the stored calibration.
     """
 
     id: str
@@ -77,7 +81,16 @@ class Claim:
     relation: Relation
     bound: float
     sabotages: tuple[Sabotage, ...]
-    wording: Literal["claim", "observation"] = "observation"
+
+    @property
+    def fresh(self) -> Mapping[str, Any] | None:
+        """The figure over fresh seeds of the packaged pipeline; None where nobody has tried."""
+        return _fresh_seeds().get(self.id)
+
+    @property
+    def wording(self) -> str:
+        """What the margin over fresh seeds allows (`margins.wording`)."""
+        return str(self.fresh["wording"]) if self.fresh else "observation"
 
     def record(self, views: Mapping[str, RunView]) -> ClaimRecord:
         """What these runs measured for the claim; nothing is asserted.
@@ -92,6 +105,12 @@ class Claim:
                 f"it has {', '.join(sorted(view.final_metrics)) or 'none'}."
             )
         return make_claim(self.id, view.final_metrics[self.figure], self.relation, self.bound, says=self.says)
+
+
+@cache
+def _fresh_seeds() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(FRESH_SEEDS.read_text(encoding="utf-8"))
+    return found
 
 
 _BASE_FOR_SFT = Sabotage(
@@ -201,7 +220,6 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.0,
         (_BASE_FOR_SFT, _ANSWERS_OF_OTHERS),
-        wording="claim",
     ),
     Claim(
         "reward-agrees-with-gold",
@@ -274,7 +292,6 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.0,
         (_NO_DPO, _SWAPPED),
-        wording="claim",
     ),
     Claim(
         "dpo-wins",
@@ -284,7 +301,6 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.5,
         (_NO_DPO, _SWAPPED),
-        wording="claim",
     ),
 )
 
