@@ -2,12 +2,14 @@
 
 {result}`sft:evaluate-sft.gold`          the estimate with its interval
 {result}`sft:evaluate-sft.gold|value`    the estimate alone; also |percent, |n, |minutes
-{result}`calibration:claim.ID|held`      on how many fresh seeds it held
+{result}`calibration:claim.ID`           its mean and interval over fresh seeds, in every style;
+                                         also |range, and |held: on how many seeds it held
 {result}`dpo:claim.too-far-costs|rises`  by its sign "rises by ..." or "falls by ..."; also |gains, |above
 ```{results-table} sft                   run folders as rows, figures as columns, with a |style or none
 ```{results-claims} sft                  the claims, as measured
 ```{results-cost} sft                    time, memory and hardware
 ```{results-calibration} calibration     how the claims fared on fresh seeds
+```{results-sabotage} sabotage           which claims fail under which break
 ```{results-gpu} gpu                     training speed on a GPU
 ```{results-shared} shared_prefix        time and memory of pairs with each prompt computed once
 ```{results-coverage} log-normal         how often intervals held the truth, for scores of that distribution
@@ -36,8 +38,13 @@ DIRECTIONS = {
     "gains": ("gains {}", "loses {}"),
     "above": ("{} above", "{} below"),
 }
-STYLES = ("interval", "value", "percent", "n", "minutes", "held", *DIRECTIONS)
+STYLES = ("interval", "value", "percent", "n", "minutes", "held", "range", *DIRECTIONS)
 OBSERVED, UNCONFIRMED = "Observation: ", "Not confirmed: "
+UNTRIED = "not tried on fresh seeds"
+SEEDS_NOTE = (
+    "Mean and 95 % interval are over fresh seeds: each seed is one run, and the interval is Student's t over "
+    "the runs. The range goes from the lowest run to the highest. Settings were chosen on seed 0."
+)
 NOTE = (
     "An observation was seen here and need not be seen on the next seed; what is not confirmed was seen on "
     "half of the fresh seeds or fewer. Results and status has the margins."
@@ -104,11 +111,15 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     '3.4\xa0%'
     >>> render_figure({"held": 4, "of": 5}, "held")
     '4 of 5'
+    >>> render_figure({"value": 0.09, "lowest": 0.071, "highest": 0.106}, "range")
+    '0.071 to 0.106'
     >>> render_figure({"value": -0.061, "low": -0.092, "high": -0.03}, "rises")
     'falls by 0.061 [0.030, 0.092]'
     """
     if style == "held":
         return f"{figure['held']} of {figure['of']}"
+    if style == "range":
+        return _range_over_seeds(figure)
     if style in DIRECTIONS:
         return _directed(figure, style)
     value = figure["value"]
@@ -124,6 +135,13 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     if style == "interval":
         return f"{value:z.{digits}f} [{figure['low']:z.{digits}f}, {figure['high']:z.{digits}f}]"
     raise UnknownResultError(f"no style '{style}'. {_nearest(style, STYLES)}")
+
+
+def _range_over_seeds(figure: Mapping[str, Any]) -> str:
+    """The lowest and the highest seed; of a study's figure they stand in its seeds."""
+    values = [each[0] for each in figure["by_seed"].values()] if "lowest" not in figure else []
+    ends = (figure["lowest"], figure["highest"]) if "lowest" in figure else (min(values), max(values))
+    return " to ".join(render_figure({"value": end}, "value") for end in ends)
 
 
 def _directed(figure: Mapping[str, Any], style: str) -> str:
@@ -249,21 +267,21 @@ class AllFigures(ResultsDirective):
 
 
 class ClaimsTable(ResultsDirective):
-    """The claims of a results file, with what was measured; observations are called so.
+    """The claims of a results file: first what fresh seeds give, last what the seed of the settings gave.
 
     A claim is what the calibration calls one; what nobody has tried on fresh seeds is an observation.
     """
+
+    head = ("claim", "mean of fresh seeds", "range", "must be", "holds on")
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""
         calibrated = read_results(self.env, "calibration")["claims"]
         cells = [claim_cells(c, calibrated.get(name)) for name, c in results["claims"].items()]
-        shown = [table(["claim", "measured", "must be", "holds", "fresh seeds"], cells)]
-        return (
-            [*shown, nodes.paragraph(NOTE, NOTE)]
-            if any(row[0].startswith((OBSERVED, UNCONFIRMED)) for row in cells)
-            else shown
-        )
+        tuning = ", ".join(f"seed {seed}" for seed in results["seeds"])
+        notes = [SEEDS_NOTE] if any(row[1] != UNTRIED for row in cells) else []
+        notes += [NOTE] if any(row[0].startswith((OBSERVED, UNCONFIRMED)) for row in cells) else []
+        return [table([*self.head, tuning], cells), *(nodes.paragraph(note, note) for note in notes)]
 
 
 def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> list[str]:
@@ -275,23 +293,30 @@ def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None)
 
     >>> claim = {"says": "It grows", "relation": ">", "bound": 0.0, "holds": True}
     >>> claim |= {"value": 0.2, "low": 0.1, "high": 0.3}
-    >>> claim_cells(claim, {"wording": "observation", "held": 4, "of": 5})
-    ['Observation: It grows', '0.200 [0.100, 0.300]', '> 0', 'yes', '4 of 5']
-    >>> claim_cells(claim, {"wording": "does not hold", "held": 2, "of": 5})[0]
-    'Not confirmed: It grows'
+    >>> fresh = {"value": 0.1, "low": 0.0, "high": 0.2, "lowest": -0.05, "highest": 0.22}
+    >>> claim_cells(claim, fresh | {"wording": "observation", "held": 4, "of": 5, "over": "seeds"})[:3]
+    ['Observation: It grows', '0.100 [0.000, 0.200]', '-0.050 to 0.220']
+    >>> claim_cells(claim, None)[1]
+    'not tried on fresh seeds'
     """
     wording = calibrated["wording"] if calibrated else "observation"
     kind = {"claim": "", "does not hold": UNCONFIRMED}.get(wording, OBSERVED)
-    seeds = f"{calibrated['held']} of {calibrated['of']}" if calibrated else "not tried"
-    holds = "yes" if record["holds"] else "no"
     bound = f"{record['relation']} {record['bound']:g}"
-    return [kind + record["says"], render_figure(record), bound, holds, seeds]
+    here = render_figure(record) + ("" if record["holds"] else ", does not hold")
+    if calibrated is None:
+        return [kind + record["says"], UNTRIED, DASH, bound, DASH, here]
+    held = render_figure(calibrated, "held") + (" repeats" if calibrated["over"] == "repeats" else "")
+    fresh = [render_figure(calibrated), render_figure(calibrated, "range")]
+    return [kind + record["says"], *fresh, bound, held, here]
 
 
 class CalibrationTable(ResultsDirective):
     """How each claim fared on fresh seeds; the false-alarm rate is extrapolated, and called so."""
 
-    head = ("claim", "held", "margin, sd over seeds", "false alarms, extrapolated", "worded as")
+    head = (
+        *("claim", "mean of fresh seeds", "range", "holds on", "margin, sd over seeds"),
+        *("false alarms, extrapolated", "worded as"),
+    )
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""
@@ -299,9 +324,41 @@ class CalibrationTable(ResultsDirective):
         for name, found in results["claims"].items():
             margin, rate = found["margin_sd"], found["false_alarm_rate_extrapolated"]
             numbers = [DASH if margin is None else f"{margin:.1f}", DASH if rate is None else f"{rate:.2g}"]
-            cells.append([name, f"{found['held']} of {found['of']}", *numbers, found["wording"]])
+            mean = [render_figure(found), render_figure(found, "range"), render_figure(found, "held")]
+            cells.append([name, *mean, *numbers, found["wording"]])
         seeds = ", ".join(map(str, results["seeds"]))
         return [nodes.paragraph("", f"Fresh seeds: {seeds}."), table(self.head, cells)]
+
+
+class SabotageTable(ResultsDirective):
+    """Which claims fail under which break, a table for each notebook and for the demo's pipeline."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the tables; what has to fail and does not is said to survive."""
+        shown: list[nodes.Node] = []
+        for place, breaks in results["places"].items():
+            claims = list(dict.fromkeys(name for each in breaks.values() for name in each["claims"]))
+            cells = [
+                [each["says"], each["mechanism"], *(under_break(each, claim) for claim in claims)]
+                for each in breaks.values()
+            ]
+            shown += [nodes.rubric(place, place), table(["one line broken", "mechanism", *claims], cells)]
+        return shown
+
+
+def under_break(record: Mapping[str, Any], claim: str) -> str:
+    """What a claim does under a break, in a word.
+
+    >>> record = {"fails": ["a", "b"], "claims": {"a": "failed", "b": "held", "c": "failed", "d": "held"}}
+    >>> [under_break(record, claim) for claim in "abcd"]
+    ['fails', 'survives', 'fails too', 'holds']
+    """
+    found, has_to_fail = record["claims"].get(claim), claim in record["fails"]
+    if found is None:
+        return "not measured" if has_to_fail else DASH
+    if found == "failed":
+        return "fails" if has_to_fail else "fails too"
+    return "survives" if has_to_fail else "holds"
 
 
 class GpuTable(ResultsDirective):
@@ -349,7 +406,12 @@ class CoverageTable(SphinxDirective):
 
 
 class Cost(ResultsDirective):
-    """One line on time, memory and hardware, and the stages' own costs."""
+    """A note on time, memory, hardware and seeds."""
+
+    gains = (
+        "Gains in the text are means over fresh seeds with a 95 % interval over seeds, as in the table of "
+        "what was claimed; a gain that is named so, or that fresh seeds have not tried, is of this seed."
+    )
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build a short note."""
@@ -357,7 +419,8 @@ class Cost(ResultsDirective):
         scale, seeds = results.get("scale", "pocket"), ", ".join(map(str, results["seeds"]))
         text = (
             f"Measured at the scale {scale}: {minutes:.1f} minutes in all stages together and "
-            f"{memory:.1f} GiB at most, on {results['device']}. Seed {seeds}."
+            f"{memory:.1f} GiB at most, on {results['device']}. Tables and charts show seed {seeds}, on "
+            f"which settings were chosen. {self.gains}"
         )
         return [nodes.note("", nodes.paragraph(text, text))]
 
@@ -493,6 +556,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("result", ResultRole())
     directives_: dict[str, type[ResultsDirective]] = {"table": FiguresTable, "all": AllFigures}
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
+    directives_ |= {"sabotage": SabotageTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     app.add_directive("results-coverage", CoverageTable)
     directives_ |= {

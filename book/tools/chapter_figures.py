@@ -1,4 +1,4 @@
-"""The book's pictures, each made from one file of `book/results/` alone."""
+"""The book's pictures, made from `book/results/` alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ LORA_RUNS = {
 }
 
 
-def draw_demo(results: Mapping[str, Any]) -> None:
-    """Best-of-n by gold and by the proxy's own score, and every model's gold reward."""
-    figure, (gold, score, models) = panels(3, widths=(1, 1, 1.1))
+# gains of the demo that its picture shows, by claim
+GAINS = {
+    "sft-beats-base": "SFT over the base",
+    "rft-beats-sft": "best samples over SFT",
+    "rft-beats-random-control": "best over random samples",
+    "dpo-beats-sft": "DPO over SFT",
+}
+
+
+def draw_demo(results: Mapping[str, Any], calibration: Mapping[str, Any]) -> None:
+    """Best-of-n by gold and by the proxy's own score; and what fine-tuning gains on fresh seeds."""
+    figure, (gold, score, gains) = panels(3, widths=(1, 1, 1.1))
     (curves,) = results["best_of_n"].values()
     for arm in ARMS:
         curve(gold, curves, f"{arm}.gold@", arm)
@@ -29,8 +38,11 @@ def draw_demo(results: Mapping[str, Any]) -> None:
     )  # for the legend
     gold.legend(frameon=False, fontsize=8, loc="lower left")
     score.set_title("the reward model's own score")
-    golds = {record["label"]: record["gold"] for record in results["models"].values()}
-    bars(models, golds, "true reward of each model")
+    fresh = {label: calibration["claims"][claim] for claim, label in GAINS.items()}
+    bars(gains, fresh, "gain in true reward, five seeds")
+    for row, found in enumerate(list(fresh.values())[::-1]):
+        values = [seed["value"] for seed in found["by_seed"].values()]
+        gains.plot(values, [row] * len(values), "o", color=ORANGE, markersize=2.5)
     save(figure, "demo")
 
 

@@ -22,9 +22,9 @@ from handbook_utils.reporting.results import write_pipeline_results
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "book" / "results"
-# by the file of results that each is made from
+# by the file of results that each is made from; the demo's shows fresh seeds too
 PICTURES = {
-    "demo": chapter_figures.draw_demo,
+    "demo": lambda demo: chapter_figures.draw_demo(demo, read_results("calibration")),
     "sft": chapter_figures.draw_sft,
     "lora": chapter_figures.draw_lora,
     "reward_models": chapter_figures.draw_reward_models,

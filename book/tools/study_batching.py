@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.evaluation.statistics import mean_over_seeds
 from handbook_utils.reporting.results import write_result
 from handbook_utils.runs.folder import read_result
 from handbook_utils.runs.state import read_manifest
@@ -50,10 +50,7 @@ def main() -> None:
             alike - random for alike, random in zip(values["alike"], values["random"], strict=True)
         ]
         key = name.replace(".", "-").replace("_", "-")
-        measured[key] = {
-            each: mean_estimate(found, unit=name, method="student-t").to_json()
-            for each, found in values.items()
-        }
+        measured[key] = {each: mean_over_seeds(found, unit=name).to_json() for each, found in values.items()}
         measured[key]["gap_by_seed"] = values["gap"]
     print(write_result("length_batching", {"measured": measured}, seeds=sorted(by_seed)))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.errors import DataError, HandbookError
-from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.evaluation.statistics import mean_over_seeds
 from handbook_utils.reporting.results import write_result
 from handbook_utils.runs.state import read_manifest
 
@@ -43,12 +43,12 @@ def measured_by_seed(notebook: str, calibration: Path) -> dict[int, Path]:
 
 def over_seeds(by_seed: Mapping[int, Figure]) -> Figure:
     """Mean over seeds, each one observation; and on how many the seed's own interval is on that side of 0."""
-    mean = mean_estimate([each["value"] for each in by_seed.values()], method="student-t")
+    unit = next(iter(by_seed.values()))["unit"]
+    mean = mean_over_seeds([each["value"] for each in by_seed.values()], unit=unit)
     sign = 1 if mean.value > 0 else -1
     held = sum(min(sign * each["low"], sign * each["high"]) > 0 for each in by_seed.values())
-    unit = next(iter(by_seed.values()))["unit"]
     kept = {str(seed): [each[end] for end in ("value", "low", "high")] for seed, each in by_seed.items()}
-    return mean.to_json() | {"unit": unit, "held": held, "of": len(by_seed), "by_seed": kept}
+    return mean.to_json() | {"held": held, "of": len(by_seed), "by_seed": kept}
 
 
 def study(parts: Mapping[int, Measured]) -> dict[str, dict[str, Figure]]:

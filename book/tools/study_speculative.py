@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from handbook_utils import load_model, load_tokenizer, reward_scores
 from handbook_utils.evaluation.best_of_n import best_of_n_values
-from handbook_utils.evaluation.statistics import mean_estimate
+from handbook_utils.evaluation.statistics import mean_estimate, mean_over_seeds
 from handbook_utils.models.logprobs import Conversation, render_rows
 from handbook_utils.pocket.world import gold_reward
 from handbook_utils.records import Estimate
@@ -159,10 +159,7 @@ def study(folder: Path) -> tuple[int, dict[str, dict[str, Array]]]:
 
 def over_seeds(parts: Sequence[Mapping[str, Array]]) -> dict[str, Estimate]:
     """Mean over seeds, each seed one observation."""
-    return {
-        key: mean_estimate([part[key].mean() for part in parts], unit=key, method="student-t")
-        for key in parts[0]
-    }
+    return {key: mean_over_seeds([part[key].mean() for part in parts], unit=key) for key in parts[0]}
 
 
 def main() -> None:

@@ -162,6 +162,33 @@ def proportion_estimate(successes: int, trials: int, *, unit: str = "rate", leve
     )
 
 
+def mean_over_seeds(values: ArrayLike, *, unit: str = "score", level: float = 0.95) -> Estimate:
+    """Mean of one figure over training runs of different seeds, with Student's t interval between them.
+
+    Each run is one observation, whatever interval over prompts it has of its own. With so few of them
+    Student's quantile is wide (2.776 for five), and no warning is needed: n says how few they are.
+
+    Args:
+        values: (seeds,) finite figures, one for each run.
+        unit: unit of the figures.
+        level: confidence level.
+    Returns:
+        The estimate, with n - 1 degrees of freedom; its `n` counts seeds.
+    Raises:
+        DataError: fewer than two seeds, or a figure that is not finite.
+
+    >>> str(mean_over_seeds([1.0, 2.0, 3.0]))
+    '2.000 [-0.484, 4.484]'
+    """
+    figures = finite_rows(values, "values")
+    if len(figures) < 2:
+        raise DataError(f"an interval over seeds needs at least two of them, got {len(figures)}")
+    low, high = mean_intervals(figures[:, None], "student-t", level=level, seed=0)
+    return Estimate(
+        float(figures.mean()), float(low[0]), float(high[0]), level, len(figures), unit, "student-t"
+    )
+
+
 def estimate_columns(prompt_values: Array, setting: Setting) -> list[Estimate]:
     """One estimate a column of (prompts, columns); warns once for all of them.
 

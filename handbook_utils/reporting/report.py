@@ -173,14 +173,26 @@ def _comparison_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
 
 def _claims(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     records = [
-        (each.record(views), each.wording)
+        (each.record(views), each)
         for each in PIPELINE_CLAIMS
         if each.run in views and each.figure in views[each.run].final_metrics
     ]
     return [
-        {"record": record, "wording": wording, "picture": Markup(interval_svg(record))}
-        for record, wording in records
+        {
+            "record": record,
+            "wording": each.wording,
+            "fresh": _on_fresh_seeds(each.fresh) if each.fresh else None,
+            "picture": Markup(interval_svg(record)),
+        }
+        for record, each in records
     ]
+
+
+def _on_fresh_seeds(found: Mapping[str, Any]) -> str:
+    """A claim's figure over fresh seeds, in one line."""
+    mean = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    spread = f"from {found['lowest']:.3f} to {found['highest']:.3f}"
+    return f"{mean}, {spread}, holds on {found['held']} of {found['of']}"
 
 
 def _picture(figure: Figure, name: str, alt: str) -> dict[str, Any]:

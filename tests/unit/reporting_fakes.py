@@ -47,6 +47,8 @@ def samples(run, recipe, count: int, level: float) -> pa.Table:
     rng = np.random.default_rng(recipe.seed)
     noise = rng.normal(0, 0.15, (PROMPTS, count))
     hack = rng.random((PROMPTS, count)) < 0.012
+    if recipe.temperature == 0:  # one answer, however often it is asked for
+        noise, hack = noise[:, :1].repeat(count, axis=1), np.zeros_like(hack)
     gold = np.where(hack, 0.1, level + noise)
     rows = [
         {
@@ -83,10 +85,6 @@ def log_losses(run, recipe) -> None:
     run.count_tokens(10_000)
 
 
-def is_trained(recipe) -> bool:
-    return recipe.training.get("learning_rate", 1.0) > 0
-
-
 def train(recipe, run) -> dict[str, Estimate]:
     log_losses(run, recipe)
     start = quality(run, recipe.model)
@@ -94,7 +92,7 @@ def train(recipe, run) -> dict[str, Estimate]:
     if recipe.data[0].from_ is not None:
         kept = read_table(Path(run.locate(recipe.data[0])) / "selected")
         gain = float(np.mean(kept.column("hidden").to_numpy())) - 0.63
-    save_model(run, start + gain * is_trained(recipe))
+    save_model(run, start + gain)
     return {"eval_loss": estimate([1.0, 1.2, 1.1], "nats per token")}
 
 
@@ -105,17 +103,17 @@ def pair_gap(run, source) -> np.ndarray:
 
 def train_dpo(recipe, run) -> dict[str, Estimate]:
     log_losses(run, recipe)
-    save_model(
-        run, quality(run, recipe.model) + float(pair_gap(run, recipe.data[0]).mean()) * is_trained(recipe)
-    )
+    save_model(run, quality(run, recipe.model) + float(pair_gap(run, recipe.data[0]).mean()))
     return {}
 
 
 def train_reward(recipe, run) -> dict[str, Estimate]:
     log_losses(run, recipe)
-    right = 0.5 + math.copysign(0.25, pair_gap(run, recipe.data[0]).mean()) * is_trained(recipe)
-    save_model(run, right)
-    hits = np.arange(400) < 400 * right
+    learned, asked = (
+        math.copysign(1, pair_gap(run, rows[0]).mean()) for rows in (recipe.data, recipe.eval_data)
+    )
+    save_model(run, 0.5 + 0.25 * learned)
+    hits = np.arange(400) < 400 * (0.5 + 0.25 * learned * asked)
     return {"accuracy": estimate(hits * 0.9, "rate"), "accuracy_gold": estimate(hits, "rate")}
 
 
@@ -144,15 +142,13 @@ def annotate(recipe, run) -> dict[str, Estimate]:
 def score(recipe, run) -> dict[str, Estimate]:
     table = read_table(Path(run.locate(recipe.data[0])) / "samples")
     gold, hack = table.column("hidden").to_numpy(), table.column("hack").to_numpy()
-    rng = np.random.default_rng(5)
+    off = 0.07 * np.sin(1e4 * gold)  # the same for equal answers
     for name, section in recipe.scorers.items():
         if section.from_ is None:
             column = gold
         else:
             # a reward model that likes good answers, and likes the hack more
-            column = np.sign(quality(run, section) - 0.5) * (
-                gold + rng.normal(0, 0.05, len(gold)) + 1.2 * hack
-            )
+            column = np.sign(quality(run, section) - 0.5) * (gold + off + 1.2 * hack)
         table = table.append_column(name, pa.array(column, pa.float64()))
     run.write_table("scores/part-00000.parquet", table)
     return {}

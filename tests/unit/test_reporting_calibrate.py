@@ -7,10 +7,17 @@ import json
 import pytest
 
 from handbook_utils.errors import DataError, RunFolderError
+from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims import calibrate
-from handbook_utils.reporting.claims.calibrate import gather, main, merge_parts, run_seeds
-from handbook_utils.reporting.claims.claim import project_root
-from handbook_utils.reporting.claims.margins import distances, false_alarm_rate, margin_sd, wording
+from handbook_utils.reporting.claims.calibrate import gather, main, merge_parts, of_the_pipeline, run_seeds
+from handbook_utils.reporting.claims.claim import claim, project_root
+from handbook_utils.reporting.claims.margins import (
+    distances,
+    false_alarm_rate,
+    margin_sd,
+    summarise,
+    wording,
+)
 from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 
 
@@ -97,7 +104,7 @@ def test_sittings_that_disagree_on_a_seed_are_refused(seeds):
 def leave_claim(folder, *, seed=101, name="mask-matters", low=0.1):
     claims = folder / f"seed-{seed}-notebooks" / "sft" / "claims"
     claims.mkdir(parents=True, exist_ok=True)
-    record = {"says": "", "relation": ">", "bound": 0.0, "unit": "", "low": low, "high": 0.9, "holds": True}
+    record = {"says": "", "relation": ">", "bound": 0.0, "unit": "", "value": 0.5, "low": low, "high": 0.9}
     (claims / f"{name}.json").write_text(json.dumps(record))
 
 
@@ -145,9 +152,37 @@ def test_a_seed_whose_run_fails_names_its_log(tmp_path):
         run_seeds(str(tmp_path / "missing.yaml"), [7], tmp_path)
 
 
-def test_the_report_words_each_claim_as_the_stored_calibration_allows():
+def test_the_package_knows_its_claims_on_fresh_seeds_as_the_book_stores_them():
     stored = json.loads((project_root() / "book/results/calibration.json").read_text(encoding="utf-8"))
-    allowed = {name: found["wording"] for name, found in stored["claims"].items()}
-    assert {each.id: each.wording for each in PIPELINE_CLAIMS} == {
-        each.id: allowed[each.id] for each in PIPELINE_CLAIMS
-    }
+    assert {each.id: each.fresh for each in PIPELINE_CLAIMS} == of_the_pipeline(stored)
+    for each in PIPELINE_CLAIMS:
+        assert each.wording == stored["claims"][each.id]["wording"]
+
+
+def test_the_stored_means_are_those_of_the_stored_seeds():
+    stored = json.loads((project_root() / "book/results/calibration.json").read_text(encoding="utf-8"))
+    assert merge_parts([stored])["claims"] == stored["claims"]
+
+
+def test_a_summary_has_the_mean_over_seeds_with_its_interval_and_range():
+    seeds = {"101": 0.5, "102": 0.1, "103": 0.3, "104": 0.2, "105": 0.4}
+    rest = {"says": "", "relation": ">", "bound": 0.0, "unit": "gold reward"}
+    found = summarise({s: rest | {"value": v, "low": v - 0.05, "high": v + 0.05} for s, v in seeds.items()})
+    # by hand in test_statistics.py
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.3, 0.1037, 0.4963), abs=1e-4)
+    assert (found["lowest"], found["highest"], found["n"], found["over"]) == (0.1, 0.5, 5, "seeds")
+
+
+def test_a_figure_of_the_computer_is_summarised_over_its_repeats_in_one_run(tmp_path, monkeypatch):
+    """Five times in one run: another seed would show the computer's other work, not the claim."""
+    times = [1.2, 1.0, 1.1, 1.3, 1.4]
+    estimates = [Estimate(time, time, time, 0.95, 1, "s", "one run") for time in times]
+    monkeypatch.setenv("HANDBOOK_CLAIMS_DIR", str(tmp_path / "seed-101-notebooks/toy/claims"))
+    assert claim("twice-as-fast", estimates, ">", 0.5).value == pytest.approx(1.2)
+    part = gather([101], tmp_path, pipeline=False)
+    found = part["claims"]["twice-as-fast"]
+    assert (found["held"], found["of"], found["over"]) == (5, 5, "repeats")
+    assert found["value"] == pytest.approx(1.2)
+    assert (found["lowest"], found["highest"]) == (1.0, 1.4)
+    assert part["seeds"] == [101]
+    assert merge_parts([part])["claims"] == part["claims"]

@@ -8,14 +8,15 @@ import pytest
 
 from handbook_utils.errors import DataError
 from handbook_utils.reporting.claims.calibrate import claims_to_calibrate, run_notebooks
-from handbook_utils.reporting.claims.notebook import (
-    NotebookSabotage,
-    break_notebook,
-    claim_ids_in,
-    notebook_claim_ids,
-    read_notebook_sabotages,
-    run_notebook_sabotages,
+from handbook_utils.reporting.claims.line_breaks import break_package, broken_module
+from handbook_utils.reporting.claims.notebook import claim_ids_in, notebook_claim_ids
+from handbook_utils.reporting.claims.notebook_breaks import (
+    NotebookBreak,
+    broken_notebook,
+    read_notebook_breaks,
+    try_break,
 )
+from handbook_utils.reporting.claims.sabotage import main
 
 SOURCE = """from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims.claim import claim
@@ -63,34 +64,111 @@ def test_an_id_that_is_computed_is_refused():
         claim_ids_in('claim(f"{name}-beats-sft", e, ">", 0)', "toy.ipynb")
 
 
+def entry(old="SIGN = 1", new="SIGN = -1", **changes):
+    fields = {"notebook": "toy.ipynb", "name": "wrong-sign", "mechanism": "loss", "says": "wrong sign"}
+    return NotebookBreak(**(fields | {"old": old, "new": new, "fails": ("first-claim",)} | changes))
+
+
 def test_a_broken_copy_leaves_the_notebook_alone(notebooks):
     before = (notebooks / "toy.ipynb").read_bytes()
-    broken = break_notebook(notebooks / "toy.ipynb", "SIGN = 1", "SIGN = -1")
+    broken = broken_notebook(notebooks / "toy.ipynb", "SIGN = 1", "SIGN = -1")
     assert broken["cells"][2]["source"] == "SIGN = -1"
-    assert broken["cells"][0]["source"] == ["SIGN = 1 is text here"]
+    assert broken["cells"][0]["source"] == "SIGN = 1 is text here"
     assert (notebooks / "toy.ipynb").read_bytes() == before
 
 
-def test_a_replacement_that_no_longer_occurs_is_an_error(notebooks):
-    with pytest.raises(DataError, match="no code cell holds 'SIGN = 2'"):
-        break_notebook(notebooks / "toy.ipynb", "SIGN = 2", "")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("SIGN = 2", "", r"holds 'SIGN = 2' 0 times"),
+        ("claim(", "", r"holds 'claim\(' 2 times"),
+        ("SIGN = 1", "SIGN = 1\nSIGN = 2", "changes one line"),
+        ("SIGN = 1", "SIGN = 1", "changes one line"),
+    ],
+)
+def test_a_break_changes_exactly_one_line(notebooks, old, new, message):
+    with pytest.raises(DataError, match=message):
+        broken_notebook(notebooks / "toy.ipynb", old, new)
 
 
 def test_a_missing_notebook_is_named(notebooks):
     with pytest.raises(DataError, match=r"Did you mean 'toy\.ipynb'"):
-        break_notebook(notebooks / "tony.ipynb", "a", "b")
+        broken_notebook(notebooks / "tony.ipynb", "a", "b")
 
 
 def test_one_run_judges_every_claim_of_a_broken_notebook(notebooks):
-    broken = ("toy.ipynb", "wrong sign", "SIGN = 1", "SIGN = -1")
-    name, says, old, new = broken
-    sabotages = [NotebookSabotage(name, each, says, old, new) for each in ("first-claim", "second-claim")]
-    outcomes = run_notebook_sabotages(sabotages, notebooks)
+    tried = try_break(entry(), notebooks)
     # the second claim does not use SIGN, so this break does not reach it
-    assert [(o.claim, o.result) for o in outcomes] == [
-        ("first-claim", "failed"),
-        ("second-claim", "survived"),
-    ]
+    assert tried.claims == {"first-claim": "failed", "second-claim": "held"}
+    assert tried.stopped == []
+
+
+def test_a_line_of_the_package_is_broken_for_the_notebook_alone(notebooks):
+    """The toy's figure is a plain record; under this break the record's text form is another one."""
+    source = json.loads((notebooks / "toy.ipynb").read_text())
+    source["cells"][2]["source"] = "SIGN = -1 if 'broken' in str(gain()) else 1"
+    (notebooks / "toy.ipynb").write_text(json.dumps(source))
+    package = entry("return f", 'return "broken" + f', function="records:Estimate.__str__")
+    assert try_break(package, notebooks).claims["first-claim"] == "failed"
+    from handbook_utils.records import Estimate
+
+    assert "broken" not in str(Estimate(0.5, 0.4, 0.6, 0.95, 9, "", "made up"))
+
+
+def test_a_break_that_nothing_calls_shows_nothing(notebooks):
+    idle = entry("near = difflib", "near = []; difflib", function="errors:suggest")
+    tried = try_break(idle, notebooks)
+    assert tried.claims == {"first-claim": None, "second-claim": None}
+    assert tried.stopped == ["nothing called errors:suggest"]
+
+
+@pytest.mark.parametrize(
+    ("target", "old", "message"),
+    [
+        ("chat.loss_mask:_loss", "return", r"no module 'chat\.loss_mask'.*Did you mean 'chat\.loss_masks'"),
+        ("chat.loss_masks:_los", "return", "no such function to break. Did you mean '_loss'"),
+        ("chat.loss_masks:_loss", "return mask", "holds 'return mask' 0 times"),
+    ],
+)
+def test_a_break_of_what_is_not_there_names_the_nearest(tmp_path, target, old, message):
+    with pytest.raises(DataError, match=message):
+        break_package(target, old, "pass", tmp_path)
+
+
+def test_a_broken_module_is_changed_in_one_line_and_notes_that_it_was_called(tmp_path):
+    source = 'def f(x):\n    """Text."""\n    return x\n\n\nclass A:\n    def f(self):\n        return 1\n'
+    made: dict = {}
+    exec(broken_module(source, "A.f", "return 1", "return 2", tmp_path / "called", "m:A.f"), made)
+    assert made["f"](1) == 1
+    assert not (tmp_path / "called").exists()
+    assert made["A"]().f() == 2
+    assert (tmp_path / "called").exists()
+
+
+def project(notebooks, *, new):
+    """A book of the toy notebook with one break."""
+    for name in ("_config.yml", "_toc.yml"):
+        (notebooks / name).touch()
+    (notebooks / "notebooks").mkdir()
+    (notebooks / "toy.ipynb").rename(notebooks / "notebooks/toy.ipynb")
+    (notebooks / "notebooks/sabotage.yaml").write_text(f"[{TABLE.format(new)}]")
+    return notebooks
+
+
+def test_a_result_is_stored_and_a_break_is_not_run_again(notebooks, monkeypatch, capsys):
+    monkeypatch.chdir(project(notebooks, new="-1"))
+    assert main(["--only", "toy"]) == 0
+    stored = json.loads((notebooks / "book/results/sabotage.json").read_text())["places"]["toy"]
+    assert stored["wrong-sign"]["claims"] == {"first-claim": "failed", "second-claim": "held"}
+    assert "wrong-sign" in capsys.readouterr().out
+    monkeypatch.setattr("handbook_utils.reporting.claims.sabotage.try_break", None)  # nothing may run
+    assert main(["--only", "toy"]) == 0
+
+
+def test_a_claim_that_survives_ends_the_command_with_1(notebooks, monkeypatch, tmp_path):
+    monkeypatch.chdir(project(notebooks, new="2"))
+    assert main(["--only", "toy", "--results", str(tmp_path / "matrix.json")]) == 1
+    assert main(["--only", "tony"]) == 2
 
 
 def test_calibration_runs_the_notebook_as_it_is_on_disk(notebooks, tmp_path):
@@ -106,35 +184,65 @@ def test_calibration_of_a_notebook_that_is_none_names_the_nearest(notebooks):
 
 
 def test_another_error_than_the_claims_own_shows_nothing(notebooks):
-    crash = NotebookSabotage("toy.ipynb", "first-claim", "crash", "SIGN = 1", "SIGN = 1 / 0")
-    (outcome,) = run_notebook_sabotages([crash], notebooks)
-    assert outcome.result == "error"
-    assert "ZeroDivisionError" in outcome.detail
+    tried = try_break(entry(new="SIGN = 1 / 0"), notebooks)
+    assert tried.claims == {"first-claim": None, "second-claim": "held"}
+    assert "ZeroDivisionError" in tried.stopped[0]
+
+
+TABLE = (
+    "{{notebook: toy.ipynb, break: wrong-sign, mechanism: loss, says: wrong sign, replace: SIGN = 1, "
+    "with: SIGN = {}, fails: [first-claim]}}"
+)
 
 
 def test_the_table_beside_the_notebooks_is_read(notebooks):
-    (notebooks / "sabotage.yaml").write_text(
-        "- {notebook: toy.ipynb, claim: first-claim, says: sign, replace: SIGN = 1, with: SIGN = -1, "
-        "cheap: true}\n"
-    )
-    assert read_notebook_sabotages(notebooks) == [
-        NotebookSabotage("toy.ipynb", "first-claim", "sign", "SIGN = 1", "SIGN = -1", cheap=True)
-    ]
+    (notebooks / "sabotage.yaml").write_text(f"[{TABLE.format('-1')}]")
+    assert read_notebook_breaks(notebooks) == [entry()]
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("table", "message"),
     [
-        ("- {notebook: a, claim: b, says: c, replace: d}", "entry 1: lacks with"),
-        ("- {notebook: a, claim: b, says: c, replace: d, with: e, cheep: 1}", "Did you mean 'cheap'"),
+        ("- {notebook: a, break: b, mechanism: loss, says: c, replace: d, fails: [e]}", "1: lacks with"),
+        ("- {notebook: a, brake: b}", "Did you mean 'break'"),
         ("- just text", "an entry is a mapping"),
+        (f"[{TABLE.format('-1').replace('loss', 'los')}]", "Did you mean 'loss'"),
+        (f"[{TABLE.format('-1')}, {TABLE.format('-2')}]", "two breaks of toy.ipynb are called 'wrong-sign'"),
     ],
 )
-def test_a_wrong_entry_says_what_is_wrong(notebooks, entry, message):
-    (notebooks / "sabotage.yaml").write_text(entry)
+def test_a_wrong_entry_says_what_is_wrong(notebooks, table, message):
+    (notebooks / "sabotage.yaml").write_text(table)
     with pytest.raises(DataError, match=message):
-        read_notebook_sabotages(notebooks)
+        read_notebook_breaks(notebooks)
 
 
-def test_without_a_table_there_are_no_sabotages(tmp_path):
-    assert read_notebook_sabotages(tmp_path) == []
+@pytest.mark.parametrize(
+    "change",
+    [
+        '"training.learning_rate": 0.0',
+        "training__learning_rate=0",
+        "FASTER = {'train.training.learning_rate': 0, 'x': 1}",
+        "max_steps=1",
+        '"training.max_steps": 50',
+        '"data": []',
+        'data=[{"name": "pocket:demonstrations", "split": "train[:0]"}]',
+    ],
+)
+def test_a_break_that_only_keeps_a_run_from_learning_is_refused(notebooks, change):
+    table = [{"notebook": "toy.ipynb", "break": "b", "mechanism": "loss", "says": "s"}]
+    table[0] |= {"replace": "SIGN = 1", "with": change, "fails": ["first-claim"]}
+    (notebooks / "sabotage.yaml").write_text(json.dumps(table))
+    with pytest.raises(DataError, match="breaks no mechanism"):
+        read_notebook_breaks(notebooks)
+
+
+@pytest.mark.parametrize("change", ['"training.learning_rate": 0.001', "eval_data=[]", "data=[rows]"])
+def test_other_settings_may_be_broken(notebooks, change):
+    table = [{"notebook": "toy.ipynb", "break": "b", "mechanism": "loss", "says": "s"}]
+    table[0] |= {"replace": "SIGN = 1", "with": change, "fails": ["first-claim"]}
+    (notebooks / "sabotage.yaml").write_text(json.dumps(table))
+    assert len(read_notebook_breaks(notebooks)) == 1
+
+
+def test_without_a_table_there_are_no_breaks(tmp_path):
+    assert read_notebook_breaks(tmp_path) == []

@@ -101,6 +101,18 @@ def test_claims_say_whether_they_hold(html):
         assert f"✔ holds {kind}{each.says}" in " ".join(text.split())
 
 
+def test_claims_show_fresh_seeds_before_this_run(html):
+    text = " ".join(Page(html).text().split())
+    for each in PIPELINE_CLAIMS:
+        found = each.fresh
+        fresh = f"Fresh seeds: {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}], from "
+        place = text.index(
+            fresh, text.index(f"✔ holds {'Observation: ' * (each.wording != 'claim')}{each.says}")
+        )
+        assert place < text.index(f"{each.id} , this run:".replace(" ,", ","))
+    assert "This run, seed 0." in text
+
+
 def test_every_picture_has_words_for_those_who_cannot_see_it(html):
     page = Page(html)
     drawings = [attrs for tag, attrs in page.tags if attrs.get("class") == "drawing"]

@@ -16,6 +16,7 @@ from handbook_utils.evaluation import intervals
 from handbook_utils.evaluation.statistics import (
     CoverageWarning,
     mean_estimate,
+    mean_over_seeds,
     paired_difference,
     proportion_estimate,
 )
@@ -52,6 +53,25 @@ def test_zeros_and_ones_get_the_wilson_interval_of_scipy() -> None:
         assert estimate.method == "wilson"
         assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
         assert estimate.seed is None
+
+
+def test_five_seeds_get_students_interval_with_four_degrees_of_freedom() -> None:
+    # mean 0.3; deviations -0.2 -0.1 0 0.1 0.2, squares 0.04 0.01 0 0.01 0.04: variance 0.1 / 4 = 0.025,
+    # standard error sqrt(0.025 / 5) = 0.0707; t(0.975, 4) = 2.7764: 0.3 -+ 0.1963
+    found = mean_over_seeds([0.5, 0.1, 0.3, 0.2, 0.4], unit="gold reward")
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.1037, 0.4963), abs=1e-4)
+    assert (found.n, found.level, found.unit, found.method) == (5, 0.95, "gold reward", "student-t")
+
+
+def test_seeds_that_all_agree_leave_no_interval() -> None:
+    found = mean_over_seeds([0.25, 0.25, 0.25])
+    assert (found.low, found.high) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("values", [[0.3], [], [0.3, math.inf]])
+def test_an_interval_over_seeds_needs_two_finite_figures(values: list[float]) -> None:
+    with pytest.raises(DataError):
+        mean_over_seeds(values)
 
 
 def test_correlated_rows_of_a_prompt_widen_a_rate() -> None:

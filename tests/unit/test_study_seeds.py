@@ -26,8 +26,6 @@ def calibration(finished_pipeline, tmp_path, monkeypatch):
     return tmp_path / "out"
 
 
-# two seeds are few on purpose
-@pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
 def test_the_mean_over_seeds_and_on_how_many_it_holds_are_stored(calibration, monkeypatch):
     monkeypatch.setattr("sys.argv", ["study_seeds.py", "toy", str(calibration)])
     assert study_seeds.main() == 0

@@ -18,12 +18,23 @@ def swap_chosen_and_rejected(table: pa.Table) -> pa.Table:
     >>> swap_chosen_and_rejected(pa.table({"chosen": ["a"], "rejected": ["b"]})).to_pylist()
     [{'chosen': 'b', 'rejected': 'a'}]
     """
-    swapped = table
-    for one, other in (("chosen", "rejected"), ("gold_chosen", "gold_rejected")):
-        if one == "gold_chosen" and one not in table.column_names:
-            continue
-        swapped = _with(_with(swapped, one, _column(table, other)), other, _column(table, one))
-    return swapped
+    swapped = swap("chosen", "rejected")(table)
+    return swap("gold_chosen", "gold_rejected")(swapped) if "gold_chosen" in table.column_names else swapped
+
+
+def swap(one: str, other: str) -> Break:
+    """Give two columns each other's values."""
+    return lambda table: _with(_with(table, one, _column(table, other)), other, _column(table, one))
+
+
+def shift(name: str) -> Break:
+    """Give each row the value of the row before it, as an index off by one would."""
+
+    def apply(table: pa.Table) -> pa.Table:
+        values = _column(table, name).to_pylist()
+        return _with(table, name, pa.array(values[-1:] + values[:-1], type=table.column(name).type))
+
+    return apply
 
 
 def negate(name: str) -> Break:

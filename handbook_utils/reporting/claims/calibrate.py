@@ -28,7 +28,7 @@ from handbook_utils.errors import DataError, HandbookError, RunFolderError, sugg
 from handbook_utils.reporting.claims.claim import project_root
 from handbook_utils.reporting.claims.margins import summarise
 from handbook_utils.reporting.claims.notebook import execute_notebook, notebook_claim_ids
-from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
+from handbook_utils.reporting.claims.pipeline import FRESH_SEEDS, PIPELINE_CLAIMS
 from handbook_utils.reporting.results import provenance
 from handbook_utils.reporting.runs import read_pipeline
 from handbook_utils.runs.atomic import write_json
@@ -176,21 +176,58 @@ def _part(records: Mapping[str, Mapping[str, Any]], sittings: Sequence[Mapping[s
     ordered = {name: dict(sorted(by.items(), key=lambda pair: int(pair[0]))) for name, by in records.items()}
     return {
         "note": "false_alarm_rate_extrapolated is a Student-t prediction from few seeds, not an observation",
-        "seeds": sorted({int(seed) for by_seed in records.values() for seed in by_seed}),
+        "seeds": sorted(
+            {
+                int(seed)
+                for by_seed in records.values()
+                for seed, record in by_seed.items()
+                if "repeat" not in record
+            }
+        ),
         "claims": {name: summarise(by_seed) for name, by_seed in sorted(ordered.items())},
         "sittings": list(sittings),
     }
 
 
+def of_the_pipeline(part: Part) -> Part:
+    """What the package itself knows of its pipeline's claims on fresh seeds; the report shows it."""
+    kept = (
+        "value",
+        "low",
+        "high",
+        "level",
+        "n",
+        "unit",
+        "method",
+        "lowest",
+        "highest",
+        "held",
+        "of",
+        "wording",
+    )
+    found = {each.id: part["claims"][each.id] for each in PIPELINE_CLAIMS if each.id in part["claims"]}
+    return {name: {key: each[key] for key in kept if key in each} for name, each in found.items()}
+
+
 def calibration_table(part: Part) -> Table:
     """A table for the terminal, one line per claim."""
     table = Table(title=f"Claims on {len(part['seeds'])} fresh seeds")
-    for heading in ("claim", "held", "margin, sd over seeds", "false alarms, extrapolated", "wording"):
+    for heading in (
+        "claim",
+        "mean",
+        "held",
+        "margin, sd over seeds",
+        "false alarms, extrapolated",
+        "wording",
+    ):
         table.add_column(heading, justify="left" if heading in ("claim", "wording") else "right")
     for name, found in part["claims"].items():
         margin, rate = found["margin_sd"], found["false_alarm_rate_extrapolated"]
         table.add_row(
             Text(name),
+            Text(
+                f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" if "value" in found else ""
+            ),
             f"{found['held']} of {found['of']}",
             "" if margin is None else f"{margin:.1f}",
             "" if rate is None else f"{rate:.2g}",
@@ -232,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     path = asked.results or root / "book" / "results" / "calibration.json"
     write_json(path, part)
+    if asked.results is None:
+        write_json(FRESH_SEEDS, of_the_pipeline(part))
     Console().print(calibration_table(part))
     print(path)
     return 0

@@ -8,11 +8,13 @@ import math
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from handbook_utils.errors import ClaimError, DataError
+from handbook_utils.evaluation.statistics import mean_over_seeds
 from handbook_utils.records import Estimate
 from handbook_utils.runs.atomic import write_json
 
@@ -32,6 +34,7 @@ class ClaimRecord:
         estimate: the figure it rests on.
         relation: ">" (the interval's low end is above the bound) or "<" (its high end is below).
         bound: what the interval has to clear, in the estimate's unit.
+        repeats: of a figure that was measured several times in one run, each of these.
     """
 
     id: str
@@ -39,6 +42,7 @@ class ClaimRecord:
     estimate: Estimate
     relation: Relation
     bound: float
+    repeats: tuple[Estimate, ...] = ()
 
     @property
     def end(self) -> float:
@@ -66,7 +70,12 @@ class ClaimRecord:
             "relation": self.relation,
             "bound": self.bound,
             "holds": self.holds,
+            **self._repeats(),
         }
+
+    def _repeats(self) -> dict[str, Any]:
+        each = [replace(self, estimate=found, repeats=()).to_json() for found in self.repeats]
+        return {"repeats": [record | {"repeat": n} for n, record in enumerate(each, 1)]} if each else {}
 
     @property
     def measured(self) -> str:
@@ -91,12 +100,20 @@ class ClaimRecord:
         )
 
 
-def claim(claim_id: str, estimate: Estimate, relation: Relation, bound: float, *, says: str = "") -> Estimate:
+def claim(
+    claim_id: str,
+    estimate: Estimate | Sequence[Estimate],
+    relation: Relation,
+    bound: float,
+    *,
+    says: str = "",
+) -> Estimate:
     """Assert that an interval clears a bound; draw the claim and write its record first.
 
     Args:
         claim_id: lower-case words joined by hyphens, unique in the book ("dpo-beats-sft").
-        estimate: the measured figure with its interval.
+        estimate: the measured figure with its interval; or the figures of several repeats of what varies with
+            the computer and not with the seed, such as a time: their mean is claimed, with its t interval.
         relation: ">" compares the interval's low end, "<" its high end.
         bound: what must be cleared, in the estimate's unit.
         says: the claim as a sentence for the reader; shown as text, never as markup.
@@ -112,7 +129,7 @@ def claim(claim_id: str, estimate: Estimate, relation: Relation, bound: float, *
     show_claim(record)
     write_claim(record)
     assert_claim(record)
-    return estimate
+    return record.estimate
 
 
 def assert_claim(record: ClaimRecord) -> None:
@@ -125,7 +142,7 @@ def assert_claim(record: ClaimRecord) -> None:
 
 
 def make_claim(
-    claim_id: str, estimate: Estimate, relation: str, bound: float, *, says: str = ""
+    claim_id: str, estimate: Estimate | Sequence[Estimate], relation: str, bound: float, *, says: str = ""
 ) -> ClaimRecord:
     """Check the parts of a claim and put them together; nothing is asserted, drawn or written."""
     if not _ID.match(claim_id):
@@ -137,7 +154,11 @@ def make_claim(
         raise DataError(f"claim '{claim_id}': relation {relation!r} is neither '>' nor '<'.")
     if not math.isfinite(bound):
         raise DataError(f"claim '{claim_id}': bound {bound} is no finite number.")
-    return ClaimRecord(claim_id, says, estimate, cast(Relation, relation), float(bound))
+    repeats: tuple[Estimate, ...] = ()
+    if not isinstance(estimate, Estimate):
+        repeats = tuple(estimate)
+        estimate = mean_over_seeds([each.value for each in repeats], unit=repeats[0].unit)
+    return ClaimRecord(claim_id, says, estimate, cast(Relation, relation), float(bound), repeats)
 
 
 def project_root(start: Path | None = None) -> Path:

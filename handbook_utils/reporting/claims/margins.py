@@ -9,6 +9,8 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from handbook_utils.evaluation.statistics import mean_over_seeds
+
 ENOUGH_MARGIN_SD = 4.0
 ENOUGH_SEEDS = 5
 
@@ -73,12 +75,40 @@ def wording(found: Sequence[float]) -> str:
     return "claim" if is_enough and is_safe else "observation"
 
 
+def spread_over_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean of the figure with its t interval over seeds, and its range; {} for a single seed.
+
+    >>> found = spread_over_seeds([{"value": value, "unit": "nats"} for value in (1.0, 2.0, 3.0)])
+    >>> found["value"], round(found["low"], 3), found["n"], found["lowest"], found["highest"]
+    (2.0, -0.484, 3, 1.0, 3.0)
+    """
+    values = [record["value"] for record in records]
+    if len(values) < 2 or None in values:
+        return {}
+    mean = mean_over_seeds(values, unit=records[0]["unit"]).to_json()
+    return mean | {"lowest": min(values), "highest": max(values)}
+
+
+def repeats_of(by_seed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """The records to summarise: a claim that was measured several times in one run has these for its seeds.
+
+    Timing is such a figure: it varies with the computer's other work, not with the seed.
+    """
+    first = next(iter(by_seed.values()))
+    return (
+        {str(number): each for number, each in enumerate(first["repeats"], 1)}
+        if "repeats" in first
+        else by_seed
+    )
+
+
 def summarise(by_seed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One claim over seeds.
+    """One claim over seeds, or over repeats in one run.
 
     Args:
         by_seed: the claim's record of each seed, as `_build/claims/<id>.json` holds it.
     """
+    by_seed = repeats_of(by_seed)
     records = list(by_seed.values())
     found = distances(records)
     first = records[0]
@@ -87,6 +117,8 @@ def summarise(by_seed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "relation": first["relation"],
         "bound": first["bound"],
         "unit": first["unit"],
+        **spread_over_seeds(records),
+        "over": "repeats" if "repeat" in first else "seeds",
         "wording": wording(found),
         "held": sum(distance > 0 for distance in found),
         "of": len(found),

@@ -1,84 +1,18 @@
-"""Claims made in notebooks: found by reading their source, broken by replacing a piece of it.
-
-`sabotage.yaml` beside the notebooks lists the breaks:
-
-    - notebook: sft.ipynb
-      claim: mask-matters
-      says: the loss falls on the prompt as well
-      replace: "completion_only_loss: true"
-      with: "completion_only_loss: false"
-      cheap: true            # optional: takes seconds, so CI may run it
-"""
+"""Claims made in notebooks: found by reading their source, judged by running it."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
+from handbook_utils.errors import DataError, MissingDependencyError
 
-from handbook_utils.errors import DataError, MissingDependencyError, suggest
-from handbook_utils.reporting.claims.outcomes import Outcome
-
-TABLE = "sabotage.yaml"
 CELL_TIMEOUT_S = 1800
-
-
-@dataclass(frozen=True)
-class NotebookSabotage:
-    """A replacement of source text under which a notebook's claim has to fail.
-
-    Attributes:
-        notebook: file name beside the table.
-        claim: the claim's id.
-        says: what is broken, in words.
-        old: text to replace; it has to occur in a code cell.
-        new: what to put in its place.
-        cheap: whether the notebook runs in seconds.
-    """
-
-    notebook: str
-    claim: str
-    says: str
-    old: str
-    new: str
-    cheap: bool = False
-
-
-def read_notebook_sabotages(folder: Path) -> list[NotebookSabotage]:
-    """Read the table beside the notebooks; [] where there is none.
-
-    Raises:
-        DataError: an entry lacks a key, or has one too many.
-    """
-    path = folder / TABLE
-    if not path.exists():
-        return []
-    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return [_sabotage(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, start=1)]
-
-
-def _sabotage(entry: Any, where: str) -> NotebookSabotage:
-    if not isinstance(entry, dict):
-        raise DataError(f"{where}: an entry is a mapping with notebook, claim, says, replace, with.")
-    renamed = {{"replace": "old", "with": "new"}.get(key, str(key)): value for key, value in entry.items()}
-    known = {field.name for field in fields(NotebookSabotage)}
-    for key in renamed.keys() - known:
-        valid = known - {"old", "new"} | {"replace", "with"}
-        raise DataError(f"{where}: unknown key '{key}'. {suggest(key, valid)}")
-    missing = known - {"cheap"} - renamed.keys()
-    if missing:
-        names = sorted({"old": "replace", "new": "with"}.get(key, key) for key in missing)
-        raise DataError(f"{where}: lacks {', '.join(names)}.")
-    return NotebookSabotage(**renamed)
 
 
 def notebook_claim_ids(folder: Path) -> dict[str, list[str]]:
@@ -136,55 +70,6 @@ def _calls_claim(node: ast.expr) -> bool:
 
 def _without_magic(source: str) -> str:
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-
-
-def run_notebook_sabotages(sabotages: Sequence[NotebookSabotage], folder: Path) -> list[Outcome]:
-    """Run each broken notebook once and see whether its claims fail.
-
-    Raises:
-        DataError: a notebook is missing or does not hold the text to replace.
-        MissingDependencyError: nbclient is not installed.
-    """
-    groups: dict[tuple[str, str, str], list[NotebookSabotage]] = {}
-    for each in sabotages:
-        groups.setdefault((each.notebook, each.old, each.new), []).append(each)
-    return [outcome for group in groups.values() for outcome in _apply(group, folder)]
-
-
-def _apply(group: Sequence[NotebookSabotage], folder: Path) -> list[Outcome]:
-    began = time.monotonic()
-    broken = break_notebook(folder / group[0].notebook, group[0].old, group[0].new)
-    with tempfile.TemporaryDirectory(prefix="handbook-sabotage-") as scratch:
-        errors, records = execute_notebook(broken, Path(scratch))
-    seconds = round(time.monotonic() - began, 1)
-    outcomes = []
-    for each in group:
-        failed = any(name == "ClaimError" and f"claim '{each.claim}'" in text for name, text in errors)
-        held = records.get(each.claim, {}).get("holds", False)
-        result = "failed" if failed else "survived" if held else "error"
-        detail = (
-            "raised ClaimError" if failed else "; ".join(f"{n}: {t}" for n, t in errors)[:300] or "no error"
-        )
-        outcomes.append(Outcome(each.claim, each.notebook, each.says, result, detail, None, seconds))
-    return outcomes
-
-
-def break_notebook(path: Path, old: str, new: str) -> dict[str, Any]:
-    """The notebook's content with `old` replaced in its code cells; the file is left alone.
-
-    Raises:
-        DataError: the text does not occur: the table is out of date.
-    """
-    if not path.is_file():
-        near = [other.name for other in path.parent.glob("*.ipynb")]
-        raise DataError(f"{path}: no such notebook. {suggest(path.name, near)}")
-    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    if not any(old in "".join(cell["source"]) for cell in cells):
-        raise DataError(f"{path}: no code cell holds {old!r}; mend the entry in {path.parent / TABLE}.")
-    for cell in cells:
-        cell["source"] = "".join(cell["source"]).replace(old, new)
-    return notebook
 
 
 def execute_notebook(

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from handbook_utils.errors import ClaimError, RunFolderError
 from handbook_utils.reporting.claims import breaks
 from handbook_utils.reporting.claims.claim import ClaimRecord, Relation, make_claim, show_claim, write_claim
+from handbook_utils.reporting.claims.line_breaks import check_mechanism
 from handbook_utils.reporting.runs import RunView, get_run
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# of `book/results/calibration.json` what is about the pipeline, written by `calibrate`
+FRESH_SEEDS = Path(__file__).with_name("fresh_seeds.json")
+
 
 @dataclass(frozen=True)
 class Sabotage:
-    """A way to break the pipeline under which a claim has to fail.
+    """A way to break the pipeline under which a claim has to fail: its tables, a recipe, or a line of code.
 
     Attributes:
-        stage: the stage whose tables or recipe are broken.
-        says: what is broken, in words.
+        name: lower-case words joined by hyphens, unique; sabotages of one name need one rerun between them.
+        stage: the stage whose tables, recipe or code are broken.
+        mechanism: what is broken, one of `notebook_breaks.MECHANISMS`.
+        says: how it is broken, in words.
         table: changes each table that the stage wrote; the stage itself is not run again.
         changes: overrides of the stage's recipe, by dotted key; the stage is run again.
+        code: (function, old, new) as `line_breaks.break_package` takes them; the stage is run again by it.
     """
 
+    name: str
     stage: str
+    mechanism: str
     says: str
     table: Callable[[pa.Table], pa.Table] | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    code: tuple[str, str, str] | None = None
 
     def __post_init__(self) -> None:
-        assert (self.table is None) == bool(self.changes), "a sabotage breaks either the tables or the recipe"
+        given = [self.table is not None, bool(self.changes), self.code is not None]
+        assert sum(given) == 1, "a sabotage breaks tables, a recipe, or code"
+        check_mechanism(str([*self.changes.items(), *(self.code or ())]), f"sabotage '{self.name}'")
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Sabotages with the same key need one rerun between them."""
-        return self.stage, self.says
+    def line(self) -> str:
+        """What is changed, for a reader."""
+        if self.code is not None:
+            function, old, new = self.code
+            return f"{function}: {old} -> {new}"
+        if self.table is not None:
+            return f"tables of {self.stage}: {self.says}"
+        return f"{self.stage}: " + ", ".join(f"{key} = {value}" for key, value in self.changes.items())
 
 
 @dataclass(frozen=True)
@@ -51,9 +71,7 @@ class Claim:
         figure: the figure's name in that stage's result.
         relation: ">" or "<".
         bound: what the interval has to clear.
-        sabotages: at least one way to break the pipeline under which the claim must fail.
-        wording: "observation" where the margin over fresh seeds is too small for more (`margins.wording`);
-            a test holds it to the stored calibration.
+        sabotages: ways to break the pipeline under which the claim must fail, of two mechanisms at least.
     """
 
     id: str
@@ -63,7 +81,16 @@ class Claim:
     relation: Relation
     bound: float
     sabotages: tuple[Sabotage, ...]
-    wording: Literal["claim", "observation"] = "observation"
+
+    @property
+    def fresh(self) -> Mapping[str, Any] | None:
+        """The figure over fresh seeds of the packaged pipeline; None where nobody has tried."""
+        return _fresh_seeds().get(self.id)
+
+    @property
+    def wording(self) -> str:
+        """What the margin over fresh seeds allows (`margins.wording`)."""
+        return str(self.fresh["wording"]) if self.fresh else "observation"
 
     def record(self, views: Mapping[str, RunView]) -> ClaimRecord:
         """What these runs measured for the claim; nothing is asserted.
@@ -80,22 +107,108 @@ class Claim:
         return make_claim(self.id, view.final_metrics[self.figure], self.relation, self.bound, says=self.says)
 
 
-def _untrained(stage: str) -> Sabotage:
-    return Sabotage(stage, "one step with learning rate 0", changes=_NO_TRAINING)
+@cache
+def _fresh_seeds() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(FRESH_SEEDS.read_text(encoding="utf-8"))
+    return found
 
 
-_NO_TRAINING = {"training.max_steps": 1, "training.learning_rate": 0.0}
-_WORST_BEST = Sabotage("scores", "the proxy with the wrong sign", breaks.negate("proxy"))
-_SWAPPED = Sabotage("preferences", "chosen and rejected swapped", breaks.swap_chosen_and_rejected)
+_BASE_FOR_SFT = Sabotage(
+    "base-for-sft",
+    "evaluate-sft",
+    "model",
+    "the base is evaluated in place of the SFT model",
+    changes={"model": {"name": "pocket:base"}},
+)
+_ANSWERS_OF_OTHERS = Sabotage(
+    "answers-of-others",
+    "sft",
+    "data",
+    "SFT learns from answers to other questions",
+    code=(
+        "data.pocket_rows:_demonstrations",
+        "for prompt, answer in made]",
+        "for (prompt, _), (_, answer) in zip(made, made[1:] + made[:1])]",
+    ),
+)
+_SWAPPED = Sabotage(
+    "swapped-pairs",
+    "preferences",
+    "labels",
+    "chosen and rejected swapped",
+    breaks.swap_chosen_and_rejected,
+)
 _SWAPPED_CONTROL = Sabotage(
-    "preferences-control", "chosen and rejected swapped", breaks.swap_chosen_and_rejected
+    "swapped-control-pairs",
+    "preferences-control",
+    "labels",
+    "the control's chosen and rejected swapped",
+    breaks.swap_chosen_and_rejected,
+)
+_OTHERS_GOLD = Sabotage(
+    "gold-of-the-other",
+    "heldout-preferences",
+    "measure",
+    "each held-out answer has the gold reward of the other",
+    breaks.swap("gold_chosen", "gold_rejected"),
+)
+_OTHERS_GOLD_CONTROL = Sabotage(
+    "gold-of-the-other-control",
+    "heldout-preferences-control",
+    "measure",
+    "each of the control's held-out answers has the gold reward of the other",
+    breaks.swap("gold_chosen", "gold_rejected"),
+)
+_WORST_BEST = Sabotage(
+    "worst-of-n", "scores", "judge", "the proxy with the wrong sign", breaks.negate("proxy")
+)
+_NEXT_ROW = Sabotage(
+    "proxy-of-the-next",
+    "scores",
+    "data",
+    "each sample has the proxy of the sample before it",
+    breaks.shift("proxy"),
+)
+_CONSTANT = Sabotage(
+    "constant-proxy", "scores", "judge", "one constant proxy for all samples", breaks.constant("proxy")
+)
+_GOLD_PROXY = Sabotage(
+    "gold-as-proxy",
+    "scores",
+    "judge",
+    "the gold reward itself as the proxy",
+    breaks.replace("proxy", "gold"),
+)
+_GREEDY = Sabotage(
+    "greedy-samples",
+    "heldout",
+    "sampling",
+    "all samples of a prompt are the likeliest answer",
+    changes={"temperature": 0.0},
 )
 _NO_DPO = Sabotage(
-    "evaluate-dpo", "the SFT model evaluated in place of the DPO model", changes={"model.from": "sft"}
+    "sft-for-dpo",
+    "evaluate-dpo",
+    "model",
+    "the SFT model evaluated in place of the DPO model",
+    changes={"model.from": "sft"},
 )
-_WORST_RFT = Sabotage("rft-scores", "the proxy with the wrong sign", breaks.negate("proxy"))
+_WORST_RFT = Sabotage(
+    "worst-for-rft", "rft-scores", "judge", "the proxy with the wrong sign", breaks.negate("proxy")
+)
 _NO_RFT = Sabotage(
-    "evaluate-rft", "the SFT model evaluated in place of the fine-tuned one", changes={"model.from": "sft"}
+    "sft-for-rft",
+    "evaluate-rft",
+    "model",
+    "the SFT model evaluated in place of the fine-tuned one",
+    changes={"model.from": "sft"},
+)
+_CONTROL_FOR_RFT = Sabotage(
+    "control-for-rft",
+    "evaluate-rft",
+    "control",
+    "the control's model evaluated in place of the selected one",
+    changes={"model.from": "rft-control"},
 )
 
 PIPELINE_CLAIMS: tuple[Claim, ...] = (
@@ -106,8 +219,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "gold_gain_vs_evaluate-base",
         ">",
         0.0,
-        (_untrained("sft"),),
-        wording="claim",
+        (_BASE_FOR_SFT, _ANSWERS_OF_OTHERS),
     ),
     Claim(
         "reward-agrees-with-gold",
@@ -116,7 +228,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "accuracy_gold",
         ">",
         0.5,
-        (_untrained("reward"), _SWAPPED),
+        (_SWAPPED, _OTHERS_GOLD),
     ),
     Claim(
         "unbiased-reward-agrees-with-gold",
@@ -125,7 +237,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "accuracy_gold",
         ">",
         0.65,
-        (_untrained("reward-control"), _SWAPPED_CONTROL),
+        (_SWAPPED_CONTROL, _OTHERS_GOLD_CONTROL),
     ),
     Claim(
         "best-of-4-beats-one",
@@ -134,7 +246,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "proxy.gold_gain@4",
         ">",
         0.0,
-        (_WORST_BEST, Sabotage("scores", "one constant proxy for all samples", breaks.constant("proxy"))),
+        (_WORST_BEST, _NEXT_ROW),
     ),
     Claim(
         "proxy-keeps-rising",
@@ -143,7 +255,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "proxy.score_late_gain@64",
         ">",
         0.0,
-        (Sabotage("scores", "one constant proxy for all samples", breaks.constant("proxy")),),
+        (_CONSTANT, _GREEDY),
     ),
     Claim(
         "gold-turns-down",
@@ -152,7 +264,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "proxy.gold_late_gain@64",
         "<",
         0.0,
-        (Sabotage("scores", "the gold reward itself as the proxy", breaks.replace("proxy", "gold")),),
+        (_GOLD_PROXY, _GREEDY),
     ),
     Claim(
         "rft-beats-sft",
@@ -170,14 +282,7 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         "gold_gain_vs_evaluate-rft-control",
         ">",
         0.0,
-        (
-            Sabotage(
-                "evaluate-rft",
-                "the control's model evaluated in place of the selected one",
-                changes={"model.from": "rft-control"},
-            ),
-            _WORST_RFT,
-        ),
+        (_CONTROL_FOR_RFT, _WORST_RFT),
     ),
     Claim(
         "dpo-beats-sft",
@@ -187,7 +292,6 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.0,
         (_NO_DPO, _SWAPPED),
-        wording="claim",
     ),
     Claim(
         "dpo-wins",
@@ -197,7 +301,6 @@ PIPELINE_CLAIMS: tuple[Claim, ...] = (
         ">",
         0.5,
         (_NO_DPO, _SWAPPED),
-        wording="claim",
     ),
 )
 

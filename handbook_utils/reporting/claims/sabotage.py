@@ -1,117 +1,125 @@
-"""Break the pipeline on purpose and require every claim to fail: a claim that survives proves nothing.
+"""Break code on purpose and see which claims fail: one that survives what it rests on proves nothing.
 
-    python -m handbook_utils.reporting.claims.sabotage RUNS [--cheap] [--json]
+    python -m handbook_utils.reporting.claims.sabotage RUNS               all claims
+    python -m handbook_utils.reporting.claims.sabotage --only dpo sft     those of some notebooks
+    python -m handbook_utils.reporting.claims.sabotage RUNS --only pipeline
 
-Only what stands between the break and the claim is run again, in a scratch folder beside links to the rest.
+A break runs once and judges every claim that it can reach; what came of it is stored at once, and is not run
+again until the break or what it breaks has changed. Of the pipeline only what stands between the break and
+its claims is run again, in a scratch folder beside links to the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from handbook_utils.errors import ClaimError, HandbookError, RecipeError, RunFolderError, suggest
+from handbook_utils.errors import DataError, HandbookError, RunFolderError, suggest
 from handbook_utils.reporting.claims.breaks import Break
-from handbook_utils.reporting.claims.claim import assert_claim, project_root
-from handbook_utils.reporting.claims.notebook import read_notebook_sabotages, run_notebook_sabotages
-from handbook_utils.reporting.claims.outcomes import Outcome, outcome_table
-from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Claim, Sabotage
-from handbook_utils.reporting.runs import (
-    RunView,
-    ancestors,
-    descendants,
-    get_run,
-    read_pipeline,
+from handbook_utils.reporting.claims.claim import project_root
+from handbook_utils.reporting.claims.line_breaks import break_package, broken_environment
+from handbook_utils.reporting.claims.matrix import (
+    FAILED,
+    HELD,
+    PIPELINE,
+    Tried,
+    break_record,
+    drop_unknown,
+    matrix_table,
+    read_matrix,
+    store_break,
+    surviving,
 )
+from handbook_utils.reporting.claims.notebook_breaks import (
+    NotebookBreak,
+    break_key,
+    read_notebook_breaks,
+    try_break,
+)
+from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Claim, Sabotage
+from handbook_utils.reporting.runs import RunView, ancestors, descendants, get_run, read_pipeline
 from handbook_utils.runs.atomic import sha256_of, write_json
 from handbook_utils.runs.folder import MANIFEST, RECIPE
 
-FEW_STEPS = 5  # a training stage cut to this many steps costs no more than loading its model
-
-
-def run_sabotages(
-    pipeline_out: Path | str,
-    *,
-    cheap_only: bool = False,
-    ids: Collection[str] | None = None,
-    claims: Sequence[Claim] = PIPELINE_CLAIMS,
-) -> list[Outcome]:
-    """Apply every sabotage of the pipeline's claims to finished runs and see what each claim does.
-
-    Args:
-        pipeline_out: folder of a finished pipeline; it is read, never written.
-        cheap_only: leave out sabotages after which something has to be trained again.
-        ids: only these claims.
-        claims: the table to work through.
-
-    Raises:
-        RecipeError: `ids` names a claim that does not exist.
-        RunFolderError: a stage that is needed is missing or unfinished.
-    """
-    views = read_pipeline(pipeline_out)
-    wanted = _wanted(claims, ids)
-    outcomes: list[Outcome] = []
-    for sabotage, under_it in grouped(wanted):
-        chosen = [each for each in under_it if not cheap_only or is_cheap(views, sabotage, each)]
-        if chosen:
-            outcomes += _apply(views, sabotage, chosen)
-    return outcomes
+_RUN = """
+import sys
+from handbook_utils.pipeline.stages import run_stage
+run_stage(sys.argv[1], sys.argv[2], progress=False)
+"""
 
 
 def grouped(claims: Sequence[Claim]) -> list[tuple[Sabotage, list[Claim]]]:
     """Each sabotage once, with all claims that name it: they share its rerun."""
-    groups: dict[tuple[str, str], tuple[Sabotage, list[Claim]]] = {}
+    groups: dict[str, tuple[Sabotage, list[Claim]]] = {}
     for each in claims:
         for sabotage in each.sabotages:
-            groups.setdefault(sabotage.key, (sabotage, []))[1].append(each)
+            groups.setdefault(sabotage.name, (sabotage, []))[1].append(each)
     return list(groups.values())
 
 
 def stages_to_rerun(views: Mapping[str, RunView], sabotage: Sabotage, claim: Claim) -> list[str]:
     """What stands between the break and the claim, in order.
 
-    A stage with broken tables keeps them; a stage with a broken recipe is the first to run again.
+    A stage with broken tables keeps them; a stage with a broken recipe or code is the first to run again.
     """
     get_run(views, sabotage.stage), get_run(views, claim.run)
     between = descendants(views, sabotage.stage) & (ancestors(views, claim.run) | {claim.run})
-    again = between | ({sabotage.stage} if sabotage.changes else set())
+    again = between | (set() if sabotage.table else {sabotage.stage})
     return [name for name in views if name in again]
 
 
-def is_cheap(views: Mapping[str, RunView], sabotage: Sabotage, claim: Claim) -> bool:
-    """Whether no training is run again, bar a broken stage that is cut to a few steps."""
-    trained = [n for n in stages_to_rerun(views, sabotage, claim) if views[n].curves is not None]
-    if sabotage.changes.get("training.max_steps", FEW_STEPS + 1) <= FEW_STEPS:
-        trained = [name for name in trained if name != sabotage.stage]
-    return not trained
+def try_sabotage(
+    views: Mapping[str, RunView],
+    sabotage: Sabotage,
+    failing: Sequence[Claim],
+    claims: Sequence[Claim] = PIPELINE_CLAIMS,
+) -> Tried:
+    """Apply one sabotage to finished runs and see what every claim does that it reaches.
 
-
-def _apply(views: Mapping[str, RunView], sabotage: Sabotage, claims: Sequence[Claim]) -> list[Outcome]:
+    Args:
+        views: the finished pipeline; it is read, never written.
+        sabotage: what to break.
+        failing: claims that have to fail; what stands between the break and these is run again.
+        claims: all claims; one is judged where nothing between the break and it was left out.
+    """
     began = time.monotonic()
-    held = {each.id: each.record(views).holds for each in claims}
-    needed = {name for each in claims for name in stages_to_rerun(views, sabotage, each)}
+    needed = {name for each in failing for name in stages_to_rerun(views, sabotage, each)}
     again = [name for name in views if name in needed]
-    with tempfile.TemporaryDirectory(prefix="handbook-sabotage-") as scratch:
-        folder = Path(scratch)
+    reached = descendants(views, sabotage.stage) | {sabotage.stage}
+    judged = [
+        each
+        for each in claims
+        if each.run in reached and set(stages_to_rerun(views, sabotage, each)) <= needed
+    ]
+    with tempfile.TemporaryDirectory(prefix="handbook-sabotage-") as made:
+        scratch, code = Path(made) / "runs", Path(made) / "code"
+        scratch.mkdir()
         try:
-            lay_out(views, folder, sabotage, again)
+            lay_out(views, scratch, sabotage, again)
             for name in again:
-                _run_again(views[name], folder, sabotage)
+                _run_again(views[name], scratch, sabotage, code)
+            broken = read_pipeline(scratch)
+            holds = {each.id: each.record(broken).holds for each in judged}
         except HandbookError as error:
-            seconds = time.monotonic() - began
-            return [_outcome(each, sabotage, "error", str(error), held[each.id], seconds) for each in claims]
-        broken = read_pipeline(folder)
-        seconds = time.monotonic() - began
-        return [_judge(each, sabotage, broken, held[each.id], seconds) for each in claims]
+            return Tried(dict.fromkeys(c.id for c in judged), [str(error)[:200]], _since(began))
+    return Tried({name: HELD if held else FAILED for name, held in holds.items()}, [], _since(began))
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
 
 
 def lay_out(views: Mapping[str, RunView], scratch: Path, sabotage: Sabotage, again: Sequence[str]) -> None:
@@ -143,64 +151,125 @@ def break_tables(run: Path, change: Break) -> None:
     write_json(run / MANIFEST, manifest)
 
 
-def _run_again(view: RunView, scratch: Path, sabotage: Sabotage) -> None:
+def _run_again(view: RunView, scratch: Path, sabotage: Sabotage, code: Path) -> None:
     from handbook_utils.pipeline.stages import run_stage
 
-    changes = sabotage.changes if view.name == sabotage.stage else {}
+    is_broken = view.name == sabotage.stage
+    if is_broken and sabotage.code is not None:
+        called = break_package(*sabotage.code, code)
+        command = [sys.executable, "-c", _RUN, str(view.path / RECIPE), str(scratch / view.name)]
+        environment = os.environ | broken_environment(code)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RunFolderError(f"{view.name}: {done.stderr.strip()[-200:]}")
+        if not called.exists():
+            raise DataError(f"{view.name}: nothing called {sabotage.code[0]}.")
+        return
+    changes = sabotage.changes if is_broken else {}
     run_stage(view.path / RECIPE, scratch / view.name, overrides=changes, progress=False)
 
 
-def _judge(
-    claim: Claim, sabotage: Sabotage, broken: Mapping[str, RunView], held: bool, seconds: float
-) -> Outcome:
-    record = claim.record(broken)
-    try:
-        assert_claim(record)
-    except ClaimError:
-        return _outcome(claim, sabotage, "failed", record.measured, held, seconds)
-    return _outcome(claim, sabotage, "survived", record.measured, held, seconds)
+def pipeline_key(views: Mapping[str, RunView], sabotage: Sabotage) -> str:
+    """Changes with the break and with the runs it is applied to."""
+    made = [str(view.manifest.get("started")) for view in views.values()]
+    parts = [sabotage.name, sabotage.line, *made]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _outcome(
-    claim: Claim, sabotage: Sabotage, result: str, detail: str, held: bool, seconds: float
-) -> Outcome:
-    return Outcome(claim.id, sabotage.stage, sabotage.says, result, detail, held, round(seconds, 1))
+def run_pipeline_breaks(runs: Path, results: Path) -> None:
+    """Try every break of the pipeline that has no stored result, and store what came of it.
+
+    Raises:
+        RunFolderError: a stage that is needed is missing or unfinished.
+    """
+    views, stored = read_pipeline(runs), read_matrix(results).get(PIPELINE, {})
+    for sabotage, failing in grouped(PIPELINE_CLAIMS):
+        key = pipeline_key(views, sabotage)
+        if stored.get(sabotage.name, {}).get("key") == key:
+            continue
+        tried = try_sabotage(views, sabotage, failing)
+        record = break_record(
+            tried,
+            mechanism=sabotage.mechanism,
+            says=sabotage.says,
+            line=sabotage.line,
+            fails=[each.id for each in failing],
+            key=key,
+        )
+        store_break(results, PIPELINE, sabotage.name, record)
 
 
-def _wanted(claims: Sequence[Claim], ids: Collection[str] | None) -> list[Claim]:
-    known = [each.id for each in claims]
-    for name in ids or ():
+def run_notebook_breaks(breaks: Sequence[NotebookBreak], folder: Path, results: Path) -> None:
+    """Run the notebook of every break that has no stored result, and store what came of it.
+
+    Raises:
+        DataError: a break fits neither notebook nor package as they are now.
+        MissingDependencyError: nbclient is not installed.
+    """
+    for each in breaks:
+        place, key = Path(each.notebook).stem, break_key(each, folder)
+        if read_matrix(results).get(place, {}).get(each.name, {}).get("key") == key:
+            continue
+        record = break_record(
+            try_break(each, folder),
+            mechanism=each.mechanism,
+            says=each.says,
+            line=f"{each.function or each.notebook}: {each.old} -> {each.new}",
+            fails=each.fails,
+            key=key,
+        )
+        store_break(results, place, each.name, record)
+
+
+def known_breaks(breaks: Sequence[NotebookBreak]) -> dict[str, list[str]]:
+    """Names of all breaks by place."""
+    found = {PIPELINE: [sabotage.name for sabotage, _ in grouped(PIPELINE_CLAIMS)]}
+    for each in breaks:
+        found.setdefault(Path(each.notebook).stem, []).append(each.name)
+    return found
+
+
+def _asked_places(asked: Any, known: Mapping[str, Sequence[str]]) -> list[str]:
+    for name in asked.only or ():
         if name not in known:
-            raise RecipeError(f"no claim of the pipeline is called '{name}'. {suggest(name, known)}")
-    return [each for each in claims if ids is None or each.id in ids]
+            raise DataError(f"--only {name}: nothing of that name is broken. {suggest(name, known)}")
+    places = list(known) if asked.only is None else asked.only
+    if PIPELINE in places and asked.runs is None:
+        raise DataError("the pipeline's claims need the folder of a finished pipeline: name it first.")
+    return list(places)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status is 1 when a claim survived or nothing was shown, 2 on bad input."""
+    """Run the command; its exit status is 1 where a claim survived a break it rests on, 2 on bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m handbook_utils.reporting.claims.sabotage", description=__doc__
+        prog="python -m handbook_utils.reporting.claims.sabotage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", type=Path, help="folder of a finished pipeline")
-    parser.add_argument("--cheap", action="store_true", help="only what needs no training")
-    parser.add_argument("--only", nargs="+", metavar="ID", help="only these claims of the pipeline")
-    parser.add_argument("--no-notebooks", action="store_true", help="leave out the notebooks' claims")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of a finished pipeline")
+    parser.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="these notebooks, or `pipeline`")
+    parser.add_argument("--results", type=Path, help="what to write; book/results/sabotage.json by default")
     asked = parser.parse_args(arguments)
+    notebooks = project_root() / "notebooks"
+    results = asked.results or project_root() / "book" / "results" / "sabotage.json"
     try:
-        outcomes = run_sabotages(asked.runs, cheap_only=asked.cheap, ids=asked.only)
-        notebooks = project_root() / "notebooks"
-        if not asked.no_notebooks and not asked.only and notebooks.is_dir():
-            sabotages = [s for s in read_notebook_sabotages(notebooks) if s.cheap or not asked.cheap]
-            outcomes += run_notebook_sabotages(sabotages, notebooks)
+        breaks = read_notebook_breaks(notebooks)
+        known = known_breaks(breaks)
+        places = _asked_places(asked, known)
+        drop_unknown(results, known)
+        if PIPELINE in places:
+            run_pipeline_breaks(asked.runs, results)
+        run_notebook_breaks([b for b in breaks if Path(b.notebook).stem in places], notebooks, results)
     except HandbookError as error:
         print(error, file=sys.stderr)
         return 2
-    if asked.json:
-        print(json.dumps([each.to_json() for each in outcomes], indent=2))
-    else:
-        # a log has no width of its own, and 80 columns would cut the claims' names
-        Console(width=None if sys.stdout.isatty() else 180).print(outcome_table(outcomes))
-    return 0 if outcomes and all(each.is_fine for each in outcomes) else 1
+    found = {place: each for place, each in read_matrix(results).items() if place in places}
+    # a log has no width of its own, and 80 columns would cut the claims' names
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    for place, each in found.items():
+        console.print(matrix_table(place, each))
+    survived = [record for each in found.values() for record in each.values() if surviving(record)]
+    return 1 if survived or not found else 0
 
 
 if __name__ == "__main__":
