@@ -42,6 +42,9 @@ def main() -> None:
     sys.path.append(str(ROOT))  # for the settings only; the package is the installed one
     from tests.recipes.tiny import TINY
 
+    for command in ("run", "train", "score", "template"):
+        say(command, "--help")
+    say("info")
     handbook("run", "pocket/pipeline", out="pipeline", changes=TINY)
     handbook("train", "pocket/sft-qlora", out="qlora", changes=FEW_STEPS | QLORA)
     handbook("merge", "qlora", out="merged", changes={})
@@ -53,23 +56,30 @@ def main() -> None:
 
 
 def handbook(command: str, recipe: str, *, out: str, changes: dict[str, object]) -> None:
-    """One command of `handbook`; exits with what it said where it fails or calls something by an old name."""
+    """One command with a recipe, into a folder; exits where it calls something by an old name, too."""
+    start = time.monotonic()
+    said = say(command, recipe, "--out", out, *(f"--set={key}={value}" for key, value in changes.items()))
+    report(command, start)
+    logs = [log.read_text(encoding="utf-8") for log in Path(out).rglob("log.txt")]
+    if told := sorted(set(DEPRECATED.findall("\n".join([said, *logs])))):
+        sys.exit(f"handbook {command} calls a library by names that will go:\n" + "\n".join(told))
+
+
+def say(*arguments: str) -> str:
+    """What one command of `handbook` says; exits with that where it fails."""
     from handbook_utils.cli import main as command_line
 
-    sys.argv = ["handbook", command, recipe, "--out", out, *(f"--set={k}={v}" for k, v in changes.items())]
-    start, said = time.monotonic(), io.StringIO()
+    sys.argv = ["handbook", *arguments]
+    said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             command_line()
         code: object = 0
     except SystemExit as end:
         code = end.code
-    report(command, start)
-    logs = [log.read_text(encoding="utf-8") for log in Path(out).rglob("log.txt")]
     if code:
-        sys.exit(f"handbook {command} failed with exit code {code}:\n{said.getvalue()[-6000:]}")
-    if told := sorted(set(DEPRECATED.findall("\n".join([said.getvalue(), *logs])))):
-        sys.exit(f"handbook {command} calls a library by names that will go:\n" + "\n".join(told))
+        sys.exit(f"handbook {' '.join(arguments)} failed with exit code {code}:\n{said.getvalue()[-6000:]}")
+    return said.getvalue()
 
 
 def run_notebook() -> None:
