@@ -28,7 +28,7 @@ from handbook_utils.schema.recipe import (
 from handbook_utils.schema.stage_table import STAGES, training_stages
 
 # below this width the list leaves out hardware and status, which each recipe's card has
-WIDE = 200
+WIDE = 160
 
 
 def show_schema() -> None:
@@ -62,12 +62,12 @@ def show_recipes(json: bool) -> None:
         print(json_module.dumps(rows))
         return
     console = Console(highlight=False)
-    columns = {"name": "recipe", "stage": "stage", "description": "what it does"}
+    columns = {"name": "recipe", "stage": "stage"}
     if console.width >= WIDE:
         columns |= {"hardware": "hardware", "status": "status"}
     widths = [max(len(row[key]) for row in rows) for key in columns]
-    if console.width < WIDE:
-        widths[-1] = 0  # what it does is cut at the end of the line; names are never
+    # what it does comes last and is cut at the end of the line; names never are
+    columns, widths = columns | {"description": "what it does"}, [*widths, 0]
     for row in [columns, *rows]:
         line = "  ".join(f"{row[key]:<{width}}" for key, width in zip(columns, widths, strict=True))
         style = "bold" if row is columns else ""
