@@ -130,7 +130,10 @@ def test_info_names_libraries_that_were_not_tested(handbook, monkeypatch):
         (["template", "pocket:base"], "model: {name: pocket:base}"),
         (["run", "pocket/pipeline", "--dry-run"], "without --dry-run"),
         (["train", "pocket/sft", "--dry-run", "--set", "data.0.split=train[:80]"], "without --dry-run"),
-        (["slurm", "pocket/sft", "--gpus-per-node", "1", "--out", "runs/my-run"], "sbatch runs/my-run.sbatch"),
+        (
+            ["slurm", "pocket/sft", "--gpus-per-node", "1", "--out", "runs/my-run"],
+            "sbatch runs/my-run.sbatch",
+        ),
     ],
 )
 def test_a_command_ends_with_what_to_do_next(handbook, tmp_path, monkeypatch, arguments, advice):
