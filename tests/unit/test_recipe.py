@@ -97,7 +97,7 @@ BUDGET = "max_tokens_per_batch: 4096\n"
         ),
         (DPO + BUDGET + "training: {per_device_train_batch_size: 2}", "how much a device takes at once"),
         (DPO + BUDGET + "launch: {strategy: zero2}", "DeepSpeed has to know before"),
-        (DPO.replace("dpo", "orpo") + BUDGET, "take `length_batching`"),
+        (DPO.replace("dpo", "orpo") + BUDGET, "use `length_batching` instead"),
         (DPO + "max_tokens_per_batch: 0", "'max_tokens_per_batch'"),
     ],
 )
