@@ -173,7 +173,7 @@ def test_handbook_merge_writes_a_model_that_says_what_the_adapter_said(
     code, out, err = handbook("merge", run, "--out", tmp_path / "merged")
     assert (code, err) == (0, "")
     assert "5 of 5 are the same, token by token" in out
-    assert "beside the adapter on its nf4 base" in out
+    assert "from the adapter on its nf4 base" in out
     adapter, merged = load_model(str(run), quantization="none"), load_model(str(tmp_path / "merged"))
     torch.testing.assert_close(logits(merged), logits(adapter), atol=1e-4, rtol=1e-4)
     prompt = {
