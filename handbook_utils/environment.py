@@ -33,12 +33,13 @@ def environment() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Installed versions of what training depends on."""
-    found = {name: _version(name) for name in ("handbook-utils", *LIBRARIES)}
+    found = {name: installed_version(name) for name in ("handbook-utils", *LIBRARIES)}
     return {"python": platform.python_version()} | {name: text for name, text in found.items() if text}
 
 
 @cache  # finding one reads the package's whole description, and every stage asks
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The installed version of a library; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

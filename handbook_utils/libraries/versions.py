@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from importlib import metadata
 from importlib.resources import files
 from typing import ParamSpec, TypeVar
 
 from packaging.version import Version
 
+from handbook_utils.environment import installed_version
 from handbook_utils.errors import HandbookError
 
 Arguments = ParamSpec("Arguments")
@@ -36,7 +36,7 @@ def untested_versions() -> list[str]:
     return [
         sentence
         for name, (oldest, newest) in tested_versions().items()
-        if (sentence := _judged(name, _installed(name), oldest, newest))
+        if (sentence := _judged(name, installed_version(name), oldest, newest))
     ]
 
 
@@ -88,11 +88,3 @@ def _sentence(name: str, installed: str, how: str, oldest: str, newest: str, wan
         f"{name} {installed} is {how} than what this release was tested with ({oldest} to {newest}): "
         f"pip install '{wanted}'"
     )
-
-
-@functools.cache
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

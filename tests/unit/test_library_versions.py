@@ -25,7 +25,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """Versions of a pretended installation; the tested ones are 5.22.0 to 5.24.0 of one library."""
     found: dict[str, str | None] = {"transformers": "5.24.0"}
     monkeypatch.setattr(versions, "tested_versions", lambda: {"transformers": ("5.22.0", "5.24.0")})
-    monkeypatch.setattr(versions, "_installed", found.get)
+    monkeypatch.setattr(versions, "installed_version", found.get)
     return found
 
 
