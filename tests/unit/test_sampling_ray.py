@@ -323,7 +323,7 @@ def test_a_command_joins_the_cluster_at_an_address_and_prints_its_result_alone(
     finally:
         command.kill()
     assert command.returncode == 0, complained
-    assert json.loads(said)["metrics"]["tokens"]["n"] == 3
+    assert json.loads(said)["final_metrics"]["tokens"]["n"] == 3
     assert complained == ""
     assert read_manifest(tmp_path / "run")["status"] == "finished"
     assert cluster.is_initialized()
