@@ -290,7 +290,7 @@ def slurm(
     folder = out or view.default_out(recipe)
     program = launch.train_program(recipe, folder, changes, seed, {})
     job = Job(folder.name, nodes, gpus_per_node, time, partition, account, str(folder.parent))
-    launch.write_job(job, program, file or folder.with_suffix(".sbatch"), json)
+    launch.write_job(job, program, file or folder.with_name(f"{folder.name}.sbatch"), json)
 
 
 _stage_command("generate", "Sample answers from a model.\n\nExample: handbook generate pocket/samples")

@@ -13,6 +13,7 @@ from handbook_utils.errors import LaunchError
 WARNING_S = 120
 # nothing else can be a word of an #SBATCH line, which no shell quotes
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:/@%+=-]*")
+_FOLDER = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_.,:/@%+=-]*")
 _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){0,2}")
 
 
@@ -49,14 +50,14 @@ def sbatch_script(job: Job, program: Sequence[str]) -> str:
         LaunchError: a value that Slurm could not read.
     """
     options = {
-        "job-name": _word("--name", job.name),
+        "job-name": _word("--out", job.name),
         "nodes": job.nodes,
         "ntasks-per-node": 1,
         "gpus-per-node": job.gpus_per_node,
         "time": _time(job.time),
         "partition": job.partition and _word("--partition", job.partition),
         "account": job.account and _word("--account", job.account),
-        "output": f"{_word('--logs', job.logs)}/%x-%j.log",
+        "output": f"{_word('--out', job.logs, _FOLDER, 'a letter, a digit or one of _./')}/%x-%j.log",
         "open-mode": "append",
         "signal": f"B:USR1@{WARNING_S}",
     }
@@ -67,11 +68,13 @@ def sbatch_script(job: Job, program: Sequence[str]) -> str:
     )
 
 
-def _word(option: str, value: str) -> str:
-    if not _WORD.fullmatch(value):
+def _word(
+    option: str, value: str, shape: re.Pattern[str] = _WORD, first: str = "a letter or a digit"
+) -> str:
+    if not shape.fullmatch(value):
         raise LaunchError(
             f"{option} {value!r}: an #SBATCH line takes letters, digits and _.,:/@%+=- only, "
-            "the first a letter or digit."
+            f"the first {first}."
         )
     return value
 

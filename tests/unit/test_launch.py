@@ -393,7 +393,8 @@ def test_a_slurm_script_runs_its_command_and_asks_for_another_turn_when_time_is_
     [
         ({"partition": "gpu; rm -rf"}, "--partition 'gpu; rm -rf'"),
         ({"time": "a day"}, "--time 'a day'"),
-        ({"name": "a b"}, "--name 'a b'"),
+        ({"name": "a b"}, "--out 'a b'"),
+        ({"logs": "my runs"}, "--out 'my runs'"),
     ],
 )
 def test_what_slurm_could_not_read_is_refused(change: dict[str, str], message: str) -> None:
@@ -411,7 +412,7 @@ def test_shellcheck_finds_nothing_in_a_slurm_script(tmp_path: Path) -> None:
     subprocess.run(["shellcheck", str(tmp_path / "job.sh")], check=True)
 
 
-def test_handbook_slurm_writes_a_job_of_one_process_a_gpu(
+def test_handbook_slurm_writes_a_job_of_one_process_per_gpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from handbook_utils import cli
@@ -427,6 +428,24 @@ def test_handbook_slurm_writes_a_job_of_one_process_a_gpu(
     text = (tmp_path / "runs" / "sft.sbatch").read_text(encoding="utf-8")
     assert "--set launch.processes=8 --set launch.strategy=fsdp2 --set launch.nodes=2" in text
     assert "sbatch runs/sft.sbatch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["my-run", "../my-run", "beta-0.5", "{here}/runs/my-run"])
+def test_handbook_slurm_takes_any_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    from handbook_utils import cli
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    folder = Path(out.format(here=tmp_path))
+    monkeypatch.setattr(sys, "argv", ["handbook", "slurm", "pocket/sft", "--out", str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    script = folder.with_name(folder.name + ".sbatch").read_text(encoding="utf-8")
+    assert f"#SBATCH --job-name={folder.name}\n" in script
+    assert f"#SBATCH --output={folder.parent}/%x-%j.log\n" in script
 
 
 def test_a_node_of_a_slurm_step_knows_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
