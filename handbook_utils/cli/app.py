@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps: [bold]handbook run pocket/pipeline[/bold], then open the report it names. "
-    "Every stage writes a run folder; the same command again reuses or resumes it. "
+    "Every stage writes a run folder; running the same command again reuses or resumes it. "
     "For a bug report: [bold]handbook info[/bold].",
 )
 
@@ -71,7 +71,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Align language models with recipes you can read and figures you can trust."""
+    """Align language models with recipes you can read and numbers you can trust."""
 
 
 @app.command()
@@ -87,7 +87,7 @@ def run(
     """Run all stages of a pipeline, each into its own run folder, and write a report.
 
     Finished stages are not run again; an interrupted stage resumes.
-    In --set, the name of the stage comes first: --set sft.training.max_steps=10.
+    In --set, begin with the name of the stage: --set sft.training.max_steps=10.
 
     Example: handbook run pocket/pipeline
     """
@@ -129,7 +129,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     json: Json = False,
 ) -> None:
-    """Write a self-contained HTML report of runs: curves, figures with intervals, sample answers, cost.
+    """Write a self-contained HTML report of runs: curves, metrics with intervals, sample answers, cost.
 
     Example: handbook report runs/demo --out report.html
     """
@@ -158,7 +158,10 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     json: Json = False,
 ) -> None:
-    """Talk to a trained model; an empty line or Ctrl-D ends the conversation."""
+    """Talk to a trained model; an empty line or Ctrl-D ends the conversation.
+
+    Example: handbook chat runs/sft
+    """
     from handbook_utils.cli import view
     from handbook_utils.cli.chat import chat_with
 
@@ -209,20 +212,25 @@ def train(
     dry_run: DryRun = False,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that train together, on all machines.", rich_help_panel=LAUNCH),
+        typer.Option(
+            min=1, help="Number of training processes, on all machines together.", rich_help_panel=LAUNCH
+        ),
     ] = None,
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="How the model is split: ddp (not at all), fsdp2, zero2, zero3 or none.",
+            help="How processes share the model: ddp (a full copy each), fsdp2, zero2 or zero3 (sharded), "
+            "or none (one process).",
             rich_help_panel=LAUNCH,
         ),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Machines.", rich_help_panel=LAUNCH)] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of machines.", rich_help_panel=LAUNCH)
+    ] = None,
     node_rank: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Number of this machine, from 0. Default: SLURM_NODEID.", rich_help_panel=LAUNCH
+            min=0, help="Rank of this machine, from 0. Default: SLURM_NODEID.", rich_help_panel=LAUNCH
         ),
     ] = None,
     main_address: Annotated[
@@ -238,7 +246,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model. The recipe says how: pretrain, sft, reward, dpo, orpo or kto.
+    """Train a model by the method that the recipe names: pretrain, sft, reward, dpo, orpo or kto.
 
     Examples: handbook train pocket/sft; handbook train my.yaml --processes 8 --strategy fsdp2
     """
@@ -258,7 +266,7 @@ def train(
 @app.command()
 def slurm(
     recipe: RecipeName,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs per machine; one process per GPU.")] = 8,
     time: Annotated[
         str, typer.Option(help="Time limit per submission; the job requeues itself and resumes.")
@@ -266,7 +274,10 @@ def slurm(
     partition: Annotated[str | None, typer.Option(help="Slurm partition to submit to.")] = None,
     account: Annotated[str | None, typer.Option(help="Slurm account to charge.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="How the model is split: ddp (not at all), fsdp2, zero2 or zero3.")
+        str | None,
+        typer.Option(
+            help="How processes share the model: ddp (a full copy each), fsdp2, zero2 or zero3 (sharded)."
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", help="File to write. Default: <run folder>.sbatch.")
@@ -276,7 +287,7 @@ def slurm(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Write an sbatch file that trains on a Slurm cluster, requeues itself and resumes.
+    """Write an sbatch file for training on a Slurm cluster; the job requeues itself and resumes.
 
     Example: handbook slurm my.yaml --nodes 2 --strategy fsdp2 --partition gpu
     """
@@ -293,10 +304,14 @@ def slurm(
     launch.write_job(job, program, file or folder.with_name(f"{folder.name}.sbatch"), json)
 
 
-_stage_command("generate", "Sample answers from a model.\n\nExample: handbook generate pocket/samples")
+_stage_command(
+    "generate",
+    "Sample a model's answers to the prompts of a recipe.\n\nExample: handbook generate pocket/samples",
+)
 _stage_command(
     "annotate",
-    "Turn samples into preference pairs.\n\nExample: handbook annotate pocket/preferences",
+    "Turn sampled answers into preference pairs, as a simulated annotator chooses.\n\n"
+    "Example: handbook annotate pocket/preferences",
 )
 app.command()(score)
 app.command()(select)

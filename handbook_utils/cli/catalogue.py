@@ -11,11 +11,9 @@ from handbook_utils.cli.options import Json
 
 
 def recipes(
-    name: Annotated[
-        str | None, typer.Argument(help="Show the card of this recipe.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Recipe whose card to show.", show_default=False)] = None,
     methods: Annotated[
-        bool, typer.Option("--methods", help="List stages, losses and ways to select, with their papers.")
+        bool, typer.Option("--methods", help="List stages, losses and selection strategies, with papers.")
     ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")
@@ -42,10 +40,10 @@ def convert(
     file: Annotated[Path, typer.Argument(help="A recipe of the alignment-handbook or of TRL.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the recipe to this file.")] = None,
     stage: Annotated[
-        str | None, typer.Option(help="sft, reward, dpo, ... Default: found out from the folder or the keys.")
+        str | None, typer.Option(help="sft, reward, dpo, ... Default: inferred from the folder or the keys.")
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of GPUs that its batch size was chosen for.")
+        int, typer.Option(min=1, help="Number of GPUs for which its batch size was chosen.")
     ] = 8,
     json: Json = False,
 ) -> None:

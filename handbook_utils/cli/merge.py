@@ -11,9 +11,7 @@ import typer
 def merge(
     model: Annotated[str, typer.Argument(help="A run folder, or an adapter's folder or hub name.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16; auto: that of the base.")
-    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as in the base.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")] = False,
 ) -> None:
     """Merge an adapter into its base, check that logits and greedy answers agree, and save the whole model.

@@ -10,7 +10,8 @@ import typer
 from handbook_utils.errors import RecipeError, suggest
 
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Run folder. Default: runs/<recipe's last name>.")
+    Path | None,
+    typer.Option("--out", "-o", help="Run folder. Default: runs/<last part of the recipe's name>."),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -25,12 +26,14 @@ Seed = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Delete what is in the run folder and start again.")
+    bool, typer.Option("--overwrite", help="Delete the contents of the run folder and start again.")
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be done. Loads no model, writes nothing.")
 ]
-RecipeName = Annotated[str, typer.Argument(help="Packaged name, such as pocket/sft, or a YAML file.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="A packaged recipe (handbook recipes lists them) or a YAML file.")
+]
 
 
 OnExecutor = Annotated[

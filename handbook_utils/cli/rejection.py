@@ -40,11 +40,12 @@ def rejection_sample(
     """Rejection sampling: sample answers, keep the best by score, train on them, measure, and repeat.
 
     Each round's model is measured on held-out prompts and compared with three others:
-    the start model, the previous round's, and a control trained in the same way on as many random samples.
+    the start model, the previous round's model, and a control trained in the same way on as many samples
+    chosen at random.
 
-    The recipe says what selects, what is trained, how many rounds there are and when to stop.
-    It trains sft on the best answers, or dpo on pairs of the best and the worst.
-    --dry-run shows the stages; the same command again resumes a killed run.
+    The recipe names the scorer that selects, the kind of training, the number of rounds and when to stop.
+    Training is sft on the best answers, or dpo on pairs of the best and the worst answer.
+    --dry-run shows the stages; running the same command again resumes a killed run.
 
     Examples:
 

@@ -57,10 +57,10 @@ def score(
     dry_run: DryRun = False,
     executor: OnExecutor = None,
 ) -> None:
-    """Score answers, or pairs of answers, by reward models, ensembles, verifiers or the gold reward.
+    """Score answers, or pairs of answers, with reward models, ensembles, verifiers or the gold reward.
 
-    With --scorer, any rows are scored as they are: every column is kept, and one column per score is added.
-    A table of means is printed; for pairs also how often the chosen answer scores higher.
+    With --scorer, TARGET is a set of rows: every column is kept, and each scorer adds a column.
+    A table of mean scores is printed; for pairs, it also says how often the chosen answer scores higher.
     --out then names a .jsonl or .parquet file.
 
     Examples:
@@ -115,7 +115,7 @@ def select(
 ) -> None:
     """Choose among scored answers, and write a random control of the same prompts and size beside them.
 
-    With --by, answers are chosen from any scored rows; rows with the same prompt are its samples.
+    With --by, TARGET is a set of scored rows; rows with the same prompt are that prompt's samples.
     --out then names a .jsonl or .parquet file, and the control goes to FILE.control.jsonl.
 
     Examples:

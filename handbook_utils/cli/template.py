@@ -22,12 +22,12 @@ def template(
     data: Annotated[
         str | None, typer.Option(help="Where to read a conversation from: a file, a hub name or pocket:...")
     ] = None,
-    row: Annotated[int, typer.Option(min=1, help="Which conversation of it to show, counted from 1.")] = 1,
+    row: Annotated[int, typer.Option(min=1, help="Which conversation to show, counted from 1.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a model's chat template, and show which tokens of a conversation carry loss.
 
-    Exits with 1 if the template would spoil training.
+    Exits with status 1 if the template is not fit to train with.
 
     Example: handbook template pocket:base --data my.jsonl
     """
