@@ -114,7 +114,7 @@ def draw_dpo(results: Mapping[str, Any]) -> None:
 
 
 def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
-    """One cross a run: KL to the SFT model and gold reward, both with their intervals."""
+    """One cross per run: KL to the SFT model and gold reward, both with their intervals."""
     names = {"evaluate-dpo": "gentle run", "evaluate-hot": "0.3"}
     names |= {run: beta[1] for run in models if (beta := re.fullmatch(r"evaluate-beta-([\d.]+)", run))}
     for run, name in names.items():

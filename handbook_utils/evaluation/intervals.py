@@ -1,4 +1,4 @@
-"""Confidence intervals for the mean of independent prompts, one column a figure. Arrays in, arrays out.
+"""Confidence intervals for the mean of independent prompts, one column per estimate. Arrays in, arrays out.
 
 Every function takes `x` of shape (prompts, columns) and returns `(low, high)`, each of shape (columns,).
 Columns are separate figures on the same prompts (the points of a curve, say); they share their resamples, so

@@ -1,4 +1,4 @@
-"""How far a policy has moved from its reference, in nats a response."""
+"""How far a policy has moved from its reference, in nats per response."""
 
 from __future__ import annotations
 

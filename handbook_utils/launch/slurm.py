@@ -68,9 +68,7 @@ def sbatch_script(job: Job, program: Sequence[str]) -> str:
     )
 
 
-def _word(
-    option: str, value: str, shape: re.Pattern[str] = _WORD, first: str = "a letter or a digit"
-) -> str:
+def _word(option: str, value: str, shape: re.Pattern[str] = _WORD, first: str = "a letter or a digit") -> str:
     if not shape.fullmatch(value):
         raise LaunchError(
             f"{option} {value!r}: an #SBATCH line takes letters, digits and _.,:/@%+=- only, "

@@ -67,7 +67,7 @@ def response_logprobs(
         model: a causal language model; evaluation mode is the caller's to set.
         tokenizer: renders the conversation by its chat template.
         rows: (prompt messages, response text).
-        batch_size: rows a forward pass.
+        batch_size: rows per forward pass.
     Returns:
         (rows,) natural log, summed over the response's tokens and the end-of-turn token.
     Source: log pi(y|x) of Rafailov et al. 2023, Eq. 7.
@@ -128,7 +128,7 @@ def reward_scores(
         model: a sequence classification model with one label.
         tokenizer: renders the conversation by its chat template.
         rows: (prompt messages, response text); the samples of one prompt may stand side by side.
-        batch_size: rows a forward pass.
+        batch_size: rows per forward pass.
     Returns:
         (rows,) log-odds; only differences between answers to one prompt mean something.
     Raises:

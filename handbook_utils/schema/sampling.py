@@ -127,7 +127,7 @@ class JudgeSection(Section):
     url: str = Field(description="up to /v1, such as http://localhost:8000/v1; what is judged is sent there")
     model: str = Field(description="the name the server knows the judge by")
     max_requests: PositiveInt = Field(
-        description="replies that `cache` may come to hold: a bound on what is spent; two a comparison"
+        description="replies that `cache` may come to hold: a bound on what is spent; a comparison takes two"
     )
     cache: str = Field("runs/judge-replies.jsonl", description="file of all replies; none is bought twice")
     against: Source | None = Field(

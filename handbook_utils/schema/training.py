@@ -134,7 +134,7 @@ class BatchedRecipe(TrainingRecipe):
 
     length_batching: bool = Field(False, description="batches of rows of like length, drawn at random")
     max_tokens_per_batch: PositiveInt | None = Field(
-        None, description="tokens a forward pass on each device; batches then have unlike numbers of rows"
+        None, description="most tokens per forward pass on a device; batches then differ in numbers of rows"
     )
 
     _can_be_batched = model_validator(mode="after")(check_batching)

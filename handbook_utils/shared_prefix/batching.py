@@ -26,10 +26,10 @@ class LengthBatches:
 
     Attributes:
         costs: (rows,) tokens that each row takes to compute.
-        step_rows: rows an optimiser step, over all processes; a multiple of `processes`.
+        step_rows: rows per optimiser step, over all processes; a multiple of `processes`.
         processes: that train together.
-        passes: forward passes an optimiser step.
-        max_tokens: tokens a batch may have with its padding; absent: every batch has
+        passes: forward passes per optimiser step.
+        max_tokens: most tokens in a batch, padding included; absent: every batch has
             step_rows / (processes * passes) rows.
         seed: of the shuffling.
         drop_last: leave out the rows of a last step that is not full.

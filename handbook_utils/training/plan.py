@@ -14,7 +14,7 @@ from handbook_utils.schema.fields import trainer_fields
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.rows.prepared import Counted
 
-# rows a forward pass where the recipe does not say: small models on a CPU like larger ones
+# rows per forward pass where the recipe does not say: small models on a CPU like larger ones
 LARGEST_CPU_BATCH, LARGEST_GPU_BATCH = 32, 8
 
 
@@ -29,11 +29,11 @@ class TrainingPlan:
         steps_per_epoch: optimiser steps in one pass over the rows; the last one may be smaller.
         steps: optimiser steps in all; None where rows are packed and not yet counted.
         epochs: passes over the rows.
-        per_device_batch: rows a forward pass on each device; on average where `max_tokens_per_batch` is set.
-        max_tokens_per_batch: tokens a forward pass on each device may have; None: any number.
-        accumulation: forward passes an optimiser step.
+        per_device_batch: rows per forward pass on each device; a mean where `max_tokens_per_batch` is set.
+        max_tokens_per_batch: most tokens per forward pass on each device; None: any number.
+        accumulation: forward passes per optimiser step.
         processes: processes that train together.
-        effective_batch: rows an optimiser step.
+        effective_batch: rows per optimiser step.
         warmup_steps: steps in which the learning rate rises from 0.
         learning_rate: its peak.
         schedule: how it goes on from there.

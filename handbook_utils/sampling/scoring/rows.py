@@ -50,7 +50,7 @@ def score_rows(
     Args:
         answered: as `rows.read_answered` gives them.
         scorers: by the name of their column.
-        rows_per_batch: answers a forward pass of a reward model.
+        rows_per_batch: answers per forward pass of a reward model.
         advance: told of (0, rows) as they are scored.
     Raises:
         DataError: a column of that name is there already; a score is not a finite number.

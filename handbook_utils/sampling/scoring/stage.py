@@ -95,7 +95,7 @@ def score_maker(
 
     Args:
         scorers: by the name of their column.
-        rows_per_batch: answers a forward pass of a reward model.
+        rows_per_batch: answers per forward pass of a reward model.
         folder: the run's.
         inputs: the run folder behind each `from` of the scorers.
     """

@@ -44,7 +44,7 @@ def load_scorers(
     Args:
         sections: by the name of their column, as a recipe's `scorers` or from `scorer_sections`.
         run: finds the earlier runs that sections read; None: they read none.
-        rows_per_batch: answers a forward pass of a reward model.
+        rows_per_batch: answers per forward pass of a reward model.
     Raises:
         RecipeError: an unknown `pocket:` scorer, or a verifier that cannot be made.
         ModelError: no such model, or one that gives no score.
