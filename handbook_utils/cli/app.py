@@ -174,8 +174,8 @@ app.command()(merge)
 app.command()(template)
 
 
-def _stage_command(name: str, text: str) -> None:
-    """Add one command for recipes of its stages; all such commands take the same options."""
+def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
+    """Add one command for recipes of its stages; with `--executor` where the work can be done elsewhere."""
 
     def command(
         recipe: RecipeName,
@@ -185,17 +185,28 @@ def _stage_command(name: str, text: str) -> None:
         json: Json = False,
         overwrite: Overwrite = False,
         dry_run: DryRun = False,
-        executor: OnExecutor = None,
     ) -> None:
         from handbook_utils.cli import view
 
-        changes = [*executor_changes(executor), *(changes or [])]
-        loaded = view.load_for(name, recipe, changes, seed)
+        loaded = view.load_for(name, recipe, changes or [], seed)
         folder = out or view.default_out(recipe)
         view.run_or_plan(loaded, folder, overwrite=overwrite, dry_run=dry_run, json=json)
 
+    def command_elsewhere(
+        recipe: RecipeName,
+        out: Out = None,
+        changes: Changes = None,
+        seed: Seed = None,
+        json: Json = False,
+        overwrite: Overwrite = False,
+        dry_run: DryRun = False,
+        executor: OnExecutor = None,
+    ) -> None:
+        changes = [*executor_changes(executor), *(changes or [])]
+        command(recipe, out, changes, seed, json, overwrite, dry_run)
+
     register: Callable[..., Any] = app.command(name, help=text)
-    register(command)
+    register(command_elsewhere if elsewhere else command)
 
 
 LAUNCH = "Several processes"
@@ -312,6 +323,7 @@ _stage_command(
     "annotate",
     "Turn sampled answers into preference pairs, as a simulated annotator chooses.\n\n"
     "Example: handbook annotate pocket/preferences",
+    elsewhere=False,
 )
 app.command()(score)
 app.command()(select)

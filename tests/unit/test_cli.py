@@ -39,6 +39,15 @@ def test_every_command_has_help_that_says_what_it_does(handbook, command):
     assert "--json" in out
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_offers_another_executor_where_one_of_its_recipes_has_that_section(handbook, command):
+    from handbook_utils.schema.stage_table import STAGES
+
+    recipes = [stage.recipe for stage in STAGES.values() if stage.command == command]
+    offered = "--executor" in handbook(command, "--help")[1]
+    assert offered == any("executor" in recipe.model_fields for recipe in recipes)
+
+
 def test_help_lists_every_command(handbook):
     code, out, _ = handbook("--help")
     assert code == 0
