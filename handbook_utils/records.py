@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,6 +28,30 @@ class Message(ToolUse):
 
     role: str
     content: str
+
+
+def with_text_arguments(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose calls of tools have JSON text for arguments, as servers and some templates want them.
+
+    >>> call = {"function": {"name": "add", "arguments": {"a": 2}}}
+    >>> with_text_arguments([{"role": "assistant", "content": "", "tool_calls": [call]}])[0]["tool_calls"]
+    [{'function': {'name': 'add', 'arguments': '{"a": 2}'}}]
+    """
+    return [
+        {**message, "tool_calls": [_with_text(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else dict(message)
+        for message in messages
+    ]
+
+
+def _with_text(call: Any) -> Any:
+    inner = call.get("function", call) if isinstance(call, Mapping) else None
+    arguments = inner.get("arguments") if isinstance(inner, Mapping) else None
+    if not isinstance(inner, Mapping) or not isinstance(arguments, Mapping):
+        return call
+    changed = {**inner, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {**call, "function": changed} if "function" in call else changed
 
 
 @dataclass(frozen=True)

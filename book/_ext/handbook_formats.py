@@ -14,21 +14,30 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from handbook_utils.data.formats import normalise_rows
-from handbook_utils.data.recognise import FORMATS
+from handbook_utils.data.recognise import FORMATS, Format
 
 WIDTH = 80
 
 
 def format_entries() -> list[tuple[str, str, str]]:
-    """Name, row and kinds of each format; a row that could not be read as one of its kinds stops the build.
+    """Name, rows and kinds of each format; rows that could not be read as one of its kinds stop the build.
 
     >>> format_entries()[0]
     ('text', '{"text": "Two and two make four."}', 'text')
     """
     for known in FORMATS.values():
         for kind in known.kinds:
-            normalise_rows([known.example], kind=kind)
-    return [(name, _as_json(known.example), ", ".join(known.kinds)) for name, known in FORMATS.items()]
+            normalise_rows(known.rows, kind=kind, pairs=known.pairs)
+    return [(name, "\n".join(map(_as_json, known.rows)), _gives(known)) for name, known in FORMATS.items()]
+
+
+def _gives(known: Format) -> str:
+    kinds = ", ".join(known.kinds)
+    if known.pairs is None:
+        return kinds
+    rating = known.pairs.rating
+    by = rating if isinstance(rating, str) else f"[{', '.join(rating or [])}]"
+    return f"{kinds}, with pairs: {{rating: {by}}}"
 
 
 def _as_json(row: Any) -> str:

@@ -12,6 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from handbook_utils.errors import TemplateError
 from handbook_utils.libraries.transformers_internals import compile_template
+from handbook_utils.records import with_text_arguments
 
 Span = tuple[int, int]
 # what rendering and tokenizing a conversation raises where a template cannot take it
@@ -56,7 +57,7 @@ def render_conversations(
             shown = [{key: value for key, value in m.items() if value is not None} for m in messages]
             variables = {**special, **given, "add_generation_prompt": add_generation_prompt}
             is_plain = not any(given.values()) and all(map(_is_text, shown))
-            text, inside = (_render_plain if is_plain else _render)(template, shown, variables, marked)
+            text, inside = (_render_plain if is_plain else _render_calls)(template, shown, variables, marked)
         except REFUSALS as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise TemplateError(
@@ -66,6 +67,52 @@ def render_conversations(
         texts.append(text)
         spans += [inside] if marked else []
     return texts, spans
+
+
+def _render_calls(
+    template: str, messages: list[dict[str, Any]], variables: dict[str, Any], marked: bool
+) -> tuple[str, list[Span]]:
+    """As `_render`; where messages call tools, they are given in the form that the template shows.
+
+    Most templates write an object of arguments as JSON. DeepSeek V3's takes JSON text alone, some print an
+    object as Python does, and DeepSeek R1's looks for calls only where the content is none.
+    """
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    ways = _ways_to_call(messages) if calls else [messages]
+    first: tuple[str, list[Span]] | None = None
+    refused: Exception | None = None
+    for way in ways:
+        try:
+            made = _render(template, way, variables, marked)
+        except REFUSALS as error:
+            refused = refused or error
+            continue
+        if all(_is_shown(call, made[0]) for call in calls):
+            return made
+        first = first or made
+    if first is None:
+        assert refused is not None  # there is always a way
+        raise refused
+    return first
+
+
+def _ways_to_call(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Messages as they are, with arguments as text, and both with none for an empty content beside a call."""
+    as_text = with_text_arguments(messages)
+    return [messages, as_text, *map(_without_empty, (messages, as_text))]
+
+
+def _without_empty(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    is_bare = [bool(message.get("tool_calls")) and not message.get("content") for message in messages]
+    return [{**m, "content": None} if bare else m for m, bare in zip(messages, is_bare, strict=True)]
+
+
+def _is_shown(call: Any, text: str) -> bool:
+    """Whether a call is in a text by its name, with no arguments as Python prints them."""
+    inner = call.get("function", call) if isinstance(call, Mapping) else {}
+    arguments = inner.get("arguments")
+    is_printed = isinstance(arguments, Mapping) and len(arguments) > 0 and str(arguments) in text
+    return str(inner.get("name")) in text and not is_printed
 
 
 def _render(

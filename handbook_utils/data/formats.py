@@ -9,12 +9,16 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from handbook_utils.data.recognise import FORMATS, KINDS, Recognised, Row, describe_format
+from handbook_utils.data.recognise import FORMATS, KINDS, Recognised, Row, describe_format, fitting_formats
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
+from handbook_utils.data.shapes.pairs import RATED, as_pairs, gather_answers
+from handbook_utils.data.shapes.ratings import COMPARED, rating_gap
+from handbook_utils.data.shapes.transcripts import is_transcript
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
+from handbook_utils.schema.sections import PairsSection
 from handbook_utils.schema.stage_table import Kind
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -22,11 +26,22 @@ LOGGER = logging.getLogger("handbook_utils")
 GOLD_COLUMNS = ("gold_chosen", "gold_rejected")
 
 
+# columns under names that are not mapped by hand: LLaMA-Factory's for the label of KTO
+ALIASES = {"kto_tag": "label"}
+
+
 class IgnoredColumnWarning(UserWarning):
     """A column says something that is ignored here."""
 
 
-def normalise_rows(rows: Iterable[Row], *, kind: Kind, format: str = "auto", name: str = "data") -> list[Row]:
+def normalise_rows(
+    rows: Iterable[Row],
+    *,
+    kind: Kind,
+    format: str = "auto",
+    name: str = "data",
+    pairs: PairsSection | None = None,
+) -> list[Row]:
     """Bring rows into the form of `kind`.
 
     Args:
@@ -38,14 +53,18 @@ def normalise_rows(rows: Iterable[Row], *, kind: Kind, format: str = "auto", nam
             `chat_template_kwargs` where there are any.
         format: the rows' format, a key of `recognise.FORMATS`; "auto" goes by the first row.
         name: what the rows came from; opens every error message.
+        pairs: how a pair is chosen where rows hold rated answers; ties give none.
     Raises:
         DataError: empty, of mixed formats, a column missing, or a value that is not what its column needs.
 
     >>> normalise_rows([{"prompt": "Hi", "completion": "Hello."}], kind="conversation")[0]["completion"]
     [{'role': 'assistant', 'content': 'Hello.'}]
     """
-    normalise = Normaliser(kind=kind, format=format, name=name)
-    made = [example for number, row in enumerate(rows, start=1) for example in normalise(number, row)]
+    normalise = Normaliser(kind=kind, format=format, name=name, pairs=pairs)
+    numbers, gathered = normalise.gathered(1, list(rows))
+    made = [
+        example for number, row in zip(numbers, gathered, strict=True) for example in normalise(number, row)
+    ]
     if not made:
         raise DataError(f"{name}: no rows. Check the file, or the split if one was given.")
     return made
@@ -56,6 +75,8 @@ class Normaliser:
 
     Attributes:
         found: the format and why; None before the first row.
+        ties: rows that gave no pair, as their answers are rated alike.
+        even: pairs whose chosen answer is rated no better than the rejected one, kept as they are.
     """
 
     def __init__(
@@ -65,11 +86,13 @@ class Normaliser:
         format: str = "auto",
         name: str = "data",
         columns: Mapping[str, str] | None = None,
+        pairs: PairsSection | None = None,
     ) -> None:
         if kind not in KINDS:
             raise DataError(f"{name}: unknown kind '{kind}'. {suggest(kind, KINDS)}")
         self._kind, self._format, self._name = kind, format, name
-        self._renamed = dict(columns or {})
+        self._renamed, self._pairs = dict(columns or {}), pairs
+        self.ties = self.even = 0
         self._columns: frozenset[str] = frozenset()
         self.found: Recognised | None = None
 
@@ -77,11 +100,25 @@ class Normaliser:
         """Examples of one row; `number` is its place in the source, from 1."""
         reader = RowReader(row, f"{self._name}: row {number}")
         if self._renamed:
-            reader.row = _with_names(reader, self._renamed)
+            _check_names(reader, self._renamed)
+            reader.rename(self._renamed)
+        reader.rename({a: b for a, b in ALIASES.items() if a in reader.row and b not in reader.row})
         if self.found is None or reader.row.keys() != self._columns:
             self._recognise(reader)
         assert self.found is not None
-        return convert(reader, self._kind, self.found.format)
+        made = convert(reader, self._kind, self.found.format, self._pairs)
+        if self._kind in ("preference", "feedback"):
+            self.ties += not made
+            self.even += self._pairs is None and _is_even(reader.row)
+        return made
+
+    def gathered(self, first: int, rows: Sequence[Row]) -> tuple[Sequence[int], Sequence[Row]]:
+        """Numbers and rows to go through: where each row holds one rated answer, one for each prompt."""
+        if self._kind in ("preference", "feedback") and len(rows) and isinstance(rows[0], Mapping):
+            renamed = {self._renamed.get(column, column): value for column, value in rows[0].items()}
+            if self._format == "rated_rows" or "rated_rows" in fitting_formats(renamed):
+                return gather_answers(first, rows, self._renamed)
+        return range(first, first + len(rows)), rows
 
     def _recognise(self, reader: RowReader) -> None:
         columns = () if self.found is None else FORMATS[self.found.format].columns
@@ -109,16 +146,18 @@ class Normaliser:
             )
 
 
-def convert(reader: RowReader, kind: Kind, format: str) -> list[Row]:
+def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | None = None) -> list[Row]:
     """Examples of one row whose format is known."""
     if kind == "text":
         return [{"text": reader.text("text")}]
+    reader.refuse_media()
+    reader.rename({theirs: ours for theirs, ours in FORMATS[format].names.items() if theirs in reader.row})
     if kind == "conversation":
         rows = _conversations(reader, format)
     elif kind == "preference":
-        rows = [_preference(reader, format)]
+        rows = [_preference(pair, format) for pair in as_pairs(reader, format, pairs)]
     elif kind == "feedback":
-        rows = _feedback(reader, format)
+        rows = _feedback(reader, format, pairs)
     else:
         return [_prompt(reader, format)]
     given = {"tools": reader.tools(), TEMPLATE_OPTIONS: reader.template_options()}
@@ -132,13 +171,18 @@ def prompt_hash(prompt: list[Message]) -> str:
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _with_names(reader: RowReader, renamed: Mapping[str, str]) -> Row:
-    """The row under our column names."""
+def _is_even(row: Row) -> bool:
+    """Whether a pair's own ratings say that the chosen answer is no better than the rejected one."""
+    gap = rating_gap(row)
+    return gap is not None and gap <= 0
+
+
+def _check_names(reader: RowReader, renamed: Mapping[str, str]) -> None:
+    """Refuse names of columns that are missing, or taken."""
     for theirs, ours in renamed.items():
         reader.value(theirs)
         if ours in reader.row and ours not in renamed:
             raise reader.error(ours, f"is there already, so `columns` cannot give '{theirs}' its name.")
-    return {renamed.get(column, column): value for column, value in reader.row.items()}
 
 
 def _conversations(reader: RowReader, format: str) -> list[Row]:
@@ -160,16 +204,19 @@ def _preference(reader: RowReader, format: str) -> Row:
     return row | {column: reader.number(column) for column in GOLD_COLUMNS if column in reader.row}
 
 
-def _feedback(reader: RowReader, format: str) -> list[Row]:
+def _feedback(reader: RowReader, format: str, pairs: PairsSection | None) -> list[Row]:
     """One answer and whether it is wanted; a pair gives one of each."""
-    if format == "feedback":
+    if "label" in FORMATS[format].columns:
         prompt, answer = _answered(reader, format)
         return [{"prompt": prompt, "completion": [answer], "label": reader.flag("label")}]
-    prompt, chosen, rejected = _pair(reader, format)
-    return [
-        {"prompt": prompt, "completion": [answer], "label": label}
-        for answer, label in ((chosen, True), (rejected, False))
-    ]
+    made = []
+    for pair in as_pairs(reader, format, pairs):
+        prompt, chosen, rejected = _pair(pair, format)
+        made += [
+            {"prompt": prompt, "completion": [answer], "label": label}
+            for answer, label in ((chosen, True), (rejected, False))
+        ]
+    return made
 
 
 def _prompt(reader: RowReader, format: str) -> Row:
@@ -181,7 +228,8 @@ def _prompt(reader: RowReader, format: str) -> Row:
 
 
 def _prompt_of(reader: RowReader, format: str) -> list[Message]:
-    if format in ("preference", "transcript", "ultrafeedback"):
+    columns = FORMATS[format].columns
+    if "preference" in FORMATS[format].kinds and format not in RATED and not set(COMPARED) & set(columns):
         return _pair(reader, format)[0]
     if format in CONVERSATION_COLUMNS:
         column = CONVERSATION_COLUMNS[format]
@@ -191,20 +239,33 @@ def _prompt_of(reader: RowReader, format: str) -> list[Message]:
         if not messages or messages[-1]["role"] not in ASKING:
             raise reader.error(column, "no message of the user that could be answered.")
         return messages
-    return _alpaca_prompt(reader) if format == "alpaca" else _open_prompt(reader, "prompt")
+    return _alpaca_prompt(reader) if "instruction" in reader.row else _open_prompt(reader, "prompt")
 
 
 # where the formats of whole conversations keep them
-CONVERSATION_COLUMNS = {"messages": "messages", "sharegpt": "conversations", "ultrafeedback": "messages"}
+CONVERSATION_COLUMNS = {
+    **dict.fromkeys(("messages", "messages_feedback", "ultrafeedback"), "messages"),
+    **dict.fromkeys(("sharegpt", "sharegpt_feedback"), "conversations"),
+    "contents": "contents",
+}
 # who can be answered
 ASKING = ("user", "tool")
 
 
 def _answered(reader: RowReader, format: str) -> tuple[list[Message], Message]:
     """A prompt and one answer to it."""
-    if format == "alpaca":
+    if format in CONVERSATION_COLUMNS:
+        column = CONVERSATION_COLUMNS[format]
+        *prompt, answer = _conversation(reader, column)
+        if not prompt or answer["role"] != "assistant":
+            raise reader.error(column, f"ends with a message of the {answer['role']}, not an answer.")
+        return prompt, answer
+    if "instruction" in FORMATS[format].columns:
         return _alpaca_prompt(reader), _one_answer(reader, "output")
-    return _open_prompt(reader, "prompt"), _one_answer(reader, "completion")
+    *before, answer = reader.messages("completion", role="assistant")
+    if not before or answer["role"] != "assistant":
+        return _open_prompt(reader, "prompt"), _one_answer(reader, "completion")
+    return _prompt_inside(reader, before, "completion"), answer
 
 
 def _alpaca_prompt(reader: RowReader) -> list[Message]:
@@ -219,15 +280,21 @@ def _pair(reader: RowReader, format: str) -> tuple[list[Message], Message, Messa
     inside = chosen[:-1]
     if inside != rejected[:-1]:
         raise reader.error("rejected", "answers another conversation than 'chosen' does.")
-    if not inside:
-        prompt = _open_prompt(reader, "prompt")
-    elif "prompt" in reader.row and isinstance(reader.row["prompt"], list):
+    if inside:
+        prompt = _prompt_inside(reader, inside, "chosen")
+    else:
+        prompt = _alpaca_prompt(reader) if format == "alpaca_ranking" else _open_prompt(reader, "prompt")
+    return prompt, _behind_transcript(reader, chosen[-1]), _behind_transcript(reader, rejected[-1])
+
+
+def _prompt_inside(reader: RowReader, inside: list[Message], column: str) -> list[Message]:
+    """The prompt where `column` holds a conversation that ends with the answer, `inside` being the rest."""
+    prompt = inside  # a text beside full conversations repeats their first message
+    if isinstance(reader.row.get("prompt"), list):
         # the conversation goes on inside the answers, unless it is repeated there
         given = reader.messages("prompt", role="user")
         prompt = inside if inside[: len(given)] == given else given + inside
-    else:
-        prompt = inside  # a text beside full conversations repeats their first message
-    return _checked(reader, "chosen" if inside else "prompt", prompt), chosen[-1], rejected[-1]
+    return _checked(reader, column, prompt)
 
 
 def _side(reader: RowReader, column: str, format: str) -> list[Message]:
@@ -239,8 +306,11 @@ def _side(reader: RowReader, column: str, format: str) -> list[Message]:
 
 
 def _open_prompt(reader: RowReader, column: str) -> list[Message]:
-    """A prompt that is waiting for an answer."""
-    prompt = reader.messages(column, role="user")
+    """A prompt that is waiting for an answer; of a transcript, the turns before the answer."""
+    is_open = is_transcript(reader.value(column))
+    prompt = reader.transcript(column) if is_open else reader.messages(column, role="user")
+    if is_open and prompt[-1] == Message(role="assistant", content=""):
+        prompt = prompt[:-1]
     if prompt[-1]["role"] not in ASKING:
         raise reader.error(column, f"ends with a message of the {prompt[-1]['role']}, not of the user.")
     return _checked(reader, column, prompt)
@@ -251,11 +321,18 @@ def _one_answer(reader: RowReader, column: str) -> Message:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)
         raise reader.error(column, f"expected one message of the assistant, found: {roles}.")
-    return messages[0]
+    return _behind_transcript(reader, messages[0])
+
+
+def _behind_transcript(reader: RowReader, answer: Message) -> Message:
+    """An answer without the space that separates it from its speaker, where the prompt is a transcript."""
+    if not is_transcript(reader.row.get("prompt")):
+        return answer
+    return {**answer, "content": answer["content"].strip()}
 
 
 def _conversation(reader: RowReader, column: str) -> list[Message]:
-    return _checked(reader, column, reader.messages(column, role="user"))
+    return _checked(reader, column, reader.conversation(column))
 
 
 def _checked(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
+class EvenPairsWarning(UserWarning):
+    """Pairs are used whose ratings do not say that the chosen answer is better."""
+
+
 class Locator(Protocol):
     """What reading needs of a run folder."""
 
@@ -69,6 +74,7 @@ class SourceOptions(TypedDict, total=False):
     subset: str | None
     format: str
     columns: dict[str, str]
+    pairs: Mapping[str, Any]
     weight: float
     max_rows: int | None
 
@@ -83,8 +89,8 @@ def load_dataset(name: str, *, kind: Kind, seed: int = 0, **options: Unpack[Sour
         kind: "text", "conversation", "preference", "feedback" or "prompt".
         seed: of a sample (`weight`, `max_rows`), and of the order and answers of `pocket:` data.
         options: as under `data:` in a recipe: `split`, with an optional slice such as "train[:200]";
-            `revision` and `subset` of a hub name; `format` and `columns` where names do not tell; `weight`;
-            `max_rows`.
+            `revision` and `subset` of a hub name; `format` and `columns` where names do not tell; `pairs`,
+            such as {"rating": "helpfulness"}, where answers are rated; `weight`; `max_rows`.
     Returns:
         A dataset in memory. Prompts are unique: further rows of one prompt are left out.
     Raises:
@@ -95,7 +101,7 @@ def load_dataset(name: str, *, kind: Kind, seed: int = 0, **options: Unpack[Sour
         known = SourceOptions.__optional_keys__
         raise DataError(f"load_dataset has no option '{unknown[0]}'. {suggest(unknown[0], known)}")
     try:
-        source = DataSource(name=name, **options)
+        source = DataSource.model_validate({"name": name, **options})
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
@@ -139,6 +145,8 @@ def load_mixture(
     if kind == "prompt":
         name = run.locate(sources[0]) if len(sources) == 1 else "data"
         examples = _unique_prompts(examples, name)
+    if not examples and not any(report.left_out for _, report in parts):
+        raise DataError("every pair of `data` is a tie, so nothing is left to train on. See its `pairs`.")
     if not examples:
         raise DataError(
             "every row of `data` is in `eval_data` as well, so nothing is left to train on. "
@@ -195,7 +203,9 @@ def origin_of(source: DataSource, run: Locator, *, seed: int) -> Origin:
 
 def normaliser_of(source: DataSource, run: Locator, *, kind: Kind) -> Normaliser:
     """What turns a source's rows into examples."""
-    return Normaliser(kind=kind, format=source.format, name=run.locate(source), columns=source.columns)
+    return Normaliser(
+        kind=kind, format=source.format, name=run.locate(source), columns=source.columns, pairs=source.pairs
+    )
 
 
 def drawn_rows(source: DataSource, rows: int, *, seed: int) -> list[int]:
@@ -221,13 +231,13 @@ def _load_source(
 ) -> tuple[list[Row], SourceReport]:
     if kind == "prompt":
         check_asked_once(source)
-    first, rows = read_rows(origin_of(source, run, seed=seed))
-    drawn = drawn_rows(source, len(rows), seed=seed)
     normalise = normaliser_of(source, run, kind=kind)
+    numbers, rows = normalise.gathered(*read_rows(origin_of(source, run, seed=seed)))
+    drawn = drawn_rows(source, len(rows), seed=seed)
     wanted = sorted(set(drawn))
     # a Dataset gives rows one by one slowly, and in a row quickly
     picked = rows.select(wanted) if isinstance(rows, Dataset) else (rows[position] for position in wanted)
-    by_row = {place: normalise(first + place, row) for place, row in zip(wanted, picked, strict=True)}
+    by_row = {place: normalise(numbers[place], row) for place, row in zip(wanted, picked, strict=True)}
     made = [example for position in drawn for example in by_row[position]]
     kept = without_test_rows(made, tested, kind=kind) if tested and not source.allow_test else made
     assert normalise.found is not None  # draw_rows gives at least one
@@ -240,8 +250,21 @@ def _load_source(
         used=len(drawn),
         examples=len(kept),
         left_out=len(made) - len(kept),
+        ties=normalise.ties or None,
     )
+    _tell_even_pairs(source, normalise.even, len(by_row))
     return kept, report
+
+
+def _tell_even_pairs(source: DataSource, even: int, rows: int) -> None:
+    """Warn of pairs whose ratings say that neither answer is better, or the rejected one."""
+    if even:
+        message = (
+            f"{source.label}: in {even:,} of {rows:,} pairs the chosen answer is rated no "
+            "higher than the rejected one. They are used as they are; `pairs: {margin: 0}` beside the source "
+            "leaves them out."
+        )
+        warnings.warn(message, EvenPairsWarning, stacklevel=2)
 
 
 def _unique_prompts(rows: Sequence[Row], name: str) -> list[Row]:

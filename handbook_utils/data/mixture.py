@@ -37,6 +37,7 @@ class SourceReport:
     used: int | None = None
     examples: int | None = None
     left_out: int | None = None
+    ties: int | None = None
 
     def __str__(self) -> str:
         counted = (
@@ -44,7 +45,8 @@ class SourceReport:
             if self.rows is None
             else f"{self.used:,} of {self.rows:,} rows, {self.examples:,} examples"
         )
-        return f"{self.source} {self.split}: {counted}, {self.format} ({self.because})"
+        ties = f", {self.ties:,} ties left out" if self.ties else ""
+        return f"{self.source} {self.split}: {counted}{ties}, {self.format} ({self.because})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain content, for the manifest."""

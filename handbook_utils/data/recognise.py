@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from handbook_utils.data.shapes.messages import messages_in_text, speaker_of
+from handbook_utils.data.shapes.transcripts import is_transcript
+from handbook_utils.data.shapes.values import ShapeError, shown
 from handbook_utils.errors import DataError, suggest
+from handbook_utils.schema.sections import PairsSection
 from handbook_utils.schema.stage_table import Kind
 
 Row = Mapping[str, Any]
+# shapes that an error lists; the chapter on data shows all
+SHAPES = 6
 KINDS = get_args(Kind)
-_SHORT = reprlib.Repr()  # from 3.12 on it takes these as arguments
-_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 60, 60, 3, 3
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,22 @@ class Format:
         columns: the columns that every such row has.
         kinds: the kinds of data that can be made from it.
         example: a row of it.
+        names: columns that are read under another name, to that name.
+        pairs: what a recipe says of the pairs to be made of the example; None where it need not.
+        more: further rows that belong to the example.
     """
 
     columns: tuple[str, ...]
     kinds: tuple[Kind, ...]
     example: Row
+    names: Mapping[str, str] = field(default_factory=dict)
+    pairs: PairsSection | None = None
+    more: tuple[Row, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The example, with the rows that belong to it."""
+        return [self.example, *self.more]
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ def describe_format(row: Row, *, kind: Kind, format: str = "auto", place: str = 
         if format not in usable:
             raise DataError(f"{place}: {kind} data has no format '{format}'. {suggest(format, usable)}")
         return Recognised(format, "named in the recipe")
-    fitting = _fitting(row)
+    fitting = fitting_formats(row)
     found = [name for name in fitting if name in usable]
     if not found:
         raise DataError(_nothing_fits(row, kind, fitting, place))
@@ -81,7 +95,7 @@ def describe_format(row: Row, *, kind: Kind, format: str = "auto", place: str = 
     return Recognised(found[0], _reason(found[0]))
 
 
-def _fitting(row: Row) -> list[str]:
+def fitting_formats(row: Row) -> list[str]:
     """Formats whose columns the row has, less those that another one of them goes beyond."""
     fitting = [
         name
@@ -97,7 +111,9 @@ def _fitting(row: Row) -> list[str]:
 
 def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
     formats = [name for name, known in FORMATS.items() if kind in known.kinds]
-    wanted = " or ".join(dict.fromkeys("+".join(f"'{c}'" for c in FORMATS[name].columns) for name in formats))
+    shapes = list(dict.fromkeys("+".join(f"'{c}'" for c in FORMATS[name].columns) for name in formats))
+    wanted = " or ".join(shapes[:SHAPES])
+    wanted += f" (or one of {len(shapes) - SHAPES} more shapes)" if len(shapes) > SHAPES else ""
     found = ", ".join(f"'{column}'" for column in row) or "none"
     message = f"{place}: {kind} data needs the columns {wanted}; found {found}."
     if fitting:
@@ -119,20 +135,6 @@ def _columns(name: str) -> str:
     return ", ".join(f"'{column}'" for column in FORMATS[name].columns)
 
 
-def shown(value: Any) -> str:
-    """A value's type and start, short enough for an error message.
-
-    >>> shown(["a", 1])
-    "list ['a', 1]"
-    """
-    return f"{type(value).__name__} {_SHORT.repr(value)}"
-
-
-def is_transcript(value: object) -> bool:
-    """Whether a value is one text of several turns, each opened by its speaker, as in HH-RLHF."""
-    return isinstance(value, str) and value[:100].lstrip().startswith("Human:") and "Assistant:" in value
-
-
 def _are_transcripts(row: Row) -> bool:
     return is_transcript(row["chosen"]) and is_transcript(row["rejected"])
 
@@ -146,14 +148,53 @@ def _is_bare(row: Row) -> bool:
     return not {"chosen", "rejected"} <= row.keys()  # whose prompt may stand beside them
 
 
+def _is_labelled(row: Row) -> bool:
+    """Whether a label says liked or disliked; it may as well be a topic."""
+    label = row["label"]
+    return str(label).strip().lower() in ("true", "false", "1", "0", "1.0", "0.0")
+
+
+def _waits(column: str) -> Callable[[Row], bool]:
+    """Whether a conversation waits for the answers beside it, and does not contain one of them."""
+
+    def waits(row: Row) -> bool:
+        turns = row[column]
+        if isinstance(turns, str):
+            try:
+                turns = messages_in_text(turns)
+            except ShapeError:
+                return False
+        return isinstance(turns, list | tuple) and len(turns) > 0 and speaker_of(turns[-1]) != "assistant"
+
+    return waits
+
+
+def _lists_objects(row: Row) -> bool:
+    """Whether answers come with something said of each, and are no list of right ones."""
+    answers = row["answers"]
+    return isinstance(answers, list | tuple) and all(isinstance(answer, Mapping) for answer in answers)
+
+
+def _is_rated(row: Row) -> bool:
+    return "helpfulness" in row  # HelpSteer's; rows with other ratings are named by `format`
+
+
 _VALUES: dict[str, Callable[[Row], bool]] = {
     "transcript": _are_transcripts,
     "preference": _are_answers,
     "prompt": _is_bare,
+    "rated_answers": _lists_objects,
+    "rated_rows": _is_rated,
+    "messages_feedback": _is_labelled,
+    "sharegpt_feedback": _is_labelled,
+    "alpaca_feedback": _is_labelled,
+    "messages_ranking": _waits("messages"),
+    "sharegpt_ranking": _waits("conversations"),
 }
 
 _ASK, _ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 _WRONG = {"role": "assistant", "content": "5"}
+_SHARED = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
 _TALK: tuple[Kind, ...] = ("conversation", "prompt")
 _PAIR: tuple[Kind, ...] = ("preference", "feedback", "prompt")
 FORMATS: dict[str, Format] = {
@@ -162,7 +203,7 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format(
         ("conversations",),
         _TALK,
-        {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+        {"conversations": _SHARED},
     ),
     "prompt_completion": Format(("prompt", "completion"), _TALK, {"prompt": "2 + 2?", "completion": "4"}),
     "alpaca": Format(
@@ -191,6 +232,109 @@ FORMATS: dict[str, Format] = {
         ("prompt", "completion", "label"),
         ("feedback", "prompt"),
         {"prompt": "2 + 2?", "completion": "4", "label": True},
+    ),
+    "messages_feedback": Format(
+        ("messages", "label"), ("feedback", "prompt"), {"messages": [_ASK, _ANSWER], "label": True}
+    ),
+    "sharegpt_feedback": Format(
+        ("conversations", "label"), ("feedback", "prompt"), {"conversations": _SHARED, "label": False}
+    ),
+    "alpaca_feedback": Format(
+        ("instruction", "output", "label"),
+        ("feedback", "prompt"),
+        {"instruction": "Add.", "input": "2 and 2", "output": "4", "label": True},
+    ),
+    "messages_ranking": Format(
+        ("messages", "chosen", "rejected"),
+        _PAIR,
+        {"messages": [_ASK], "chosen": _ANSWER, "rejected": _WRONG},
+        names={"messages": "prompt"},
+    ),
+    "sharegpt_ranking": Format(
+        ("conversations", "chosen", "rejected"),
+        _PAIR,
+        {"conversations": _SHARED[:1], "chosen": _SHARED[1], "rejected": {"from": "gpt", "value": "5"}},
+        names={"conversations": "prompt"},
+    ),
+    "alpaca_ranking": Format(
+        ("instruction", "chosen", "rejected"),
+        _PAIR,
+        {"instruction": "Add.", "input": "2 and 2", "chosen": "4", "rejected": "5"},
+    ),
+    "preference_messages": Format(
+        ("chosen_messages", "rejected_messages"),
+        _PAIR,
+        {"chosen_messages": [_ASK, _ANSWER], "rejected_messages": [_ASK, _WRONG]},
+        names={"chosen_messages": "chosen", "rejected_messages": "rejected", "prompt_messages": "prompt"},
+    ),
+    "openai_preference": Format(
+        ("input", "preferred_output", "non_preferred_output"),
+        _PAIR,
+        {"input": {"messages": [_ASK]}, "preferred_output": [_ANSWER], "non_preferred_output": [_WRONG]},
+        names={"input": "prompt", "preferred_output": "chosen", "non_preferred_output": "rejected"},
+    ),
+    "argilla_pair": Format(
+        ("instruction", "chosen_response", "rejected_response"),
+        _PAIR,
+        {
+            **{"instruction": "2 + 2?", "chosen_response": "4", "rejected_response": "5"},
+            **{"chosen_avg_rating": 5.0, "rejected_avg_rating": 1.0},
+        },
+        names={"instruction": "prompt", "chosen_response": "chosen", "rejected_response": "rejected"},
+    ),
+    "helpsteer2_preference": Format(
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        _PAIR,
+        {"prompt": "2 + 2?", "response_1": "4", "response_2": "5", "preference_strength": -3},
+    ),
+    "helpsteer3": Format(
+        ("context", "response1", "response2", "overall_preference"),
+        _PAIR,
+        {"context": [_ASK], "response1": "5", "response2": "4", "overall_preference": 2},
+        names={"context": "prompt"},
+    ),
+    "ultrafeedback_ratings": Format(
+        ("instruction", "completions"),
+        _PAIR,
+        {
+            "instruction": "2 + 2?",
+            "completions": [
+                {"response": "4", "overall_score": 9.0, "annotations": {"honesty": {"Rating": "5"}}},
+                {"response": "5", "overall_score": 2.0, "annotations": {"honesty": {"Rating": "3"}}},
+            ],
+        },
+        names={"instruction": "prompt"},
+        pairs=PairsSection(rating="overall_score"),
+    ),
+    "distilabel_ratings": Format(
+        ("instruction", "generations", "ratings"),
+        _PAIR,
+        {"instruction": "2 + 2?", "generations": ["4", "5"], "ratings": [5, 1]},
+        names={"instruction": "prompt"},
+        pairs=PairsSection(rating="ratings"),
+    ),
+    "rated_answers": Format(
+        ("prompt", "answers"),
+        _PAIR,
+        {"prompt": "2 + 2?", "answers": [{"answer": "4", "rank": 1}, {"answer": "5", "rank": 2}]},
+        pairs=PairsSection(rating="rank"),
+    ),
+    "rated_rows": Format(
+        ("prompt", "response"),
+        _PAIR,
+        {"prompt": "2 + 2?", "response": "4", "helpfulness": 4, "correctness": 4},
+        pairs=PairsSection(rating=["helpfulness", "correctness"]),
+        more=({"prompt": "2 + 2?", "response": "5", "helpfulness": 1, "correctness": 0},),
+    ),
+    "contents": Format(
+        ("contents",),
+        _TALK,
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "2 + 2?"}]},
+                {"role": "model", "parts": [{"text": "4"}]},
+            ]
+        },
     ),
     "prompt": Format(("prompt",), ("prompt",), {"prompt": "2 + 2?"}),
 }

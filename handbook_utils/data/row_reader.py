@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from handbook_utils.data.recognise import Row, shown
+from handbook_utils.data.recognise import Row
+from handbook_utils.data.shapes.calls import first_of, read_tools
+from handbook_utils.data.shapes.messages import messages_in_text, read_messages, speaker_of
+from handbook_utils.data.shapes.parts import read_parts
+from handbook_utils.data.shapes.transcripts import transcript_turns
+from handbook_utils.data.shapes.values import shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message, ToolUse
 
-ROLES = ("system", "user", "assistant", "tool")
-# who speaks, as ShareGPT and its relatives write it
-SPEAKERS = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bard": "assistant",
-    "bing": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
-# what a message may hold beside role and content, for templates that show tools
-TOOL_KEYS = ("tool_calls", "tool_call_id", "name")
+# what a message may hold beside role and content, for templates that show tools and thinking
+TOOL_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 # what a row may tell its chat template, and what of rendering is not a row's to decide: a template of its own
 # would be code from the data
 TEMPLATE_OPTIONS = "chat_template_kwargs"
@@ -41,7 +29,12 @@ NOT_FOR_ROWS = frozenset(
         *("messages", "bos_token", "eos_token", "pad_token", "unk_token"),
     }
 )
-_TURN = re.compile(r"(?:^|\n\n)[ \t]*(Human|Assistant):")
+# columns that hold messages, in some rows as text
+_SPOKEN = ("prompt", "completion", "chosen", "rejected", "messages", "conversations", "contents")
+# what a text in a column can only be where the text beside it is the same
+_SIBLINGS = {"chosen": "rejected", "rejected": "chosen"}
+# files beside a conversation that is shown to models with eyes and ears
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
 class RowReader:
@@ -51,10 +44,24 @@ class RowReader:
         if not isinstance(row, Mapping):
             raise DataError(f"{place}: not an object with columns, found {shown(row)}.")
         self.row, self.place = row, place
+        self._theirs: dict[str, str] = {}
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give columns our names (their name to ours); errors go on naming theirs."""
+        kept = {column: value for column, value in self.row.items() if column not in names.values()}
+        self.row = kept | {ours: self.row[theirs] for theirs, ours in names.items()}
+        self.row = {column: value for column, value in self.row.items() if column not in names}
+        self._theirs |= {ours: self._theirs.get(theirs, theirs) for theirs, ours in names.items()}
+
+    def over(self, row: Row) -> RowReader:
+        """A reader of another row made of this one."""
+        other = RowReader(row, self.place)
+        other._theirs = self._theirs
+        return other
 
     def error(self, column: str, problem: str) -> DataError:
         """An error about one column, to be raised."""
-        return DataError(f"{self.place}, column '{column}': {problem}")
+        return DataError(f"{self.place}, column '{self._theirs.get(column, column)}': {problem}")
 
     def value(self, column: str) -> Any:
         """A column's value as it is."""
@@ -72,28 +79,47 @@ class RowReader:
         return self._unicode(column, value)
 
     def optional_text(self, column: str) -> str:
-        """A text, "" where the column is missing or null."""
-        return "" if self.row.get(column) is None else self.text(column)
+        """A text, also in parts; "" where the column is missing or null."""
+        value = self.row.get(column)
+        if isinstance(value, Mapping):  # Gemini's system instruction
+            value = first_of(value, ("parts", "content")) or [value]
+        if isinstance(value, list | tuple):
+            return self._unicode(column, self._shaped(column, lambda parts: read_parts(parts).text, value))
+        return "" if value is None else self.text(column)
 
     def messages(self, column: str, *, role: str) -> list[Message]:
-        """A list of messages; plain text becomes one message of `role`."""
+        """A list of messages; a single one, and text that holds a list, are read too.
+
+        Text becomes one message of `role`; for an answer, a list has to end with the assistant.
+        """
         value = self.value(column)
         if isinstance(value, str):
-            return [Message(role=role, content=self.text(column))]
+            value = self._messages_in_text(column, role)
+            if value is None:
+                return [Message(role=role, content=self.text(column))]
+        if isinstance(value, Mapping):
+            value = value.get("messages") or [value]
         if not isinstance(value, list | tuple) or not value:
             raise self.error(column, f"expected text or a list of messages, found {shown(value)}.")
-        return [self._message(column, index, message) for index, message in enumerate(value, start=1)]
+        read = self._shaped(column, read_messages, value)
+        return [self._message(column, index, message) for index, message in read]
+
+    def conversation(self, column: str) -> list[Message]:
+        """The messages of a column that holds nothing else; text is JSON, or a list that Python printed."""
+        value = self.value(column)
+        if isinstance(value, str) and self._shaped(column, messages_in_text, value) is None:
+            raise self.error(
+                column,
+                f"expected a list of messages (as text: JSON, or as Python prints it), found {shown(value)}.",
+            )
+        return self.messages(column, role="user")
 
     def transcript(self, column: str) -> list[Message]:
         """Messages of one text in which "Human:" or "Assistant:" opens each turn."""
-        before, *pieces = _TURN.split(self.text(column))
-        if before.strip() or not pieces:
-            raise self.error(
-                column, "expected turns opened by 'Human:' and 'Assistant:' on lines of their own."
-            )
-        speakers, texts = pieces[::2], pieces[1::2]
-        roles = ("user" if speaker == "Human" else "assistant" for speaker in speakers)
-        return [Message(role=role, content=text.strip()) for role, text in zip(roles, texts, strict=True)]
+        return [
+            Message(role=role, content=text)
+            for role, text in self._shaped(column, transcript_turns, self.text(column))
+        ]
 
     def number(self, column: str) -> float:
         """A finite number, also where it was written as text."""
@@ -118,13 +144,13 @@ class RowReader:
 
     def tools(self) -> list[Any]:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""
-        value = self._parsed("tools", "a list of tools")
-        if value is None:
-            return []
-        if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
-            raise self.error("tools", f"expected a list of tools, found {shown(value)}.")
-        self._json("tools", value)
-        return list(value)
+        prompt = self.row.get("prompt")
+        inside = prompt.get("tools") if isinstance(prompt, Mapping) else None
+        # the latter are OpenAI's former name, and tools beside the messages of its preference files
+        given = self.row.get("tools") or self.row.get("functions") or inside
+        tools = self._shaped("tools", read_tools, given) if given else []
+        self._json("tools", tools)
+        return tools
 
     def template_options(self) -> dict[str, Any]:
         """What the row tells its chat template, such as `enable_thinking`; {} where it says nothing."""
@@ -150,41 +176,57 @@ class RowReader:
         except (ValueError, RecursionError):
             raise self.error(column, f"expected {what} as JSON, found {shown(value)}.") from None
 
-    def _message(self, column: str, index: int, message: Any) -> Message:
-        role, content = self._role_and_content(column, index, message)
+    def refuse_media(self) -> None:
+        """Refuse a row whose conversation is about files beside it: models are trained on text alone.
+
+        Raises:
+            DataError: a column such as `images` holds something.
+        """
+        for column in _MEDIA:
+            if self.row.get(column):
+                raise self.error(
+                    column,
+                    "holds images or other files, and models are trained on text alone here. Leave such rows "
+                    "out, or take the column out of the file where the text does not need it.",
+                )
+
+    def _messages_in_text(self, column: str, role: str) -> Any:
+        """The messages that a text holds where it can hold nothing else; None where it is plain text."""
+        if any(not isinstance(self.row.get(name), str | None) for name in _SPOKEN):
+            return None  # this file keeps messages as what they are, so its texts are texts
+        found = self._messages_of(column, role)
+        sibling = _SIBLINGS.get(column)
+        if found is None or (sibling in self.row and self._messages_of(sibling, role) is None):
+            return None
+        return found
+
+    def _messages_of(self, column: str, role: str) -> Any:
+        found = self._shaped(column, messages_in_text, self.text(column))
+        is_other = found is not None and role == "assistant" and speaker_of(found[-1]) != role
+        return None if is_other else found
+
+    def _shaped(self, column: str, read: Callable[[Any], Any], value: Any) -> Any:
+        """What a reader of shapes makes of a value."""
+        try:
+            return read(value)
+        except RecursionError:
+            raise self.error(column, "is nested too deeply.") from None
+        except ValueError as error:
+            raise self.error(column, str(error)) from None
+
+    def _message(self, column: str, index: int, message: Row) -> Message:
         extras = self._extras(column, index, message)
-        if content is None and "tool_calls" in extras:
-            content = ""
+        content = message["content"]
         if not isinstance(content, str):
             raise self.error(column, f"message {index}: content is not text, found {shown(content)}.")
         content = self._unicode(column, content, f"message {index}: ")
-        return Message(role=role, content=content, **extras)
+        return Message(role=message["role"], content=content, **extras)
 
     def _extras(self, column: str, index: int, message: Row) -> ToolUse:
         extras: Any = {key: message[key] for key in TOOL_KEYS if message.get(key)}
-        if "tool_calls" in extras and not _are_calls(extras["tool_calls"]):
-            calls = shown(extras["tool_calls"])
-            raise self.error(column, f"message {index}: tool_calls need a 'name' each, found {calls}.")
         if extras:
             self._json(column, extras, f"message {index}: ")
         return cast(ToolUse, extras)
-
-    def _role_and_content(self, column: str, index: int, message: Any) -> tuple[str, Any]:
-        known: Sequence[str] = ROLES
-        if not isinstance(message, Mapping) or not (
-            {"role", "content"} <= message.keys() or {"from", "value"} <= message.keys()
-        ):
-            needs = "needs 'role' and 'content' (or 'from' and 'value')"
-            raise self.error(column, f"message {index} {needs}, found {shown(message)}.")
-        if {"role", "content"} <= message.keys():
-            role, content = message["role"], message["content"]
-        else:
-            given = message["from"]
-            role, content, known = SPEAKERS.get(str(given).lower(), given), message["value"], tuple(SPEAKERS)
-        if role not in ROLES:
-            hint = suggest(str(role), known)
-            raise self.error(column, f"message {index} has the role {shown(role)}. {hint}")
-        return role, content
 
     def _json(self, column: str, value: Any, which: str = "") -> None:
         try:
@@ -203,12 +245,3 @@ class RowReader:
                 "Write the file again with the whole character, or drop the row.",
             ) from None
         return value
-
-
-def _are_calls(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(
-        isinstance(call, Mapping)
-        and isinstance(call.get("function", call), Mapping)
-        and isinstance(call.get("function", call).get("name"), str)
-        for call in value
-    )

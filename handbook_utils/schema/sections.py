@@ -69,6 +69,23 @@ class TrainedModelSection(ModelSection):
     )
 
 
+class PairsSection(Section):
+    """How a pair is chosen where rows hold rated answers, and which pairs are ties."""
+
+    rating: str | list[str] | None = Field(
+        None, description="by which rating; of several the mean; needed where rows hold more than one"
+    )
+    rejected: Literal["worst", "random", "all"] = Field(
+        "worst",
+        description="set against the best; random: one of the others; all: a pair for every two answers",
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        description="answers whose ratings differ by no more than this are a tie, which gives no pair",
+    )
+
+
 class DataSource(Source):
     """Rows to read; `split` takes slices such as `train[:200]`."""
 
@@ -87,9 +104,26 @@ class DataSource(Source):
         "transcript",
         "ultrafeedback",
         "feedback",
+        "messages_feedback",
+        "sharegpt_feedback",
+        "alpaca_feedback",
+        "messages_ranking",
+        "sharegpt_ranking",
+        "alpaca_ranking",
+        "preference_messages",
+        "openai_preference",
+        "argilla_pair",
+        "helpsteer2_preference",
+        "helpsteer3",
+        "ultrafeedback_ratings",
+        "distilabel_ratings",
+        "rated_answers",
+        "rated_rows",
+        "contents",
         "prompt",
     ] = "auto"
     columns: dict[str, str] = Field(default_factory=dict, description="their column names to ours")
+    pairs: PairsSection | None = Field(None, description="how a pair is chosen among rated answers")
     weight: float = Field(
         1.0, gt=0, description="how often each row is used; on a stream, the source's share of the draws"
     )

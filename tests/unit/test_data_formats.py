@@ -158,7 +158,11 @@ BAD: list[tuple[str, list[Any], str]] = [
     ),
     ("conversation", [{"messages": [{"role": "asistant", "content": "x"}]}], r"Did you mean 'assistant'"),
     ("conversation", [{"messages": [{"role": "user"}]}], r"message 1 needs 'role' and 'content'"),
-    ("conversation", [{"messages": [{"role": "user", "content": [1]}]}], r"content is not text, found list"),
+    (
+        "conversation",
+        [{"messages": [{"role": "user", "content": [1]}]}],
+        r"content that is not text",
+    ),
     ("conversation", [{"prompt": "a", "completion": "b"}, {"prompt": "a"}], r"row 2 lacks the column 'comp"),
     ("conversation", [{"prompt": [assistant("a")], "completion": "b"}], r"ends with a message of the assi"),
     ("conversation", [{"prompt": "a", "completion": [user("b")]}], r"expected one message of the assistant"),

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from handbook_utils.errors import DataError
-from handbook_utils.records import Completion
+from handbook_utils.records import Completion, with_text_arguments
 from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, key_from
 from handbook_utils.sampling.generation.engines.interface import Answers, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.generation.rendering import check_prompts
@@ -75,7 +75,7 @@ class EndpointEngine:
     ) -> Completion:
         body = {
             "model": self._model,
-            "messages": prompt[1],
+            "messages": with_text_arguments(prompt[1]),
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,

@@ -1,0 +1,196 @@
+"""Messages in any known notation, as OpenAI's: role, content as text, `tool_calls`, `reasoning_content`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from handbook_utils.data.shapes.calls import CALL_IDS, first_of, read_calls
+from handbook_utils.data.shapes.parts import MARKS, Parts, holds_results, read_parts, result_text
+from handbook_utils.data.shapes.values import LONGEST, ShapeError, parse_text, shown
+from handbook_utils.errors import suggest
+
+# a message whose content is a call of a tool
+CALLER = "caller"
+# who speaks, as people write it: ShareGPT and its relatives, OpenAI, Llama, Gemini, OLMo, ms-swift
+SPEAKERS = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "ai", "bot", "chatbot"), "assistant"
+    ),
+    **dict.fromkeys(
+        ("tool", "function", "ipython", "environment", "observation", "function_response"), "tool"
+    ),
+    **dict.fromkeys(
+        ("tool_response", "tool_result", "tool_output", "function_result", "function_output"), "tool"
+    ),
+    **dict.fromkeys(("function_call", "function_calls", "tool_call", "tool_calls"), CALLER),
+}
+_WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
+# where calls stand beside the content: OpenAI's name, its former one, and others
+_CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
+# how a text begins that holds messages
+_BEGINS = re.compile(r"""\s*\[?\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+_THOUGHT = re.compile(r"(.*</think>)\s*(?=[\[{])", re.DOTALL)
+_EMPTY: tuple[Any, ...] = (None, "", [], (), {})
+
+
+def read_messages(messages: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Messages as ours, each with the place (from 1) of what it was made of; unknown keys are kept.
+
+    One message may become several, such as Anthropic's results of tools, and calls that stand in a message of
+    their own behind an answer become part of it.
+
+    Raises:
+        ShapeError: a message that cannot be read, with its place.
+
+    >>> read_messages([{"from": "human", "value": "Hi"}])
+    [(1, {'role': 'user', 'content': 'Hi'})]
+    """
+    made: list[tuple[int, dict[str, Any]]] = []
+    for place, message in enumerate(messages, start=1):
+        try:
+            for one in _ours(message):
+                is_part = one.pop(CALLER, False)
+                if is_part and made and (joined := _joined(made[-1][1], one)):
+                    made[-1] = (made[-1][0], joined)
+                else:
+                    made.append((place, one))
+        except ShapeError as error:
+            raise ShapeError(f"message {place} {error}") from None
+    return made
+
+
+def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
+    """Messages that a text holds, as JSON or as Python prints a list of them; None where it is plain text.
+
+    Raises:
+        ShapeError: the text begins as a list of messages does, and cannot be read as one.
+    """
+    if not _BEGINS.match(text) or len(text) > LONGEST:
+        return None
+    try:
+        found = parse_text(text)
+    except ShapeError as error:
+        if text.lstrip().startswith("[") and re.search(r"""['"](role|from)['"]\s*:""", text):
+            raise ShapeError(f"begins as the text of a list of messages, and {error}") from None
+        return None
+    listed = [found] if isinstance(found, Mapping) else found
+    known = isinstance(listed, list) and all(
+        isinstance(message, Mapping)
+        and speaker_of(message) is not None
+        and first_of(message, _WHAT) is not None
+        for message in listed
+    )
+    return listed if known and listed else None
+
+
+def speaker_of(message: Any) -> str | None:
+    """The role of a message in any notation; None where it has none that is known."""
+    name = first_of(message, _WHO) if isinstance(message, Mapping) else None
+    role = SPEAKERS.get(_plain(name))
+    return "assistant" if role == CALLER else role
+
+
+def _plain(name: Any) -> str:
+    return str(name).strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _ours(message: Any) -> list[dict[str, Any]]:
+    if isinstance(message, Mapping) and (item := _response_item(message)):
+        return [item]
+    who = (
+        next((key for key in _WHO if message.get(key) is not None), None)
+        if isinstance(message, Mapping)
+        else None
+    )
+    if who is None:
+        raise ShapeError(f"needs 'role' and 'content' (or 'from' and 'value'), found {shown(message)}.")
+    what = next((key for key in _WHAT if message.get(key) is not None), None)
+    what = what or next((key for key in _WHAT if key in message), None)
+    calls = _calls_beside(message)
+    if what is None and not calls:
+        raise ShapeError(f"needs 'role' and 'content' (or 'from' and 'value'), found {shown(message)}.")
+    role = SPEAKERS.get(_plain(message[who]))
+    if role is None:
+        raise ShapeError(f"has the role {shown(message[who])}. {suggest(_plain(message[who]), SPEAKERS)}")
+    rest = {key: value for key, value in message.items() if key not in (who, what, *_CALL_KEYS)}
+    content = message[what] if what else None
+    if role == CALLER:
+        return [_caller(rest, content)]
+    parts = _parts(role, content)
+    calls = calls + parts.calls
+    if calls and role != "assistant":
+        raise ShapeError(f"of the {role} calls a tool, which only an assistant does.")
+    is_missing = content is None and not calls
+    own: dict[str, Any] = {**rest, "role": role, "content": None if is_missing else parts.text}
+    if calls:
+        own["tool_calls"] = calls
+    if parts.thinking:
+        own.setdefault("reasoning_content", parts.thinking)
+    if role == "tool" and (given := first_of(message, ("tool_use_id", *CALL_IDS[1:]))):
+        own["tool_call_id"] = given
+    return [*parts.results, own] if parts.text or calls or not parts.results else parts.results
+
+
+def _parts(role: str, content: Any) -> Parts:
+    """What a content says, whatever it is."""
+    if content is None or isinstance(content, str):
+        return Parts(text=content or "")
+    if role == "tool" and not holds_results(content):
+        return Parts(text=result_text(content))
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list | tuple) or not all(isinstance(part, str | Mapping) for part in content):
+        raise ShapeError(f"has content that is not text, found {shown(content)}.")
+    return read_parts(content)
+
+
+def _calls_beside(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls in keys of their own; as text they may be an empty list."""
+    found: list[dict[str, Any]] = []
+    for key in _CALL_KEYS:
+        value = message.get(key)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = parse_text(value)
+            except ShapeError as error:
+                raise ShapeError(f"has '{key}' as text that {error}.") from None
+        if value not in _EMPTY:
+            if found:
+                raise ShapeError(f"has '{key}' beside other calls. Keep one of the two.")
+            found = read_calls(value)
+    return found
+
+
+def _caller(rest: dict[str, Any], content: Any) -> dict[str, Any]:
+    """A message whose content is a call; thinking may stand before it, as LLaMA-Factory has it."""
+    thought = _THOUGHT.match(content) if isinstance(content, str) else None
+    if thought:
+        content = content[thought.end() :]
+    text = thought[1] if thought else ""
+    return {**rest, "role": "assistant", "content": text, "tool_calls": read_calls(content), CALLER: True}
+
+
+def _response_item(message: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What OpenAI's Responses API lists between messages: calls, their results, and thinking."""
+    kind = message.get("type") if first_of(message, _WHO) is None else None
+    if kind == "function_call":
+        call = {key: message[key] for key in ("call_id", "name", "arguments") if key in message}
+        return {"role": "assistant", "content": "", "tool_calls": read_calls(call), CALLER: True}
+    if kind == "function_call_output":
+        text = result_text(message.get("output"))
+        return {"role": "tool", "content": text, "tool_call_id": message.get("call_id")}
+    return None
+
+
+def _joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
+    """An answer with the calls that a message behind it holds; None where they are not one turn."""
+    differ = any(before.get(key) != after.get(key) for key in MARKS)
+    if before["role"] != "assistant" or differ:
+        return None
+    content = "\n".join(text for text in (before["content"], after["content"]) if text)
+    calls = [*before.get("tool_calls", []), *after["tool_calls"]]
+    return {**after, **before, "content": content, "tool_calls": calls}

@@ -1,0 +1,78 @@
+"""Rows with rated or compared answers as rows of pairs, each to be read as prompt, chosen and rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from handbook_utils.data.recognise import FORMATS, Row
+from handbook_utils.data.row_reader import RowReader
+from handbook_utils.data.shapes.ratings import (
+    COMPARED,
+    GATHERED,
+    choose_pairs,
+    compared_answers,
+    rated_answers,
+    rating_gap,
+)
+from handbook_utils.errors import DataError
+from handbook_utils.schema.sections import PairsSection
+
+# formats whose rows hold rated answers, so that a recipe has to say how a pair is made of them
+RATED = tuple(name for name, known in FORMATS.items() if known.pairs)
+
+
+def as_pairs(reader: RowReader, format: str, pairs: PairsSection | None) -> list[RowReader]:
+    """The pairs of a row; [] where its answers are a tie.
+
+    Raises:
+        DataError: the recipe does not say how a pair is chosen, or a rating cannot be read.
+    """
+    try:
+        if format in RATED:
+            if format == "rated_rows" and GATHERED not in reader.row:
+                raise reader.error(
+                    "response", "is one of several answers to a prompt, which a stream cannot bring together."
+                )
+            found = choose_pairs(rated_answers(reader.row), pairs)
+            return [_pair(reader, chosen, rejected) for chosen, rejected in found]
+        column = next(
+            (name for name in COMPARED if format in FORMATS and name in FORMATS[format].columns), None
+        )
+        margin = 0.0 if pairs is None else pairs.margin
+        if column is not None:
+            sides = compared_answers(reader.row, column, margin)
+            return [] if sides is None else [_pair(reader, *(reader.value(side) for side in sides))]
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{reader.place} {error}") from None
+    gap = None if pairs is None else rating_gap(reader.row)
+    return [reader] if gap is None or gap > margin else []
+
+
+def _pair(reader: RowReader, chosen: Any, rejected: Any) -> RowReader:
+    return reader.over({**reader.row, "chosen": chosen, "rejected": rejected})
+
+
+def gather_answers(
+    first: int, rows: Iterable[Row], names: Mapping[str, str]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Rows that hold one rated answer each, as one row for each prompt with all its answers.
+
+    Args:
+        first: number of the first row.
+        rows: all of a source.
+        names: their column names to ours.
+    Returns:
+        For each prompt the number of its first row, and its row.
+    """
+    prompts: dict[str, tuple[int, dict[str, Any]]] = {}
+    theirs = next((column for column, ours in names.items() if ours == "prompt"), "prompt")
+    for number, row in enumerate(rows, start=first):
+        prompt = row.get(theirs)
+        _, gathered = prompts.setdefault(repr(prompt), (number, {**row, GATHERED: []}))
+        gathered[GATHERED].append(
+            {names.get(column, column): value for column, value in row.items() if column != theirs}
+        )
+    return [number for number, _ in prompts.values()], [row for _, row in prompts.values()]

@@ -1,0 +1,188 @@
+"""Rated answers to a prompt and the pair made of them: as UltraFeedback, HelpSteer, Argilla keep them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from handbook_utils.data.shapes.calls import first_of
+from handbook_utils.data.shapes.values import ShapeError, parse_text, shown
+from handbook_utils.errors import suggest
+from handbook_utils.schema.sections import PairsSection
+
+# columns with a list of answers, and what the text of one is called there
+GATHERED = "rated_rows"  # what `gather_answers` adds to a row
+ANSWER_LISTS = (GATHERED, "completions", "answers", "generations")
+_ANSWER = ("response", "answer", "completion", "generation", "text", "content", "output")
+# a rating of each side of a pair that somebody has made: H4's, Argilla's, distilabel's
+_PAIR_RATINGS = (
+    *(("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")),
+    *(("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating")),
+    *(("chosen-rating", "rejected-rating"), ("chosen_avg_rating", "rejected_avg_rating")),
+)
+# which of two answers somebody prefers: below 0 the first (HelpSteer 2 and 3)
+COMPARED = {
+    "preference_strength": ("response_1", "response_2"),
+    "overall_preference": ("response1", "response2"),
+}
+# a rank of 1 is the best
+_LOWER_IS_BETTER = ("rank", "ranks")
+
+
+@dataclass(frozen=True)
+class RatedAnswer:
+    """One answer and its ratings by name, higher meaning better."""
+
+    answer: Any
+    ratings: Mapping[str, float]
+
+
+def rated_answers(row: Mapping[str, Any]) -> list[RatedAnswer]:
+    """The answers of a row that lists them, each with its ratings.
+
+    Either every answer is an object with its ratings, or ratings stand in lists of the same length.
+
+    >>> rated_answers({"answers": [{"answer": "4", "rank": 1}]})
+    [RatedAnswer(answer='4', ratings={'rank': -1.0})]
+    """
+    column = next((name for name in ANSWER_LISTS if row.get(name)), ANSWER_LISTS[0])
+    listed = row.get(column)
+    if isinstance(listed, str):
+        listed = parse_text(listed)
+    if not isinstance(listed, list | tuple) or not listed:
+        raise ShapeError(f"expected a list of answers in '{column}', found {shown(listed)}.")
+    if all(isinstance(item, Mapping) for item in listed):
+        return [RatedAnswer(_text(item), dict(_ratings(item))) for item in listed]
+    beside = {
+        name: [number_of(value) for value in values]
+        for name, values in row.items()
+        if name != column and isinstance(values, list | tuple) and len(values) == len(listed)
+    }
+    return [
+        RatedAnswer(
+            answer, {name: _signed(name, n) for name, ns in beside.items() if (n := ns[place]) is not None}
+        )
+        for place, answer in enumerate(listed)
+    ]
+
+
+def _text(item: Mapping[str, Any]) -> Any:
+    found = first_of(item, _ANSWER)
+    if found is None:
+        raise ShapeError(
+            f"an answer needs its text in {', '.join(map(repr, _ANSWER))}, found {shown(dict(item))}."
+        )
+    return found
+
+
+def _ratings(item: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Numbers of an answer by name; those of UltraFeedback's annotations lie two keys deeper."""
+    made = []
+    for name, value in item.items():
+        if name in _ANSWER:
+            continue
+        if isinstance(value, Mapping):
+            inner = (
+                (key, first_of(v, ("Rating", "rating", "score")) if isinstance(v, Mapping) else v)
+                for key, v in value.items()
+            )
+            made += [(key, n) for key, v in inner if (n := number_of(v)) is not None]
+        elif (number := number_of(value)) is not None:
+            made.append((name, _signed(name, number)))
+    return made
+
+
+def _signed(name: str, number: float) -> float:
+    return -number if name in _LOWER_IS_BETTER else number
+
+
+def number_of(value: Any) -> float | None:
+    """A rating as a number; of several people's, the mean of what they submitted; None where there is none.
+
+    >>> number_of("4"), number_of([{"value": 3, "status": "submitted"}, {"value": 1, "status": "discarded"}])
+    (4.0, 3.0)
+    """
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, Mapping):
+        return number_of(value.get("value")) if value.get("status", "submitted") == "submitted" else None
+    if isinstance(value, list | tuple):
+        numbers = [number for each in value if (number := number_of(each)) is not None]
+        return fmean(numbers) if numbers else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def choose_pairs(answers: Sequence[RatedAnswer], pairs: PairsSection | None) -> list[tuple[Any, Any]]:
+    """(chosen, rejected) of rated answers, as the recipe says; [] where the best is no better than the other.
+
+    Raises:
+        ShapeError: the recipe does not say by which rating, or answers lack it.
+    """
+    names = sorted({name for answer in answers for name in answer.ratings})
+    if pairs is None or (pairs.rating is None and len(names) != 1):
+        raise ShapeError(
+            f"holds {len(answers)} answers with the ratings {', '.join(map(repr, names)) or 'none'}, and the "
+            "recipe does not say how a pair is chosen. Say so beside the source: `pairs: {rating: "
+            f"{names[0] if names else 'NAME'}}}` (`rejected` and `margin` say more)."
+        )
+    wanted = (
+        names if pairs.rating is None else [pairs.rating] if isinstance(pairs.rating, str) else pairs.rating
+    )
+    if missing := next((name for name in wanted if name not in names), None):
+        raise ShapeError(f"has no rating '{missing}'. {suggest(missing, names)}")
+    # an answer that somebody left unrated can be neither better nor worse
+    rated = [answer for answer in answers if all(name in answer.ratings for name in wanted)]
+    scores = [fmean(answer.ratings[name] for name in wanted) for answer in rated]
+    order = sorted(range(len(rated)), key=lambda place: -scores[place])
+    if pairs.rejected == "all":
+        couples = [(one, other) for n, one in enumerate(order) for other in order[n + 1 :]]
+    elif pairs.rejected == "random" and len(order) > 1:
+        couples = [(order[0], order[1:][_draw([str(answer.answer) for answer in rated], len(order) - 1)])]
+    else:
+        couples = [(order[0], order[-1])] if len(order) > 1 else []
+    apart = [(one, other) for one, other in couples if scores[one] - scores[other] > pairs.margin]
+    return [(rated[one].answer, rated[other].answer) for one, other in apart]
+
+
+def _draw(texts: Sequence[str], count: int) -> int:
+    """One of `count` places, by the answers themselves: the same in every run and process."""
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) % count
+
+
+def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tuple[str, str] | None:
+    """The columns of the chosen and the rejected of two answers; None where they are a tie.
+
+    >>> compared_answers({"overall_preference": 2}, "overall_preference", 0.0)
+    ('response2', 'response1')
+    """
+    strength = number_of(row[column])
+    if strength is None:
+        raise ShapeError(
+            f"expected a number, below 0 where the first answer is better, found {shown(row[column])}."
+        )
+    first, second = COMPARED[column]
+    if abs(strength) <= margin:
+        return None
+    return (first, second) if strength < 0 else (second, first)
+
+
+def rating_gap(row: Mapping[str, Any]) -> float | None:
+    """How much better than the rejected the chosen answer is rated; None where the pair carries no ratings.
+
+    >>> rating_gap({"score_chosen": 8.0, "score_rejected": 8.0})
+    0.0
+    """
+    for chosen, rejected in _PAIR_RATINGS:
+        better, worse = number_of(row.get(chosen)), number_of(row.get(rejected))
+        if better is not None and worse is not None:
+            return better - worse
+    return None

@@ -1,0 +1,59 @@
+"""Conversations written as one text, in which the name of who speaks opens each turn."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+_NAMES = {"System": "system", "Human": "user", "User": "user", "Assistant": "assistant"}
+_OPENS = re.compile(r"\s*(?:#+[ \t]*)?(Human|User|System)[ \t]*:")
+_ANSWERS = re.compile(r"(?:^|\n)[ \t]*(?:#+[ \t]*)?Assistant[ \t]*:")
+# HelpSteer's, where the first turn is the user's and has no mark
+_MARKED = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
+
+
+def is_transcript(value: object) -> bool:
+    """Whether a value is one text of several turns, each opened by its speaker, as in HH-RLHF.
+
+    >>> is_transcript("Human: Hi\\n\\nAssistant:"), is_transcript("Human: a noun.")
+    (True, False)
+    """
+    if not isinstance(value, str):
+        return False
+    return bool(_MARKED.search(value) or (_OPENS.match(value) and _ANSWERS.search(value)))
+
+
+def transcript_turns(text: str) -> list[tuple[str, str]]:
+    """(role, text) of each turn; an open turn of the assistant at the end has the text "".
+
+    Turns are separated by empty lines, as in HH-RLHF. Where the user would then speak the assistant's lines,
+    single line breaks separate them.
+
+    Raises:
+        ValueError: the text does not open with a speaker, or who speaks does not alternate.
+
+    >>> transcript_turns("\\n\\nHuman: a\\n\\nAssistant: b\\n\\nHuman: c")
+    [('user', 'a'), ('assistant', 'b'), ('user', 'c')]
+    """
+    if _MARKED.search(text):
+        first, *pieces = _MARKED.split(text)
+        marked = zip(pieces[::2], pieces[1::2], strict=True)
+        return [("user", first.strip()), *((_NAMES[name], said.strip()) for name, said in marked)]
+    opened = _OPENS.match(text)
+    # a text that opens with "Human:" may well speak of users
+    names = ("Human", "Assistant") if opened and opened[1] == "Human" else tuple(_NAMES)
+    turns = _split(text, names, breaks=r"\n\n")
+    if any(role == "user" and _ANSWERS.search(said) for role, said in turns):
+        turns = _split(text, names, breaks=r"\n+")
+        if any(one == other for (one, _), (other, _) in pairwise(turns)):
+            raise ValueError(
+                "is a transcript whose turns cannot be told apart: put an empty line between them."
+            )
+    return turns
+
+
+def _split(text: str, names: tuple[str, ...], *, breaks: str) -> list[tuple[str, str]]:
+    before, *pieces = re.split(rf"(?:^|{breaks})[ \t]*(?:#+[ \t]*)?({'|'.join(names)})[ \t]*:", text.lstrip())
+    if before.strip() or not pieces:
+        raise ValueError("expected turns opened by 'Human:' and 'Assistant:' on lines of their own.")
+    return [(_NAMES[name], said.strip()) for name, said in zip(pieces[::2], pieces[1::2], strict=True)]

@@ -1,0 +1,72 @@
+"""Values as other tools write them: JSON as text, lists as Python prints them; and how errors show one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import reprlib
+from typing import Any, NoReturn
+
+_SHORT = reprlib.Repr()  # from 3.12 on it takes these as arguments
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 60, 60, 3, 3
+# a text in quotes as Python prints it, or what stands between two of them
+_PIECES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^'"]+""", re.DOTALL)
+# beyond Python itself: arrays of numpy put no commas between objects, and tables have NaN for none
+_PRINTED = (
+    (re.compile(r"\}\s*\{"), "}, {"),
+    (re.compile(r"\]\s*\["), "], ["),
+    (re.compile(r"\barray\("), "("),
+    (re.compile(r",\s*dtype=object\)"), ")"),
+    (re.compile(r"\bnan\b"), "None"),
+)
+# longer than any conversation, shorter than what makes Python's parser slow
+LONGEST = 1 << 24
+
+
+class ShapeError(ValueError):
+    """What is wrong with a value, without its place: the reader of the row adds row and column."""
+
+
+def shown(value: Any) -> str:
+    """A value's type and start, short enough for an error message.
+
+    >>> shown(["a", 1])
+    "list ['a', 1]"
+    """
+    return f"{type(value).__name__} {_SHORT.repr(value)}"
+
+
+def parse_text(text: str) -> Any:
+    """What a text holds: JSON, or a list or dict as Python, pandas or numpy prints it.
+
+    Raises:
+        ShapeError: it is neither.
+
+    >>> parse_text('{"a": null}') == parse_text("{'a': None}")
+    True
+    >>> parse_text("[{'a': 1}\\n {'a': nan}]")
+    [{'a': 1}, {'a': None}]
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    if not text.lstrip().startswith(("[", "{")) or len(text) > LONGEST:
+        raise ShapeError(f"is not JSON ({reason})")
+    try:
+        return ast.literal_eval("".join(_as_python(piece) for piece in _PIECES.findall(text)).strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise ShapeError(f"is neither JSON ({reason}) nor a list as Python prints it") from None
+
+
+def _as_python(piece: str) -> str:
+    if piece[0] in "'\"":
+        return piece
+    for printed, python in _PRINTED:
+        piece = printed.sub(python, piece)
+    return piece
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
