@@ -26,8 +26,10 @@ LOGGER = logging.getLogger("handbook_utils")
 GOLD_COLUMNS = ("gold_chosen", "gold_rejected")
 
 
-# columns under names that are not mapped by hand: LLaMA-Factory's for the label of KTO
-ALIASES = {"kto_tag": "label"}
+# columns read under our names where those are missing: LLaMA-Factory's label of KTO, and Argilla's votes
+ALIASES = {"kto_tag": "label", "preference.responses": "preference"}
+# what pairs of texts call their prompt: Intel's and Argilla's
+PROMPTS = ("question", "input")
 
 
 class IgnoredColumnWarning(UserWarning):
@@ -282,6 +284,12 @@ def _pair(reader: RowReader, format: str) -> tuple[list[Message], Message, Messa
         raise reader.error("rejected", "answers another conversation than 'chosen' does.")
     if inside:
         prompt = _prompt_inside(reader, inside, "chosen")
+    elif (
+        "prompt" not in reader.row
+        and format != "alpaca_ranking"
+        and (other := next((name for name in PROMPTS if name in reader.row), None))
+    ):
+        prompt = _open_prompt(reader, other)
     else:
         prompt = _alpaca_prompt(reader) if format == "alpaca_ranking" else _open_prompt(reader, "prompt")
     return prompt, _behind_transcript(reader, chosen[-1]), _behind_transcript(reader, rejected[-1])

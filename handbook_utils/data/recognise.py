@@ -293,6 +293,14 @@ FORMATS: dict[str, Format] = {
         {"context": [_ASK], "response1": "5", "response2": "4", "overall_preference": 2},
         names={"context": "prompt"},
     ),
+    "argilla_ranking": Format(
+        ("prompt", "response1", "response2", "preference"),
+        _PAIR,
+        {
+            **{"prompt": "2 + 2?", "response1": "5", "response2": "4"},
+            "preference": [{"value": [{"rank": 1, "value": "response2"}, {"rank": 2, "value": "response1"}]}],
+        },
+    ),
     "ultrafeedback_ratings": Format(
         ("instruction", "completions"),
         _PAIR,

@@ -115,6 +115,7 @@ class DataSource(Source):
         "argilla_pair",
         "helpsteer2_preference",
         "helpsteer3",
+        "argilla_ranking",
         "ultrafeedback_ratings",
         "distilabel_ratings",
         "rated_answers",

@@ -471,7 +471,13 @@ def shared(*messages: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"from": names[message["role"]], "value": message["content"]} for message in messages]
 
 
+OPENAI_PAIR = {
+    "input": {"messages": [ASK], "tools": [], "parallel_tool_calls": True},
+    "preferred_output": [PEAR],
+    "non_preferred_output": [STONE],
+}
 RANKINGS: list[dict[str, Any]] = [
+    OPENAI_PAIR,
     {"conversations": shared(ASK), "chosen": shared(PEAR)[0], "rejected": shared(STONE)[0]},
     {"messages": [ASK], "chosen": PEAR, "rejected": STONE},
     {"messages": [ASK], "chosen": "Pear.", "rejected": "Stone."},
@@ -479,7 +485,8 @@ RANKINGS: list[dict[str, Any]] = [
     {"instruction": "Name a fruit.", "input": "", "chosen": "Pear.", "rejected": "Stone."},
     {"instruction": "Name a fruit.", "chosen": PEAR, "rejected": STONE},
     {"prompt": "Name a fruit.", "chosen": PEAR, "rejected": STONE},
-    {"input": {"messages": [ASK], "tools": []}, "preferred_output": [PEAR], "non_preferred_output": [STONE]},
+    {"question": "Name a fruit.", "chosen": "Pear.", "rejected": "Stone."},
+    {"input": "Name a fruit.", "chosen": "Pear.", "rejected": "Stone.", "rating": [9.0, 8.0]},
     {"chosen_messages": [ASK, PEAR], "rejected_messages": [ASK, STONE]},
     {"prompt_messages": [ASK], "chosen_messages": [PEAR], "rejected_messages": [STONE]},
     {"instruction": "Name a fruit.", "chosen_response": "Pear.", "rejected_response": "Stone."},
@@ -504,8 +511,8 @@ def test_pairs_of_whole_conversations_beside_messages_stay_what_they_were() -> N
 
 def test_columns_may_be_mapped_to_ours_and_errors_go_on_naming_theirs() -> None:
     for row, columns in (
-        (RANKINGS[0], {"conversations": "prompt"}),
-        (RANKINGS[7], {"input": "prompt", "preferred_output": "chosen", "non_preferred_output": "rejected"}),
+        (RANKINGS[1], {"conversations": "prompt"}),
+        (OPENAI_PAIR, {"input": "prompt", "preferred_output": "chosen", "non_preferred_output": "rejected"}),
     ):
         assert Normaliser(kind="preference", columns=columns)(1, row) == [PAIR]
     told = refusal(
@@ -668,6 +675,37 @@ def test_helpsteers_preferences_say_which_of_two_answers_is_better(
     assert prompt["prompt"] == [ASK]
 
 
+def ranked(*names: str, status: str = "submitted") -> dict[str, Any]:
+    ranks = [{"rank": place, "value": name} for place, name in enumerate(names, start=1)]
+    return {"user_id": "u", "value": ranks, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("column", "votes", "wanted"),
+    [
+        ("preference", [ranked("response1", "response2")], ("Pear.", "Stone.")),
+        ("preference", [ranked("response2", "response1")], ("Stone.", "Pear.")),
+        ("preference", [ranked("response1", "response2"), ranked("response2", "response1")], None),
+        (
+            "preference",
+            [ranked("response1", "response2"), ranked("response2", "response1", status="draft")],
+            ("Pear.", "Stone."),
+        ),
+        ("preference", ["response1", "response1", "response2"], ("Pear.", "Stone.")),
+        ("preference", [], None),
+        ("preference", "tie", None),
+        ("preference.responses", [["response2", "response1"]], ("Stone.", "Pear.")),
+    ],
+)
+def test_argillas_votes_for_one_of_two_answers_are_counted(column: str, votes: Any, wanted: Any) -> None:
+    row = {"prompt": "Name a fruit.", "response1": "Pear.", "response2": "Stone.", column: votes}
+    other = {**row, column: "response-2"}
+    assert pairs_of([row, other]) == [*([wanted] if wanted else []), ("Stone.", "Pear.")]
+    assert "votes for 'response1' and 'response2', found str 'x'" in refusal(
+        {**row, column: "x"}, "preference"
+    )
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -715,7 +753,7 @@ EXAMPLES: list[tuple[str, Any, dict[str, Any], Any]] = [
         [ASK, PEAR],
     ),
     ("c4_demo", "text", {"text": "A pear is a fruit."}, "A pear is a fruit."),
-    ("dpo_en_demo", "preference", RANKINGS[0], [ASK, PEAR, STONE]),
+    ("dpo_en_demo", "preference", RANKINGS[1], [ASK, PEAR, STONE]),
     ("kto_en_demo", "feedback", {"messages": [ASK, PEAR], "label": True}, [ASK, PEAR]),
     (
         "glaive_toolcall_en_demo",

@@ -51,6 +51,9 @@ def read_messages(messages: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
     """
     made: list[tuple[int, dict[str, Any]]] = []
     for place, message in enumerate(messages, start=1):
+        if _is_ours(message):
+            made.append((place, message))
+            continue
         try:
             for one in _ours(message):
                 is_part = one.pop(CALLER, False)
@@ -92,6 +95,16 @@ def speaker_of(message: Any) -> str | None:
     name = first_of(message, _WHO) if isinstance(message, Mapping) else None
     role = SPEAKERS.get(_plain(name))
     return "assistant" if role == CALLER else role
+
+
+def _is_ours(message: Any) -> bool:
+    """Whether a message is text alone in our own notation, as most are."""
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and message.get("role") in ("system", "user", "assistant")
+        and type(message.get("content")) is str
+    )
 
 
 def _plain(name: Any) -> str:

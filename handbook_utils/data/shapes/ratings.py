@@ -24,10 +24,11 @@ _PAIR_RATINGS = (
     *(("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating")),
     *(("chosen-rating", "rejected-rating"), ("chosen_avg_rating", "rejected_avg_rating")),
 )
-# which of two answers somebody prefers: below 0 the first (HelpSteer 2 and 3)
+# which of two answers people prefer: below 0 the first (HelpSteer 2 and 3), or by votes and ranks (Argilla)
 COMPARED = {
     "preference_strength": ("response_1", "response_2"),
     "overall_preference": ("response1", "response2"),
+    "preference": ("response1", "response2"),
 }
 # a rank of 1 is the best
 _LOWER_IS_BETTER = ("rank", "ranks")
@@ -164,15 +165,57 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
     >>> compared_answers({"overall_preference": 2}, "overall_preference", 0.0)
     ('response2', 'response1')
     """
-    strength = number_of(row[column])
-    if strength is None:
-        raise ShapeError(
-            f"expected a number, below 0 where the first answer is better, found {shown(row[column])}."
-        )
     first, second = COMPARED[column]
+    value = row[column]
+    strength = number_of(value)
+    if strength is None:
+        votes = [vote for each in _listed(value) if (vote := _vote(each, first, second)) is not None]
+        if not votes and not (isinstance(value, list | tuple) or value is None):
+            raise ShapeError(
+                f"expected in '{column}' a number, below 0 where the first answer is better, or votes for "
+                f"'{first}' and '{second}', found {shown(value)}."
+            )
+        strength = fmean(votes) if votes else 0.0
     if abs(strength) <= margin:
         return None
     return (first, second) if strength < 0 else (second, first)
+
+
+def _listed(value: Any) -> list[Any]:
+    """One vote for each person; a single ranking, which is a list too, is one."""
+    is_list = isinstance(value, list | tuple) and not any(
+        isinstance(v, Mapping) and "rank" in v for v in value
+    )
+    return list(value) if is_list else [value]
+
+
+def _vote(value: Any, first: str, second: str) -> float | None:
+    """-1 for the first answer, 1 for the second, 0 for a tie; None where nobody has said so.
+
+    >>> _vote({"value": [{"rank": 1, "value": "b"}, {"rank": 2, "value": "a"}]}, "a", "b")
+    1.0
+    """
+    if isinstance(value, Mapping):
+        return (
+            _vote(value.get("value"), first, second)
+            if value.get("status", "submitted") == "submitted"
+            else None
+        )
+    if isinstance(value, list | tuple):
+        ranks = {_letters(v.get("value")): number_of(v.get("rank")) for v in value if isinstance(v, Mapping)}
+        ranks = ranks or {_letters(name): float(place) for place, name in enumerate(value)}
+        one, other = ranks.get(_letters(first)), ranks.get(_letters(second))
+        return None if one is None or other is None else float((one > other) - (one < other))
+    known = {
+        _letters(first): -1.0,
+        _letters(second): 1.0,
+        **dict.fromkeys(("tie", "same", "equal", "both"), 0.0),
+    }
+    return known.get(_letters(value))
+
+
+def _letters(name: Any) -> str:
+    return "".join(filter(str.isalnum, str(name))).lower()
 
 
 def rating_gap(row: Mapping[str, Any]) -> float | None:
@@ -185,4 +228,8 @@ def rating_gap(row: Mapping[str, Any]) -> float | None:
         better, worse = number_of(row.get(chosen)), number_of(row.get(rejected))
         if better is not None and worse is not None:
             return better - worse
+    ratings = row.get("rating")  # distilabel's, of the two answers in the order in which they were judged
+    if "chosen" in row and isinstance(ratings, list | tuple) and len(ratings) == 2:
+        one, other = map(number_of, ratings)
+        return None if one is None or other is None else abs(one - other)
     return None
