@@ -119,7 +119,7 @@ class Normaliser:
         if self._kind in ("preference", "feedback") and len(rows) and isinstance(rows[0], Mapping):
             renamed = {self._renamed.get(column, column): value for column, value in rows[0].items()}
             if self._format == "rated_rows" or "rated_rows" in fitting_formats(renamed):
-                return gather_answers(first, rows, self._renamed)
+                return gather_answers(first, rows, self._renamed, name=self._name)
         return range(first, first + len(rows)), rows
 
     def _recognise(self, reader: RowReader) -> None:
@@ -211,7 +211,7 @@ def _feedback(reader: RowReader, format: str, pairs: PairsSection | None) -> lis
     if "label" in FORMATS[format].columns:
         prompt, answer = _answered(reader, format)
         return [{"prompt": prompt, "completion": [answer], "label": reader.flag("label")}]
-    made = []
+    made: list[Row] = []
     for pair in as_pairs(reader, format, pairs):
         prompt, chosen, rejected = _pair(pair, format)
         made += [

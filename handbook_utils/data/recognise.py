@@ -118,7 +118,10 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
     message = f"{place}: {kind} data needs the columns {wanted}; found {found}."
     if fitting:
         kinds = ", ".join(FORMATS[fitting[0]].kinds)
-        return f"{message} It looks like the format '{fitting[0]}', which gives: {kinds}."
+        looks = f"{message} It looks like the format '{fitting[0]}', which gives: {kinds}."
+        other = next((name for name in formats if set(FORMATS[name].columns) <= row.keys()), None)
+        is_more = other is not None and set(FORMATS[other].columns) < set(FORMATS[fitting[0]].columns)
+        return f"{looks} To read it as less, name that: `format: {other}`." if is_more else looks
     needed = {column for name in formats for column in FORMATS[name].columns}
     near = next((hint for c in row if (hint := suggest(str(c), needed)).startswith("Did")), "")
     rename = "Other names can be mapped: `columns: {theirs: ours}`."

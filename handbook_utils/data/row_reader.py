@@ -195,8 +195,8 @@ class RowReader:
         if any(not isinstance(self.row.get(name), str | None) for name in _SPOKEN):
             return None  # this file keeps messages as what they are, so its texts are texts
         found = self._messages_of(column, role)
-        sibling = _SIBLINGS.get(column)
-        if found is None or (sibling in self.row and self._messages_of(sibling, role) is None):
+        sibling = _SIBLINGS.get(column, column)
+        if sibling != column and sibling in self.row and self._messages_of(sibling, role) is None:
             return None
         return found
 

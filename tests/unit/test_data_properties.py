@@ -92,15 +92,24 @@ COLUMNS = sorted(
     {column for known in FORMATS.values() for column in known.columns} | {"tools", "system", "input"}
 )
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+PART = st.dictionaries(
+    st.sampled_from(["type", "text", "value", "thinking", "input", "name", "toolUse", "image", "content"]),
+    LEAVES | st.sampled_from(["text", "thinking", "tool_use", "tool_result", "image_url"]),
+    max_size=3,
+)
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["system", "user", "assistant", "tool", "x"]), "content": LEAVES},
+    {
+        "role": st.sampled_from(["system", "user", "assistant", "tool", "function_call", "x"]),
+        "content": LEAVES | st.lists(PART, max_size=2),
+    },
     optional={
+        "function_call": LEAVES | PART,
         "tool_calls": st.lists(st.dictionaries(st.text(max_size=4), LEAVES), max_size=2),
         "name": LEAVES,
     },
 )
 VALUES = st.recursive(
-    LEAVES | st.lists(MESSAGE, max_size=3),
+    LEAVES | st.lists(MESSAGE, max_size=3) | st.lists(MESSAGE, max_size=3).map(str),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )

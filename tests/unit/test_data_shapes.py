@@ -73,6 +73,10 @@ def test_lists_of_messages_as_text_are_read_in_every_column_that_may_hold_them(w
     assert conversations({"conversations": write(shared)}) == [[ASK, PEAR]]
 
 
+def test_a_list_of_messages_that_are_text_each_is_read() -> None:
+    assert talk([json.dumps(ASK), str(PEAR)]) == [ASK, PEAR]
+
+
 def test_messages_in_the_cells_of_a_csv_are_read() -> None:
     cells = StringIO()
     writer = csv.DictWriter(cells, ["messages", "tools"])
@@ -553,7 +557,10 @@ def test_a_label_stands_beside_a_conversation_in_any_shape(
         {"prompt": [ASK], "completion": [PEAR], "label": label}
     ]
     # what somebody disliked is no demonstration
-    assert "which gives: feedback, prompt" in refusal(labelled)
+    told = refusal(labelled)
+    assert "which gives: feedback, prompt" in told
+    named = told.rpartition("`format: ")[2].rstrip("`.")
+    assert normalise_rows([labelled], kind="conversation", format=named)
 
 
 def test_a_label_that_is_a_topic_changes_nothing() -> None:

@@ -41,7 +41,7 @@ def _call(call: Any) -> dict[str, Any]:
         is_object = inner.lstrip().startswith("{")
         inner = parse_text(inner) if is_object else {"name": inner, "arguments": first_of(call, _ARGUMENTS)}
     name = first_of(inner, _NAMES) if isinstance(inner, Mapping) else None
-    if not isinstance(name, str):
+    if not isinstance(inner, Mapping) or not isinstance(name, str):
         raise ShapeError(f"has calls that need a 'name' each, found {shown(call)}.")
     function = {"name": name, "arguments": _arguments(name, first_of(inner, _ARGUMENTS))}
     if inner is not call:

@@ -8,7 +8,7 @@ from typing import Any
 
 from handbook_utils.data.shapes.calls import CALL_IDS, first_of, read_calls
 from handbook_utils.data.shapes.parts import MARKS, Parts, holds_results, read_parts, result_text
-from handbook_utils.data.shapes.values import LONGEST, ShapeError, parse_text, shown
+from handbook_utils.data.shapes.values import ShapeError, parse_text, shown
 from handbook_utils.errors import suggest
 
 # a message whose content is a call of a tool
@@ -72,7 +72,7 @@ def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
     Raises:
         ShapeError: the text begins as a list of messages does, and cannot be read as one.
     """
-    if not _BEGINS.match(text) or len(text) > LONGEST:
+    if not _BEGINS.match(text):
         return None
     try:
         found = parse_text(text)
@@ -112,6 +112,8 @@ def _plain(name: Any) -> str:
 
 
 def _ours(message: Any) -> list[dict[str, Any]]:
+    if isinstance(message, str) and _BEGINS.match(message):
+        message = parse_text(message)
     if isinstance(message, Mapping) and (item := _response_item(message)):
         return [item]
     who = (

@@ -41,10 +41,13 @@ def as_pairs(reader: RowReader, format: str, pairs: PairsSection | None) -> list
         )
         margin = 0.0 if pairs is None else pairs.margin
         if column is not None:
+            reader.value(column)
             sides = compared_answers(reader.row, column, margin)
             return [] if sides is None else [_pair(reader, *(reader.value(side) for side in sides))]
     except DataError:
         raise
+    except RecursionError:
+        raise DataError(f"{reader.place} is nested too deeply.") from None
     except ValueError as error:
         raise DataError(f"{reader.place} {error}") from None
     gap = None if pairs is None else rating_gap(reader.row)
@@ -56,7 +59,7 @@ def _pair(reader: RowReader, chosen: Any, rejected: Any) -> RowReader:
 
 
 def gather_answers(
-    first: int, rows: Iterable[Row], names: Mapping[str, str]
+    first: int, rows: Iterable[Row], names: Mapping[str, str], *, name: str
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Rows that hold one rated answer each, as one row for each prompt with all its answers.
 
@@ -64,14 +67,18 @@ def gather_answers(
         first: number of the first row.
         rows: all of a source.
         names: their column names to ours.
+        name: what the rows came from.
+    Raises:
+        DataError: a row lacks the prompt.
     Returns:
         For each prompt the number of its first row, and its row.
     """
     prompts: dict[str, tuple[int, dict[str, Any]]] = {}
     theirs = next((column for column, ours in names.items() if ours == "prompt"), "prompt")
     for number, row in enumerate(rows, start=first):
-        prompt = row.get(theirs)
-        _, gathered = prompts.setdefault(repr(prompt), (number, {**row, GATHERED: []}))
+        reader = RowReader(row, f"{name}: row {number}")
+        prompt = repr(reader.value(theirs))
+        _, gathered = prompts.setdefault(prompt, (number, {**row, GATHERED: []}))
         gathered[GATHERED].append(
             {names.get(column, column): value for column, value in row.items() if column != theirs}
         )

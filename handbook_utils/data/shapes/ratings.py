@@ -110,9 +110,10 @@ def number_of(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, Mapping):
-        return number_of(value.get("value")) if value.get("status", "submitted") == "submitted" else None
-    if isinstance(value, list | tuple):
-        numbers = [number for each in value if (number := number_of(each)) is not None]
+        value = value.get("value") if value.get("status", "submitted") == "submitted" else None
+    elif isinstance(value, list | tuple):
+        plain = (each for each in value if not isinstance(each, list | tuple))
+        numbers = [number for each in plain if (number := number_of(each)) is not None]
         return fmean(numbers) if numbers else None
     try:
         number = float(value)

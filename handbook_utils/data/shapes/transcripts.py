@@ -9,7 +9,7 @@ _NAMES = {"System": "system", "Human": "user", "User": "user", "Assistant": "ass
 _OPENS = re.compile(r"\s*(?:#+[ \t]*)?(Human|User|System)[ \t]*:")
 _ANSWERS = re.compile(r"(?:^|\n)[ \t]*(?:#+[ \t]*)?Assistant[ \t]*:")
 # HelpSteer's, where the first turn is the user's and has no mark
-_MARKED = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
+_MARKED = re.compile(r"<extra_id_1>(User|Assistant)\n")
 
 
 def is_transcript(value: object) -> bool:

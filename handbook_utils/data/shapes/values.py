@@ -54,8 +54,11 @@ def parse_text(text: str) -> Any:
         reason = str(error)
     if not text.lstrip().startswith(("[", "{")) or len(text) > LONGEST:
         raise ShapeError(f"is not JSON ({reason})")
+    pieces = _PIECES.findall(text)
     try:
-        return ast.literal_eval("".join(_as_python(piece) for piece in _PIECES.findall(text)).strip())
+        if sum(map(len, pieces)) < len(text):
+            raise ValueError("a quote is left open")
+        return ast.literal_eval("".join(map(_as_python, pieces)).strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise ShapeError(f"is neither JSON ({reason}) nor a list as Python prints it") from None
 
