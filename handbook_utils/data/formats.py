@@ -93,6 +93,8 @@ class Normaliser:
         if kind not in KINDS:
             raise DataError(f"{name}: unknown kind '{kind}'. {suggest(kind, KINDS)}")
         self._kind, self._format, self._name = kind, format, name
+        if pairs is not None and kind in ("text", "conversation"):
+            raise DataError(f"{name}: `pairs` is said of {kind} data, which has none. Leave it out.")
         self._renamed, self._pairs = dict(columns or {}), pairs
         self.ties = self.even = 0
         self._columns: frozenset[str] = frozenset()

@@ -734,6 +734,20 @@ def test_pairs_that_were_made_of_equal_ratings_are_counted_and_left_out_when_ask
     assert (asked.even, asked.ties) == (0, 2)
 
 
+def test_pairs_are_refused_where_there_is_nothing_to_choose() -> None:
+    told = refusal(PAIR, "preference", pairs=PairsSection(margin=1))
+    assert "is a pair without ratings, so no `margin` can be kept" in told
+    told = refusal(
+        {**PAIR, "score_chosen": 2, "score_rejected": 1}, "preference", pairs=PairsSection(rating="x")
+    )
+    assert "holds two answers, so of `pairs` only `margin` counts" in told
+    with pytest.raises(DataError, match=r"data: `pairs` is said of conversation data, which has none"):
+        normalise_rows([{"messages": [ASK, PEAR]}], kind="conversation", pairs=PairsSection(margin=1))
+    rated = {"prompt": "a", "response": "b", "helpfulness": 1}
+    with pytest.raises(DataError, match="which a stream cannot bring together"):
+        Normaliser(kind="preference", pairs=PairsSection(rating="helpfulness"))(1, rated)
+
+
 # --- the example files of LLaMA-Factory, rebuilt: what it calls dpo_en_demo, kto_en_demo and so on
 
 

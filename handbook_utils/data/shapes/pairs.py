@@ -26,32 +26,51 @@ def as_pairs(reader: RowReader, format: str, pairs: PairsSection | None) -> list
     """The pairs of a row; [] where its answers are a tie.
 
     Raises:
-        DataError: the recipe does not say how a pair is chosen, or a rating cannot be read.
+        DataError: the recipe does not say how a pair is chosen, says it where there is no choice, or a rating
+            cannot be read.
     """
     try:
         if format in RATED:
-            if format == "rated_rows" and GATHERED not in reader.row:
-                raise reader.error(
-                    "response", "is one of several answers to a prompt, which a stream cannot bring together."
-                )
-            found = choose_pairs(rated_answers(reader.row), pairs)
-            return [_pair(reader, chosen, rejected) for chosen, rejected in found]
-        column = next(
-            (name for name in COMPARED if format in FORMATS and name in FORMATS[format].columns), None
-        )
-        margin = 0.0 if pairs is None else pairs.margin
-        if column is not None:
-            reader.value(column)
-            sides = compared_answers(reader.row, column, margin)
-            return [] if sides is None else [_pair(reader, *(reader.value(side) for side in sides))]
+            return _of_rated(reader, format, pairs)
+        return _of_two(reader, format, pairs)
     except DataError:
         raise
     except RecursionError:
         raise DataError(f"{reader.place} is nested too deeply.") from None
     except ValueError as error:
         raise DataError(f"{reader.place} {error}") from None
-    gap = None if pairs is None else rating_gap(reader.row)
-    return [reader] if gap is None or gap > margin else []
+
+
+def _of_rated(reader: RowReader, format: str, pairs: PairsSection | None) -> list[RowReader]:
+    if format == "rated_rows" and GATHERED not in reader.row:
+        raise reader.error(
+            "response",
+            "is one of several answers to a prompt, which a stream cannot bring together. "
+            "Leave out `streaming`.",
+        )
+    return [_pair(reader, *sides) for sides in choose_pairs(rated_answers(reader.row), pairs)]
+
+
+def _of_two(reader: RowReader, format: str, pairs: PairsSection | None) -> list[RowReader]:
+    """The pair of two answers that somebody has compared, or the row itself, which is a pair."""
+    if pairs is not None and (pairs.rating is not None or pairs.rejected != "worst"):
+        raise DataError(
+            f"{reader.place} holds two answers, so of `pairs` only `margin` counts. "
+            "Leave out `rating` and `rejected`."
+        )
+    columns = FORMATS[format].columns
+    if column := next((name for name in COMPARED if name in columns), None):
+        reader.value(column)
+        sides = compared_answers(reader.row, column, 0.0 if pairs is None else pairs.margin)
+        return [] if sides is None else [_pair(reader, *map(reader.value, sides))]
+    if pairs is None:
+        return [reader]
+    gap = rating_gap(reader.row)
+    if gap is None:
+        raise DataError(
+            f"{reader.place} is a pair without ratings, so no `margin` can be kept. Leave out `pairs`."
+        )
+    return [reader] if gap > pairs.margin else []
 
 
 def _pair(reader: RowReader, chosen: Any, rejected: Any) -> RowReader:

@@ -55,7 +55,7 @@ def rated_answers(row: Mapping[str, Any]) -> list[RatedAnswer]:
     if isinstance(listed, str):
         listed = parse_text(listed)
     if not isinstance(listed, list | tuple) or not listed:
-        raise ShapeError(f"expected a list of answers in '{column}', found {shown(listed)}.")
+        raise ShapeError(f"has no list of answers in '{column}', found {shown(listed)}.")
     if all(isinstance(item, Mapping) for item in listed):
         return [RatedAnswer(_text(item), dict(_ratings(item))) for item in listed]
     beside = {
@@ -75,7 +75,8 @@ def _text(item: Mapping[str, Any]) -> Any:
     found = first_of(item, _ANSWER)
     if found is None:
         raise ShapeError(
-            f"an answer needs its text in {', '.join(map(repr, _ANSWER))}, found {shown(dict(item))}."
+            f"has an answer without its text (under {', '.join(map(repr, _ANSWER))}), "
+            f"found {shown(dict(item))}."
         )
     return found
 
@@ -173,7 +174,7 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
         votes = [vote for each in _listed(value) if (vote := _vote(each, first, second)) is not None]
         if not votes and not (isinstance(value, list | tuple) or value is None):
             raise ShapeError(
-                f"expected in '{column}' a number, below 0 where the first answer is better, or votes for "
+                f"has in '{column}' no number, below 0 where the first answer is better, and no votes for "
                 f"'{first}' and '{second}', found {shown(value)}."
             )
         strength = fmean(votes) if votes else 0.0
