@@ -23,7 +23,7 @@ def is_transcript(value: object) -> bool:
         return False
     is_opened = _OPENS.match(value) and _ANSWERS.search(value)
     # one that ends where the assistant is to speak is a transcript, whatever stands before it
-    last = value[-40:].rstrip().rpartition("\n")[2].strip()
+    last = value[-40:].rstrip().rpartition("\n")[2].strip("# \t")
     is_waiting = last == "Assistant:" and _ASKS.search(value)
     return bool(is_opened or is_waiting or _MARKED.search(value))
 
