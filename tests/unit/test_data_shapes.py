@@ -69,6 +69,8 @@ def test_lists_of_messages_as_text_are_read_in_every_column_that_may_hold_them(w
     assert normalise_rows([row], kind="preference") == [PAIR]
     (prompt,) = normalise_rows([{"prompt": write([{"role": "system", "content": "s"}, ASK])}], kind="prompt")
     assert [message["role"] for message in prompt["prompt"]] == ["system", "user"]
+    extra = [{"id": n, "name": None, **message} for n, message in enumerate((ASK, PEAR))]
+    assert conversations({"messages": write(extra)}) == [[ASK, PEAR]]
     shared = [{"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Pear."}]
     assert conversations({"conversations": write(shared)}) == [[ASK, PEAR]]
 
@@ -133,6 +135,9 @@ def test_text_that_begins_as_messages_and_cannot_be_read_is_refused() -> None:
         {"prompt": "a", "chosen": cut, "rejected": cut}, "preference"
     )
     assert "expected a list of messages (as text: JSON" in refusal({"messages": "Hello."})
+    shortened = f"[{ASK}, ...]"  # as pandas shows a long list
+    assert "nor a list as Python prints it" in refusal({"messages": shortened})
+    assert "nor a list as Python prints it" in refusal({"prompt": shortened, "completion": "a"})
 
 
 TRANSCRIPT = "\n\nHuman: Name a fruit.\n\nAssistant: Pear.\n\nHuman: And its colour?\n\nAssistant:"
@@ -165,6 +170,13 @@ def test_a_prompt_that_is_a_transcript_becomes_turns(prompt: str) -> None:
 def test_a_prompt_that_only_speaks_of_speakers_stays_a_text(prompt: str) -> None:
     (made,) = normalise_rows([{"prompt": prompt, "chosen": " a", "rejected": " b"}], kind="preference")
     assert made == {"prompt": [user(prompt)], "chosen": [assistant(" a")], "rejected": [assistant(" b")]}
+
+
+def test_a_transcript_behind_other_text_is_refused_with_the_way_out() -> None:
+    told = refusal(
+        {"prompt": f"Below is a talk.{TRANSCRIPT}", "chosen": " a", "rejected": " b"}, "preference"
+    )
+    assert "column 'prompt': is a transcript behind a text that nobody says" in told
 
 
 def test_turns_behind_single_line_breaks_are_told_apart_or_refused() -> None:

@@ -31,7 +31,9 @@ SPEAKERS = {
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
-# how a text begins that holds messages
+# how a text begins that may hold messages, and one that can hold little else
+_MAY_BEGIN = re.compile(r"\s*\[?\s*\{")
+_SPEAKS = re.compile(r"""['"](role|from|speaker)['"]\s*:""")
 _BEGINS = re.compile(r"""\s*\[?\s*\{\s*['"](role|from|content|value)['"]\s*:""")
 _THOUGHT = re.compile(r"(.*</think>)\s*(?=[\[{])", re.DOTALL)
 _EMPTY: tuple[Any, ...] = (None, "", [], (), {})
@@ -72,12 +74,12 @@ def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
     Raises:
         ShapeError: the text begins as a list of messages does, and cannot be read as one.
     """
-    if not _BEGINS.match(text):
+    if not _MAY_BEGIN.match(text) or not _SPEAKS.search(text):
         return None
     try:
         found = parse_text(text)
     except ShapeError as error:
-        if text.lstrip().startswith("[") and re.search(r"""['"](role|from)['"]\s*:""", text):
+        if text.lstrip().startswith("[") and _BEGINS.match(text):
             raise ShapeError(f"begins as the text of a list of messages, and {error}") from None
         return None
     listed = [found] if isinstance(found, Mapping) else found
@@ -112,7 +114,7 @@ def _plain(name: Any) -> str:
 
 
 def _ours(message: Any) -> list[dict[str, Any]]:
-    if isinstance(message, str) and _BEGINS.match(message):
+    if isinstance(message, str) and _MAY_BEGIN.match(message):
         message = parse_text(message)
     if isinstance(message, Mapping) and (item := _response_item(message)):
         return [item]

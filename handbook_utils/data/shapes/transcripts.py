@@ -8,6 +8,7 @@ from itertools import pairwise
 _NAMES = {"System": "system", "Human": "user", "User": "user", "Assistant": "assistant"}
 _OPENS = re.compile(r"\s*(?:#+[ \t]*)?(Human|User|System)[ \t]*:")
 _ANSWERS = re.compile(r"(?:^|\n)[ \t]*(?:#+[ \t]*)?Assistant[ \t]*:")
+_ASKS = re.compile(r"\n[ \t]*(?:Human|User)[ \t]*:")
 # HelpSteer's, where the first turn is the user's and has no mark
 _MARKED = re.compile(r"<extra_id_1>(User|Assistant)\n")
 
@@ -20,7 +21,11 @@ def is_transcript(value: object) -> bool:
     """
     if not isinstance(value, str):
         return False
-    return bool(_MARKED.search(value) or (_OPENS.match(value) and _ANSWERS.search(value)))
+    is_opened = _OPENS.match(value) and _ANSWERS.search(value)
+    # one that ends where the assistant is to speak is a transcript, whatever stands before it
+    last = value[-40:].rstrip().rpartition("\n")[2].strip("# \t")
+    is_waiting = last == "Assistant:" and _ASKS.search(value)
+    return bool(is_opened or is_waiting or _MARKED.search(value))
 
 
 def transcript_turns(text: str) -> list[tuple[str, str]]:
@@ -54,6 +59,11 @@ def transcript_turns(text: str) -> list[tuple[str, str]]:
 
 def _split(text: str, names: tuple[str, ...], *, breaks: str) -> list[tuple[str, str]]:
     before, *pieces = re.split(rf"(?:^|{breaks})[ \t]*(?:#+[ \t]*)?({'|'.join(names)})[ \t]*:", text.lstrip())
-    if before.strip() or not pieces:
+    if before.strip() and pieces:
+        raise ValueError(
+            "is a transcript behind a text that nobody says. Put that text into a column `system`, or the "
+            "whole into messages."
+        )
+    if not pieces:
         raise ValueError("expected turns opened by 'Human:' and 'Assistant:' on lines of their own.")
     return [(_NAMES[name], said.strip()) for name, said in zip(pieces[::2], pieces[1::2], strict=True)]

@@ -58,6 +58,8 @@ def parse_text(text: str) -> Any:
     try:
         if sum(map(len, pieces)) < len(text):
             raise ValueError("a quote is left open")
+        if any("..." in piece for piece in pieces if piece[0] not in "'\""):
+            raise ValueError("printed in part")
         return ast.literal_eval("".join(map(_as_python, pieces)).strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise ShapeError(f"is neither JSON ({reason}) nor a list as Python prints it") from None
