@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 
-from datasets import Dataset
-
-from handbook_utils.data.files import data_suffix
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.load import Locator, check_asked_once, drawn_rows, normaliser_of, origin_of
+from handbook_utils.data.reading.files import data_suffix
+from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import Origin, iterate_rows, read_rows
 from handbook_utils.errors import DataError
@@ -61,9 +60,7 @@ def _rows(source: DataSource, run: Locator, *, seed: int) -> Iterable[tuple[int,
         return iterate_rows(origin)
     first, rows = read_rows(origin)
     drawn = drawn_rows(source, len(rows), seed=seed)
-    # a Dataset gives rows one by one slowly, and in a row quickly
-    picked = rows.select(drawn) if isinstance(rows, Dataset) else (rows[place] for place in drawn)
-    return ((first + place, row) for place, row in zip(drawn, picked, strict=True))
+    return ((first + place, row) for place, row in zip(drawn, rows_at(rows, drawn), strict=True))
 
 
 def _can_stream(source: DataSource, origin: Origin) -> bool:

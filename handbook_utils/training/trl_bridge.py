@@ -18,6 +18,7 @@ from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from handbook_utils.errors import RecipeError, TrainingError
+from handbook_utils.libraries.exact_json import exact_json
 from handbook_utils.libraries.transformers_internals import use_one_device
 from handbook_utils.libraries.versions import version_advice
 from handbook_utils.shared_prefix.batching import LengthBatches
@@ -221,8 +222,8 @@ def collect_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
 
 @contextmanager
 def training_conditions() -> Iterator[None]:
-    """Hide the warnings no caller can avoid, and let TRL's output head skip what carries no loss."""
-    with warnings.catch_warnings(), _head_on_answers_only():
+    """Hide warnings that no caller can avoid, skip what carries no loss in the head, keep numbers exact."""
+    with warnings.catch_warnings(), _head_on_answers_only(), exact_json():
         # trl/models/utils.py reads and switches it around every reference pass of DPO
         older = "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated"
         warnings.filterwarnings("ignore", older, FutureWarning)

@@ -151,7 +151,7 @@ def test_a_copy_of_a_hub_repository_is_read_by_its_splits(tmp_path: Path) -> Non
     pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "copy" / "data" / "train-00000-of-00001.parquet")
     (tmp_path / "copy" / "README.md").write_text("# A copy\n", encoding="utf-8")
     assert len(load_dataset(str(tmp_path / "copy"), kind="conversation")) == 1
-    assert "Bad split: dev. Available splits: ['train']" in refused(tmp_path / "copy", split="dev")
+    assert "no split 'dev'. Choose from: train" in refused(tmp_path / "copy", split="dev")
 
 
 @pytest.fixture
