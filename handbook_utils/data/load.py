@@ -14,8 +14,8 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Value
 from pydantic import ValidationError
 
-from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser
-from handbook_utils.data.mixture import SourceReport, draw_rows, without_test_rows
+from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser, prompt_hash
+from handbook_utils.data.mixture import SourceReport, draw_rows, warn_of_repeats, without_test_rows
 from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
@@ -95,7 +95,8 @@ def load_dataset(name: str, *, kind: Kind, seed: int = 0, **options: Unpack[Sour
             `revision` and `subset` of a hub name; `format` and `columns` where names do not tell; `pairs`,
             such as {"rating": "helpfulness"}, where answers are rated; `weight`; `max_rows`.
     Returns:
-        A dataset in memory. Prompts are unique: further rows of one prompt are left out.
+        A dataset in memory. Prompts are unique: further rows of one prompt are left out, with a warning
+        unless their `prompt_id` says that they are of one prompt.
     Raises:
         DataError: names what is missing or wrong, where, and the nearest valid name.
     """
@@ -275,10 +276,14 @@ def _tell_even_pairs(source: DataSource, even: int, rows: int) -> None:
 def _unique_prompts(rows: Sequence[Row], name: str) -> list[Row]:
     """Keep the first row of each prompt id: samples and their seeds are named by it."""
     first: dict[str, Row] = {}
+    unnamed = 0
     for number, row in enumerate(rows, start=1):
         earlier = first.setdefault(row["prompt_id"], row)
+        # samples of one prompt have its id, and say by it that they are
+        unnamed += earlier is not row and row["prompt_id"] == prompt_hash(row["prompt"])
         if earlier["prompt"] != row["prompt"]:
             raise DataError(f"{name}: row {number} has the prompt_id '{row['prompt_id']}' of another prompt.")
+    warn_of_repeats(unnamed, len(first))
     return list(first.values())
 
 

@@ -16,6 +16,7 @@ from datasets import Dataset
 from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
 from handbook_utils.data.reading.files import PICKLES, SUFFIXES, data_suffix, iterate_file, iterate_files
 from handbook_utils.data.reading.folders import find_splits
+from handbook_utils.data.reading.originals import original_rows, warn_of_guesses
 from handbook_utils.data.reading.tables import DatasetRows, TableReader
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
@@ -194,9 +195,12 @@ def _open_hub(origin: Origin, name: str, *, stream: bool) -> Iterable[Row]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError) as error:
         raise DataError(_hub_message(origin, error)) from error
     if streams:
+        if origin.is_hub and loaded.info.builder_name in ("json", "csv"):
+            warn_of_guesses(origin.name)
         return _explained(origin, loaded)
     _check_commit(origin, loaded)
-    return DatasetRows(loaded, origin.name)
+    originals = original_rows(loaded, name, split=origin.split.base, subset=origin.subset)
+    return DatasetRows(loaded, origin.name) if originals is None else originals
 
 
 def _explained(origin: Origin, rows: Any) -> Iterator[Row]:

@@ -25,6 +25,7 @@ from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.training.arguments import RENAMED
 from handbook_utils.training.reference.models import frozen_copy, restore_adapter, trained_weights
 from handbook_utils.training.rows.batches import LengthBatchSampler
+from handbook_utils.training.rows.lengths import with_answers
 
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit
@@ -199,6 +200,9 @@ def make_trainer(
     if isinstance(trainer.train_dataset, IterableDataset):
         # after TRL has dropped what is too long: a trainer that resumes skips batches of one pass only
         trainer.train_dataset = trainer.train_dataset.repeat(None)
+    if name == "orpo":
+        trainer.train_dataset = with_answers(trainer.train_dataset)
+        trainer.eval_dataset = with_answers(trainer.eval_dataset)
     trainer.remove_callback(PrinterCallback)
     if has_adapter:
         is_given = name == "dpo" and config.precompute_ref_log_probs

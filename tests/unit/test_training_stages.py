@@ -258,7 +258,7 @@ LENGTHS = [
 def test_rows_longer_than_max_length_are_counted_aloud(
     stage: str, limit: int, messages: list[str], make_recipe: Any, tmp_path: Path
 ) -> None:
-    from handbook_utils.training.fit import LengthWarning
+    from handbook_utils.training.rows.lengths import LengthWarning
 
     with pytest.warns(LengthWarning) as caught:
         run_stage(make_recipe(stage, max_length=limit, max_steps=1), tmp_path / "run", progress=False)

@@ -94,9 +94,9 @@ def _reader_of(path: Path, tables: TableReader) -> Callable[[Path], Iterator[Row
         )
     if suffix in _TABLES:
         return partial(_TABLES[suffix], tables=tables)
-    if suffix not in _TEXTS:
+    if suffix not in TEXTS:
         raise DataError(f"{path}: unknown type '{suffix}'. Choose from: {', '.join(SUFFIXES)}.")
-    return _TEXTS[suffix]
+    return TEXTS[suffix]
 
 
 def _open_text(path: Path, newline: str | None = None) -> Any:
@@ -247,7 +247,7 @@ def _nearest(path: Path) -> str:
     return suggest(path.name, names) if names else f"{path.parent.resolve()} holds no data file."
 
 
-_TEXTS: dict[str, Callable[[Path], Iterator[Row]]] = {
+TEXTS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _iterate_jsonl,
     ".jsonl.gz": _iterate_jsonl,
     ".json": _iterate_json,
@@ -257,4 +257,4 @@ _TEXTS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".tsv": _iterate_csv,
 }
 _TABLES: dict[str, Callable[..., Iterator[Row]]] = {".parquet": _iterate_parquet, ".arrow": _iterate_arrow}
-SUFFIXES = (*_TEXTS, *_TABLES)
+SUFFIXES = (*TEXTS, *_TABLES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from huggingface_hub.repocard import metadata_load
 
 from handbook_utils.data.reading.files import PICKLES, SUFFIXES, data_suffix
 from handbook_utils.errors import DataError, suggest
+from handbook_utils.runs.log import warn_and_log
 
 LOGGER = logging.getLogger("handbook_utils")
 KEYWORDS = {
@@ -78,8 +78,7 @@ class FolderSplits:
                 f"{name}: not read, as no name tells a split: {_listed(self.unread)}. Name such a file by "
                 "itself to read it."
             )
-            LOGGER.warning(message)
-            warnings.warn(message, UnreadFilesWarning, stacklevel=2)
+            warn_and_log(message, UnreadFilesWarning)
         if others := [known for known in self.splits if known != split]:
             LOGGER.info("%s: '%s' is %s; other splits: %s", name, split, _listed(files), ", ".join(others))
         return files

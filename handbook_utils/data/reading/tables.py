@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +11,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from handbook_utils.errors import DataError
+from handbook_utils.runs.log import warn_and_log
 
-LOGGER = logging.getLogger("handbook_utils")
 Row = dict[str, Any]
 _Read = Callable[[Any], Any]
 BATCH = 1000
@@ -96,8 +94,7 @@ class TableReader:
             "table fills them in for keys that only other rows have. Where a null is meant, write the rows "
             "as .jsonl."
         )
-        LOGGER.warning(message)
-        warnings.warn(message, FilledNullsWarning, stacklevel=2)
+        warn_and_log(message, FilledNullsWarning)
 
 
 class DatasetRows(Sequence[Row]):
@@ -124,7 +121,7 @@ class DatasetRows(Sequence[Row]):
         return self._reader.rows(self._dataset.select(places).with_format("arrow").iter(BATCH))
 
 
-def rows_at(rows: Sequence[Row], places: Sequence[int]) -> Iterator[Row]:
+def rows_at(rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> Iterator[Mapping[str, Any]]:
     """Yield some of the rows, in the order of `places`; a table gives rows in a row quickly."""
     return rows.at(places) if isinstance(rows, DatasetRows) else (rows[place] for place in places)
 
