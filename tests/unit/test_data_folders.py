@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from handbook_utils.data.load import ResolvedInputs, load_dataset
 from handbook_utils.data.reading.folders import UnreadFilesWarning
@@ -99,6 +100,13 @@ def test_a_folder_of_one_split_is_read_whole(tmp_path: Path, names: list[str]) -
     assert "no split 'dev'. Choose from: train. By its data files there are the splits 'train' (" in refused(
         name, split="dev"
     )
+
+
+def test_splits_saved_one_by_one_are_read_by_their_folders(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        Dataset.from_list([{"text": split}]).save_to_disk(tmp_path / split)
+    assert read(str(tmp_path)) == ["train"]
+    assert read(str(tmp_path), split="test") == ["test"]
 
 
 def test_a_split_of_any_name_is_read_where_it_was_pushed(tmp_path: Path) -> None:

@@ -203,6 +203,11 @@ def test_whole_numbers_of_any_size_and_options_of_templates_keep_their_digits(tm
     assert [arguments(one) for one in made] == [arguments_of(one) for one in rows]
     assert made[0]["chat_template_kwargs"] == row["chat_template_kwargs"]
     assert made.select([1])[0] == made[1]
+    source = DataSource(name=str(tmp_path / "r.jsonl"))
+    stream, _ = stream_sources([source], ResolvedInputs(), kind="conversation", seed=0)
+    assert sorted(map(json.dumps, map(arguments, stream))) == sorted(
+        json.dumps(arguments_of(one)) for one in rows
+    )
 
 
 def arguments_of(row: Any) -> Any:
@@ -242,6 +247,16 @@ def test_a_saved_dataset_gives_calls_their_own_keys_alone(tmp_path: Path) -> Non
     assert load_dataset(str(tmp_path / "json"), kind="conversation").to_list() == plain.to_list()
     Dataset.from_list(TWO_TOOLS, on_mixed_types="use_json").to_parquet(str(tmp_path / "json.parquet"))
     assert load_dataset(str(tmp_path / "json.parquet"), kind="conversation").to_list() == plain.to_list()
+
+
+def test_a_map_of_arguments_is_an_object(tmp_path: Path) -> None:
+    named = pa.struct([("name", pa.string()), ("arguments", pa.map_(pa.string(), pa.float64()))])
+    message = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(named))])
+    called = [{"name": "f", "arguments": [("a", 1.5), ("b", None)]}]
+    messages = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": called}]]
+    pq.write_table(pa.table({"messages": pa.array(messages, pa.list_(message))}), tmp_path / "r.parquet")
+    [made] = load_dataset(str(tmp_path / "r.parquet"), kind="conversation")
+    assert made["completion"][0]["tool_calls"][0]["arguments"] == {"a": 1.5, "b": None}
 
 
 def test_a_null_that_was_written_stays_a_null(tmp_path: Path) -> None:

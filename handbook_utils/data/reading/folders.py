@@ -32,7 +32,7 @@ _WORDS = {
 }
 # what `Dataset.push_to_hub` writes: the only files whose split may have any name
 _SHARD = re.compile(r"data/(?P<split>\w[\w.]*)-\d{5}-of-\d{5}[^/]*")
-_NOT_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+_NOT_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # what a README may say of a subset that changes no row
 _HARMLESS = {"config_name", "data_files", "data_dir", "default", "version", "description", "drop_labels"}
 

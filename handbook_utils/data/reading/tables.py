@@ -64,6 +64,8 @@ class TableReader:
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             inner = self._reader(kind.value_type, in_tool=in_tool)
             return inner and partial(_each, inner)
+        if pa.types.is_map(kind):
+            return partial(_mapping, self._reader(kind.item_type, in_tool=in_tool))
         if not pa.types.is_struct(kind):
             return None
         names = [field.name for field in kind]
@@ -131,6 +133,10 @@ def _parsed(text: str | None) -> Any:
         return None if text is None else json.loads(text)
     except ValueError:  # a column of JSON can be declared over texts that are none
         return text
+
+
+def _mapping(reader: _Read | None, pairs: list[tuple[Any, Any]] | None) -> dict[Any, Any] | None:
+    return None if pairs is None else {key: reader(value) if reader else value for key, value in pairs}
 
 
 def _each(reader: _Read, values: list[Any] | None) -> list[Any] | None:

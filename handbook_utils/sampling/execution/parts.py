@@ -81,7 +81,8 @@ def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
     if getattr(recipe, "speculative", None) is not None:
         costs = ("answers", "tokens", "rejected", "scored_tokens")
         run.note(**{name: sum(shard[name] for shard in proof["shards"]) for name in costs})
-    warn_of_left_out(*counts.values(), see=f"see {run.path / 'shards.json'}")
+    skipped, shortened, left_out = counts.values()
+    warn_of_left_out(skipped, shortened, left_out, see=f"see {run.path / 'shards.json'}")
 
 
 def warn_of_left_out(skipped: int, shortened: int, bad: int, see: str) -> None:

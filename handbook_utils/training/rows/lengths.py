@@ -136,10 +136,10 @@ def _tokens(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
 
 def _cut(prepared: Dataset, given: Dataset, arguments: Any, end: int) -> int:
     """Rows that are there and lack a part."""
-    limit = arguments.max_length
+    limit: int = arguments.max_length
     columns = set(prepared.column_names)
     if "input_ids" in given.column_names:  # tokenized before TRL cut them: what it left out was longer too
-        longer = sum(length > limit for length in map(len, given["input_ids"]))
+        longer = sum(1 for row in given["input_ids"] if len(row) > limit)
         return max(0, longer - (len(given) - len(prepared)))
     if "input_ids" in columns:
         keeps_end = getattr(arguments, "truncation_mode", "") == "keep_end"
