@@ -23,7 +23,13 @@ from handbook_utils.schema.recipe import (
     recipe_to_yaml,
 )
 from handbook_utils.schema.stage_table import STAGES
-from handbook_utils.schema.stages import PipelineRecipe, SamplingRecipe
+from handbook_utils.schema.stages import (
+    AnnotateRecipe,
+    PipelineRecipe,
+    SamplingRecipe,
+    ScoreRecipe,
+    SelectRecipe,
+)
 from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
@@ -213,15 +219,11 @@ def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
         from handbook_utils.training.dry_run import plan_training
 
         return plan_training(recipe, inputs)
-    if isinstance(recipe, SamplingRecipe):
-        from handbook_utils.sampling.stages import count_prompts
+    if isinstance(recipe, SamplingRecipe | ScoreRecipe | SelectRecipe | AnnotateRecipe):
+        from handbook_utils.sampling.dry_run import plan_sampling
 
-        prompts = count_prompts(recipe, inputs)
-        return {
-            "prompts": prompts,
-            "answers": prompts * recipe.samples,
-            "max_new_tokens": recipe.max_new_tokens,
-        }
+        reads = ", ".join(str(path) for path in inputs.values())
+        return ({"reads": reads} if reads else {}) | plan_sampling(recipe, inputs)
     return {"reads": ", ".join(str(path) for path in inputs.values())}
 
 

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
 
 import pyarrow as pa
-from datasets import Dataset, Features, Json, Value
+from datasets import Dataset, DatasetInfo, Features, Value
 from pydantic import ValidationError
 
-from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser
-from handbook_utils.data.mixture import SourceReport, draw_rows, without_test_rows
+from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser, prompt_hash
+from handbook_utils.data.mixture import SourceReport, draw_rows, warn_of_repeats, without_test_rows
+from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
+from handbook_utils.libraries.exact_json import ExactJson
 from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.schema.sections import DataSource, Source
 from handbook_utils.schema.stage_table import Kind
@@ -39,7 +41,7 @@ _COLUMNS: dict[str, Any] = {
     "rejected": _MESSAGES,
     "label": Value("bool"),
     # as text underneath: schemas of tools, calls of them, and options of templates differ from row to row
-    **dict.fromkeys(OPTIONAL, Json()),
+    **dict.fromkeys(OPTIONAL, ExactJson()),
     **dict.fromkeys(GOLD_COLUMNS, Value("float64")),
 }
 
@@ -84,15 +86,17 @@ def load_dataset(name: str, *, kind: Kind, seed: int = 0, **options: Unpack[Sour
     """Load rows and bring them into one of five forms (see `formats.normalise_rows`).
 
     Args:
-        name: `pocket:...`, a .jsonl/.jsonl.gz/.json/.csv/.parquet/.arrow file, a folder (of such files,
-            written by `Dataset.save_to_disk`, or of an earlier run), or a dataset's name on the hub.
+        name: `pocket:...`, a .jsonl/.json/.csv/.tsv/.parquet/.arrow file (the texts also as .gz), a folder
+            (of such files, by splits as its README or their names tell; written by `Dataset.save_to_disk`;
+            or of an earlier run), or a dataset's name on the hub.
         kind: "text", "conversation", "preference", "feedback" or "prompt".
         seed: of a sample (`weight`, `max_rows`), and of the order and answers of `pocket:` data.
         options: as under `data:` in a recipe: `split`, with an optional slice such as "train[:200]";
             `revision` and `subset` of a hub name; `format` and `columns` where names do not tell; `pairs`,
             such as {"rating": "helpfulness"}, where answers are rated; `weight`; `max_rows`.
     Returns:
-        A dataset in memory. Prompts are unique: further rows of one prompt are left out.
+        A dataset in memory. Prompts are unique: further rows of one prompt are left out, with a warning
+        unless their `prompt_id` says that they are of one prompt.
     Raises:
         DataError: names what is missing or wrong, where, and the nearest valid name.
     """
@@ -161,10 +165,12 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
     kept = [name for name in columns if (any if name in OPTIONAL else all)(name in row for row in rows)]
     features = Features({name: _feature(name, rows) for name in kept})
     parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
-    return arrow_dataset(_record_batch(part, features) for part in parts)
+    return arrow_dataset((_record_batch(part, features) for part in parts), features=features)
 
 
-def arrow_dataset(batches: Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> Dataset:
+def arrow_dataset(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema | None = None, features: Features | None = None
+) -> Dataset:
     """A dataset of Arrow's batches as they are; without any, `schema` says which columns it has.
 
     It is named by a checksum of their memory. `datasets` would copy it more than once for that.
@@ -174,15 +180,16 @@ def arrow_dataset(batches: Iterable[pa.RecordBatch], schema: pa.Schema | None = 
     for column in table.columns:
         for buffer in (part for chunk in column.chunks for part in chunk.buffers() if part is not None):
             digest.update(buffer)
-    return Dataset(table, fingerprint=digest.hexdigest())
+    info = None if features is None else DatasetInfo(features=features)
+    return Dataset(table, info=info, fingerprint=digest.hexdigest())
 
 
 def _record_batch(rows: Sequence[Row], features: Features) -> pa.RecordBatch:
     """Some examples as Arrow keeps them; `Dataset.from_dict` looks at each value in Python first."""
     columns = {name: [row.get(name, OPTIONAL.get(name)) for row in rows] for name in features}
     for name, feature in features.items():
-        if isinstance(feature, Json):
-            columns[name] = features.encode_column(columns[name], name)
+        if isinstance(feature, ExactJson):
+            columns[name] = [feature.encode_example(value) for value in columns[name]]
     return pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
 
 
@@ -235,9 +242,8 @@ def _load_source(
     numbers, rows = normalise.gathered(*read_rows(origin_of(source, run, seed=seed)))
     drawn = drawn_rows(source, len(rows), seed=seed)
     wanted = sorted(set(drawn))
-    # a Dataset gives rows one by one slowly, and in a row quickly
-    picked = rows.select(wanted) if isinstance(rows, Dataset) else (rows[position] for position in wanted)
-    by_row = {place: normalise(numbers[place], row) for place, row in zip(wanted, picked, strict=True)}
+    picked = zip(wanted, rows_at(rows, wanted), strict=True)
+    by_row = {place: normalise(numbers[place], row) for place, row in picked}
     made = [example for position in drawn for example in by_row[position]]
     kept = without_test_rows(made, tested, kind=kind) if tested and not source.allow_test else made
     assert normalise.found is not None  # draw_rows gives at least one
@@ -270,15 +276,19 @@ def _tell_even_pairs(source: DataSource, even: int, rows: int) -> None:
 def _unique_prompts(rows: Sequence[Row], name: str) -> list[Row]:
     """Keep the first row of each prompt id: samples and their seeds are named by it."""
     first: dict[str, Row] = {}
+    unnamed = 0
     for number, row in enumerate(rows, start=1):
         earlier = first.setdefault(row["prompt_id"], row)
+        # samples of one prompt have its id, and say by it that they are
+        unnamed += earlier is not row and row["prompt_id"] == prompt_hash(row["prompt"])
         if earlier["prompt"] != row["prompt"]:
             raise DataError(f"{name}: row {number} has the prompt_id '{row['prompt_id']}' of another prompt.")
+    warn_of_repeats(unnamed, len(first))
     return list(first.values())
 
 
 def _feature(name: str, rows: Sequence[Row]) -> Any:
     """A column's type; messages that call tools keep their own keys, where a struct would fill in nulls."""
     if _COLUMNS[name] is _MESSAGES and any(len(message) > 2 for row in rows for message in row[name]):
-        return Json()
+        return ExactJson()
     return _COLUMNS[name]

@@ -10,7 +10,16 @@ from typing import Any
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.recognise import Row
 from handbook_utils.errors import DataError
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.stage_table import Kind
+
+
+class LeakedRowsWarning(UserWarning):
+    """Rows of `data` are in `eval_data` too, and were left out of training."""
+
+
+class LeftOutPromptsWarning(UserWarning):
+    """Rows repeat a prompt, or prompts were skipped or cut to fit."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,16 @@ def draw_rows(rows: int, *, weight: float = 1.0, max_rows: int | None = None, se
         random.Random(f"mixture {seed}").shuffle(order)
         drawn += sorted(order[:rest])
     return drawn
+
+
+def warn_of_repeats(rows: int, asked: int) -> None:
+    """Warn of rows that repeat a prompt and are left out; `asked` prompts are there without them."""
+    if rows:
+        message = (
+            f"{rows:,} rows repeat the prompt of an earlier row: left out, which leaves {asked:,} prompts. "
+            "For several answers to a prompt raise `samples`."
+        )
+        warn_and_log(message, LeftOutPromptsWarning)
 
 
 def example_key(example: Row, kind: Kind) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from datasets import Dataset
-
-from handbook_utils.data.files import data_suffix
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.load import Locator, check_asked_once, drawn_rows, normaliser_of, origin_of
+from handbook_utils.data.mixture import warn_of_repeats
+from handbook_utils.data.reading.files import data_suffix
+from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import Origin, iterate_rows, read_rows
 from handbook_utils.errors import DataError
@@ -19,11 +20,31 @@ from handbook_utils.schema.sections import DataSource
 Prompt = tuple[str, list[Message]]
 
 
+@dataclass
+class LeftOut:
+    """Rows of which no prompt was made, counted while prompts are read.
+
+    Attributes:
+        bad: what is wrong with each row that is no prompt.
+        repeated: rows that ask what an earlier one asked.
+        unnamed: those of them that no `prompt_id` says to be of one prompt.
+    """
+
+    bad: list[str] = field(default_factory=list)
+    repeated: int = 0
+    unnamed: int = 0
+
+    def warn(self, asked: int) -> None:
+        """Say how many rows repeat a prompt, unless their own `prompt_id` says that they do."""
+        warn_of_repeats(self.unnamed, asked)
+
+
 def iterate_prompts(
     sources: Sequence[DataSource],
     run: Locator,
     *,
     seed: int,
+    left_out: LeftOut | None = None,
     on_bad: Callable[[DataError], None] | None = None,
 ) -> Iterator[Prompt]:
     """Yield (prompt id, messages) of every source in order; a further row of one prompt is left out.
@@ -32,6 +53,7 @@ def iterate_prompts(
         sources: `data` of a recipe.
         run: finds what an earlier run left.
         seed: of samples (`weight`, `max_rows`) and of the order of `pocket:` data.
+        left_out: counts repeated prompts.
         on_bad: told of each row that is no prompt, which is then left out; None raises there.
     Raises:
         DataError: a source or row that cannot be read, one prompt id for two prompts, or no prompt at all.
@@ -49,6 +71,9 @@ def iterate_prompts(
                 continue
             if _is_new(example, seen, place=f"{run.locate(source)}: row {number}"):
                 yield example["prompt_id"], example["prompt"]
+            elif left_out is not None:
+                left_out.repeated += 1
+                left_out.unnamed += row.get("prompt_id") is None
     if not seen:
         raise DataError("there are no prompts to answer. Check the data's `split`.")
 
@@ -61,9 +86,7 @@ def _rows(source: DataSource, run: Locator, *, seed: int) -> Iterable[tuple[int,
         return iterate_rows(origin)
     first, rows = read_rows(origin)
     drawn = drawn_rows(source, len(rows), seed=seed)
-    # a Dataset gives rows one by one slowly, and in a row quickly
-    picked = rows.select(drawn) if isinstance(rows, Dataset) else (rows[place] for place in drawn)
-    return ((first + place, row) for place, row in zip(drawn, picked, strict=True))
+    return ((first + place, row) for place, row in zip(drawn, rows_at(rows, drawn), strict=True))
 
 
 def _can_stream(source: DataSource, origin: Origin) -> bool:

@@ -13,8 +13,11 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
-from handbook_utils.data.files import PICKLES, SUFFIXES, data_suffix, find_parts, iterate_file, iterate_parts
 from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
+from handbook_utils.data.reading.files import PICKLES, SUFFIXES, data_suffix, iterate_file, iterate_files
+from handbook_utils.data.reading.folders import find_splits
+from handbook_utils.data.reading.originals import original_rows, warn_of_guesses
+from handbook_utils.data.reading.tables import DatasetRows, TableReader
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
 from handbook_utils.environment import is_offline
@@ -67,12 +70,11 @@ def read_rows(origin: Origin) -> tuple[int, Sequence[Row]]:
     if name.startswith(PREFIX):
         return 1, pocket_rows(name, split, seed=origin.seed)
     opened = _open(origin, stream=False)
-    rows = opened if isinstance(opened, Dataset) else list(opened)
+    rows = opened if isinstance(opened, DatasetRows) else list(opened)
     if len(rows) == 0:
         raise DataError(f"{name}: no rows in '{split.base}'.")
     first, end = split.bounds(len(rows), name=name)
-    part: Sequence[Row] = rows.select(range(first, end)) if isinstance(rows, Dataset) else rows[first:end]
-    return first + 1, part
+    return first + 1, rows[first:end]
 
 
 def iterate_rows(origin: Origin) -> Iterator[tuple[int, Row]]:
@@ -103,7 +105,7 @@ def _stream_bounds(name: str, split: Split) -> tuple[int, int | None]:
 
 
 def _open(origin: Origin, *, stream: bool) -> Iterable[Row]:
-    """The rows of a whole split: a `Dataset`, or something to go through once."""
+    """The rows of a whole split: of a `Dataset`, or something to go through once."""
     path = origin.path
     if origin.is_hub:
         return _open_hub(origin, origin.name, stream=stream)
@@ -137,15 +139,15 @@ def _open_folder(origin: Origin, path: Path, *, stream: bool) -> Iterable[Row]:
     if (path / f"{path.resolve().name}.py").exists():
         raise DataError(_script_message(str(path)))
     if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
-        saved: Iterable[Row] = _saved(origin, path)
-        return saved
+        return DatasetRows(_saved(origin, path), origin.name)
     if (path / "manifest.json").exists():
         _only_train(origin)
         return _run_table(path, origin.subset)
-    if find_parts(path):
-        _only_train(origin)
-        _no_subset(origin)
-        return iterate_parts(path)
+    found = find_splits(path, origin.subset)
+    if found.splits:
+        files = found.files(origin.split.base, origin.name)
+        if any(data_suffix(file) in SUFFIXES for file in files):
+            return iterate_files(files, origin.name)
     if any(path.glob("*.md")) or any(path.glob("*/*.*")):
         return _open_hub(origin, str(path), stream=stream)  # a hub repository that was copied here
     raise DataError(f"{path}: holds no data file ({', '.join(SUFFIXES)}) and no dataset saved to disk.")
@@ -176,7 +178,11 @@ def _run_table(path: Path, subset: str | None) -> Iterator[Row]:
         raise DataError(f"{path}: a run of stage '{name}' has no table '{subset}'. {suggest(subset, tables)}")
     table = path / (subset or stage.table)
     file = table.with_suffix(".parquet")
-    return iterate_file(file) if file.exists() or not table.is_dir() else iterate_parts(table)
+    if file.exists() or not table.is_dir():
+        return iterate_file(file)
+    return iterate_files(
+        (part for part in sorted(table.iterdir()) if data_suffix(part) in SUFFIXES), str(path)
+    )
 
 
 def _open_hub(origin: Origin, name: str, *, stream: bool) -> Iterable[Row]:
@@ -189,14 +195,17 @@ def _open_hub(origin: Origin, name: str, *, stream: bool) -> Iterable[Row]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetNotFoundError) as error:
         raise DataError(_hub_message(origin, error)) from error
     if streams:
+        if origin.is_hub and loaded.info.builder_name in ("json", "csv"):
+            warn_of_guesses(origin.name)
         return _explained(origin, loaded)
     _check_commit(origin, loaded)
-    return loaded  # type: ignore[no-any-return]
+    originals = original_rows(loaded, name, split=origin.split.base, subset=origin.subset)
+    return DatasetRows(loaded, origin.name) if originals is None else originals
 
 
-def _explained(origin: Origin, rows: Iterable[Row]) -> Iterator[Row]:
+def _explained(origin: Origin, rows: Any) -> Iterator[Row]:
     try:
-        yield from rows
+        yield from TableReader(origin.name).rows(rows.with_format("arrow").iter(100))
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{origin.name}: the stream broke off ({_first_line(error)}).") from error
 

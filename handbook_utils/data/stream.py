@@ -8,9 +8,10 @@ from typing import Any
 from datasets import IterableDataset, interleave_datasets
 
 from handbook_utils.data.load import Locator, normaliser_of, origin_of
-from handbook_utils.data.mixture import SourceReport, example_key
+from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import iterate_rows
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.sections import DataSource
 from handbook_utils.schema.stage_table import Kind
 
@@ -63,7 +64,15 @@ def _first_look(source: DataSource, run: Locator, *, kind: Kind, seed: int) -> S
 
 def _examples(source: Any, run: Any, kind: Kind, seed: int, left_out: frozenset[str]) -> Iterator[Row]:
     normalise = normaliser_of(source, run, kind=kind)
+    told = False
     for number, row in iterate_rows(origin_of(source, run, seed=seed)):
         for example in normalise(number, row):
             if not left_out or example_key(example, kind) not in left_out:
                 yield example
+            elif not told:
+                told = True
+                message = (
+                    f"{source.label}: row {number} of the stream has a prompt of `eval_data`: left out, as "
+                    "all others that have one."
+                )
+                warn_and_log(message, LeakedRowsWarning)

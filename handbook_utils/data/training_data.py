@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.load import Locator, dataset_fingerprint, load_mixture, to_dataset
-from handbook_utils.data.mixture import SourceReport, example_key
+from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
 from handbook_utils.data.stream import stream_sources
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.training import TrainingRecipe
-
-LOGGER = logging.getLogger("handbook_utils")
-
-
-class LeakedRowsWarning(UserWarning):
-    """Rows of `data` are in `eval_data` too, and were left out of training."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,5 @@ def load_training_data(recipe: TrainingRecipe, run: Locator) -> TrainingData:
     data = TrainingData(to_dataset(mixture.examples), evaluation, mixture.reports)
     if data.left_out:
         message = f"{data.left_out:,} training examples have a prompt of `eval_data`: left out."
-        LOGGER.warning(message)
-        warnings.warn(message, LeakedRowsWarning, stacklevel=2)
+        warn_and_log(message, LeakedRowsWarning)
     return data

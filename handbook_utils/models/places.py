@@ -39,11 +39,17 @@ def resolve_model(name: str, *, revision: str | None = None) -> str:
         return str(path)
     if path.exists():
         raise ModelError(f"{name}: a file. Give the folder that holds config.json and the weights.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if not is_hub_name(name):
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = suggest(path.name, beside) if beside else f"The folder {path.parent} is missing or empty."
         raise ModelError(f"{name}: no such folder. {hint}")
     return _fetched_adapter(name, revision) or name
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model's name can only be one of the hub: no folder is there, and it looks like no path."""
+    is_path = name.startswith(("pocket:", ".", "/", "~")) or name.count("/") > 1
+    return not (is_path or Path(name).expanduser().exists())
 
 
 def not_found(name: str, what: str, *, revision: str | None = None, reason: str = "") -> ModelError:

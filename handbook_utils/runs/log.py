@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,12 @@ from pathlib import Path
 from handbook_utils.runs.atomic import explained_os_errors
 
 LOGGER = logging.getLogger("handbook_utils")
+
+
+def warn_and_log(message: str, category: type[Warning], *, stacklevel: int = 3) -> None:
+    """Warn, and write it into the run's log."""
+    LOGGER.warning(message)
+    warnings.warn(message, category, stacklevel=stacklevel)
 
 
 @contextmanager

@@ -86,7 +86,13 @@ def write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows whole or not at all; a number that is none becomes null."""
     with atomic_file(out) as temporary:
         if out.suffix == ".parquet":
-            pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), temporary)
+            try:
+                table = pa.Table.from_pylist([dict(row) for row in rows])
+            except (pa.ArrowException, OverflowError) as error:
+                raise DataError(
+                    f"{out}: a column holds what no table can ({error}). Write to .jsonl, which can."
+                ) from None
+            pq.write_table(table, temporary)
         else:
             with temporary.open("w", encoding="utf-8") as stream:
                 stream.writelines(f"{line}\n" for line in _lines(rows))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Estimate
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.sampling.execution.parts import load_prompts, write_part, write_samples
+from handbook_utils.sampling.execution.parts import write_part, write_samples
 from handbook_utils.sampling.metrics import mean_over_prompts
 from handbook_utils.sampling.selection.annotate import Annotation, annotate, load_annotator
 from handbook_utils.sampling.tables import pairs_table, sample_parts
-from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, SamplingRecipe
+from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe
 
 
 def run_generate(recipe: GenerateRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -61,11 +59,6 @@ def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
         ),
         "distinct_rate": mean_estimate([1.0] * len(pairs) + [0.0] * skipped, unit="rate"),
     }
-
-
-def count_prompts(recipe: SamplingRecipe, inputs: Mapping[str, Path]) -> int:
-    """How many prompts a recipe reads, before there is a run folder."""
-    return sum(1 for _ in load_prompts(recipe, ResolvedInputs(inputs)))
 
 
 def sample_metrics(table: pa.Table) -> dict[str, Estimate]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
-from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.selection.groups import Ints, text_codes
 from handbook_utils.schema.sections import DataSource
+
+if TYPE_CHECKING:
+    from handbook_utils.data.load import Locator
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SAMPLES = pa.schema(
@@ -33,6 +36,10 @@ SAMPLES = pa.schema(
 )
 # where a run keeps samples, the richest table first
 SAMPLE_TABLES = ("scores", "samples")
+
+
+class UnscoredWarning(UserWarning):
+    """Samples have no score, so no mean counts them and no selection takes them."""
 
 
 def samples_table(completions: Sequence[Completion]) -> pa.Table:
@@ -91,7 +98,7 @@ def completions_of(table: pa.Table, *, where: str) -> list[ScoredCompletion]:
     ]
 
 
-def sample_parts(sources: Sequence[DataSource], run: RunFolder) -> Iterator[list[ScoredCompletion]]:
+def sample_parts(sources: Sequence[DataSource], run: Locator) -> Iterator[list[ScoredCompletion]]:
     """Records of `sample_tables`, a list a file."""
     for file, table in sample_tables(sources, run):
         yield completions_of(table, where=str(file))
@@ -122,7 +129,7 @@ class SamplePart:
         return table.filter(pa.array((self.first <= numbers) & (numbers < self.end)))
 
 
-def sample_tables(sources: Sequence[DataSource], run: RunFolder) -> Iterator[tuple[Path, pa.Table]]:
+def sample_tables(sources: Sequence[DataSource], run: Locator) -> Iterator[tuple[Path, pa.Table]]:
     """Samples of the sources, a file at a time: a prompt's samples are in one, as `generate` writes them.
 
     No more than a file is held in memory; raises as `wanted_parts`.
@@ -131,7 +138,7 @@ def sample_tables(sources: Sequence[DataSource], run: RunFolder) -> Iterator[tup
         yield part.file, part.read()
 
 
-def wanted_parts(sources: Sequence[DataSource], run: RunFolder) -> list[SamplePart]:
+def wanted_parts(sources: Sequence[DataSource], run: Locator) -> list[SamplePart]:
     """Where the samples of the sources are. A slice in `split`, such as train[:200], counts prompts.
 
     Raises:

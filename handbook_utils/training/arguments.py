@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
             "include_num_input_tokens_seen": "no" if recipe.trainer == "orpo" else "non_padding",
         }
     )
+
+
+def evaluates(arguments: Mapping[str, Any]) -> bool:
+    """Whether held-out rows are looked at while training."""
+    return str(arguments.get("eval_strategy", "no")) != "no" or bool(arguments.get("eval_on_start"))
 
 
 def step_arguments(recipe: TrainingRecipe, steps: int | None) -> dict[str, Any]:

@@ -14,15 +14,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.data.training_data import load_training_data
+from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import ModelError
 from handbook_utils.models.load import load_tokenizer
+from handbook_utils.models.places import is_hub_name
 from handbook_utils.schema.training import TrainingRecipe
-from handbook_utils.training.arguments import trainer_arguments
+from handbook_utils.training.arguments import evaluates, trainer_arguments
 from handbook_utils.training.initial_model import check_start
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches
-from handbook_utils.training.rows.labelled import training_rows
+from handbook_utils.training.rows.labelled import check_rows, training_rows
+from handbook_utils.training.rows.lengths import Shortened, check_stream_lengths, report_lengths
 from handbook_utils.training.rows.packing import with_packing
 from handbook_utils.training.rows.prepared import Counted, count_rows
 
@@ -36,10 +38,12 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         recipe: of a training stage.
         inputs: the run folder each `from:` of the recipe names.
     Returns:
-        `TrainingPlan` as a dictionary, what each source gives (`sources`), and how many examples are left out
-        because they are tested on (`test_rows_left_out`).
+        `TrainingPlan` as a dictionary, what each source gives (`sources`), how many examples are left out
+        because they are tested on (`test_rows_left_out`), and how many `max_length` leaves out or cuts
+        (`rows_left_out`, `rows_cut`; None where they are not counted).
     Raises:
-        DataError: as `load_dataset`.
+        DataError: as `load_dataset`, or no row is short enough.
+        TemplateError: the chat template would spoil training.
         RecipeError: as `batch_plan`, `check_start` and `check_shared_prefix`.
     """
     locator = ResolvedInputs(inputs)
@@ -50,30 +54,48 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
     recipe, _ = with_packing(recipe, source)
     data = load_training_data(recipe, locator)
     plan = make_plan(recipe, data.rows)
-    if isinstance(data.train, Dataset):
-        plan = make_plan(recipe, data.rows, counted=_counted(recipe, plan, data.train, locator))
-    told = {"sources": [str(report) for report in data.sources], "test_rows_left_out": data.left_out}
-    return asdict(plan) | told
+    counted, shortened = _counted(recipe, plan, data, locator)
+    if counted is not None:
+        plan = make_plan(recipe, data.rows, counted=counted)
+    return asdict(plan) | {
+        "sources": [str(report) for report in data.sources],
+        "test_rows_left_out": data.left_out,
+        "rows_left_out": None if shortened is None else shortened.left_out,
+        "rows_cut": None if shortened is None else shortened.cut,
+    }
 
 
 def _counted(
-    recipe: TrainingRecipe, plan: TrainingPlan, train: Dataset, located: ResolvedInputs
-) -> Counted | None:
-    """Rows and tokens as the trainer will prepare them; None without the model's tokenizer at hand."""
-    is_chat = recipe.stage != "pretrain"
+    recipe: TrainingRecipe, plan: TrainingPlan, data: TrainingData, located: ResolvedInputs
+) -> tuple[Counted | None, Shortened | None]:
+    """Rows and tokens as the trainer will prepare them, checked as a run checks them.
+
+    Nothing without the model's tokenizer at hand, and of a stream no counts.
+    """
+    is_chat, place = recipe.stage != "pretrain", located.locate(recipe.model)
     try:
         tokenizer = load_tokenizer(
-            located.locate(recipe.model),
+            place,
             revision=recipe.model.revision,
             for_chat=is_chat,
             chat_template=recipe.model.chat_template,
         )
-    except ModelError:  # a hub model not yet downloaded: the table says "not counted"
-        return None
-    return counted_rows(recipe, plan, tokenizer, training_rows(recipe, tokenizer, train))
+    except ModelError:
+        if not is_hub_name(place):
+            raise
+        return None, None  # not yet downloaded: the table says "not counted"
+    with quiet_libraries():
+        if is_chat:
+            check_rows(tokenizer, data.train)
+        if not isinstance(data.train, Dataset):
+            check_stream_lengths(recipe, tokenizer, data.train)
+            return None, None
+    return counted_rows(recipe, plan, tokenizer, (data.train, data.evaluation))
 
 
-def counted_rows(recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, train: Dataset) -> Counted:
+def counted_rows(
+    recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, data: tuple[Dataset, Dataset | None]
+) -> tuple[Counted, Shortened | None]:
     """Rows and tokens that the trainer itself makes of the examples: tokenized, cut, packed.
 
     Importing TRL costs about 8 seconds; counting it ourselves would have to follow every change there.
@@ -83,17 +105,22 @@ def counted_rows(recipe: TrainingRecipe, plan: TrainingPlan, tokenizer: Any, tra
     with tempfile.TemporaryDirectory() as folder, quiet_libraries(), training_conditions():
         arguments = trainer_arguments(recipe, plan, Path(folder))
         # nothing is evaluated, and nothing has to fit a GPU
+        held_out = data[1] if evaluates(arguments) else None
         arguments |= {"use_cpu": True, "bf16": False, "fp16": False, "eval_strategy": "no"}
+        given = (
+            training_rows(recipe, tokenizer, data[0]),
+            None if held_out is None else training_rows(recipe, tokenizer, held_out),
+        )
         trainer = make_trainer(
             recipe.trainer,
             arguments=arguments,
             model=_stand_in(recipe, tokenizer),
             tokenizer=tokenizer,
-            data=(train, None),
+            data=given,
             callbacks=[],
         )
         trainer.length_batches = length_batches(recipe, plan, trainer)
-        return count_rows(trainer)
+        return count_rows(trainer), report_lengths(trainer, given, end=tokenizer.eos_token_id)
 
 
 def _stand_in(recipe: TrainingRecipe, tokenizer: Any) -> Any:

@@ -20,7 +20,7 @@ from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
-from handbook_utils.training.arguments import step_arguments, trainer_arguments
+from handbook_utils.training.arguments import evaluates, step_arguments, trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.distributed import decided_by_main, wait_for_all
@@ -30,16 +30,13 @@ from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
 from handbook_utils.training.reference.logps import add_reference_logps, reference_store
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, prompts_computed_once
-from handbook_utils.training.rows.labelled import check_rows, training_rows, warn_and_log
+from handbook_utils.training.rows.labelled import check_rows, training_rows
+from handbook_utils.training.rows.lengths import check_stream_lengths, report_lengths
 from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
-from handbook_utils.training.rows.prepared import count_rows, left_out_and_cut
+from handbook_utils.training.rows.prepared import count_rows
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
-
-
-class LengthWarning(UserWarning):
-    """Rows are longer than `training.max_length`, and so are left out or cut."""
 
 
 def load_rows(recipe: TrainingRecipe, run: RunFolder) -> tuple[Dataset | IterableDataset, Dataset | None]:
@@ -97,6 +94,8 @@ def fit(
         with quiet_libraries():
             if for_chat:
                 check_rows(tokenizer, train)
+            if isinstance(train, IterableDataset):
+                check_stream_lengths(recipe, tokenizer, train)
             rows = training_rows(recipe, tokenizer, train)
             held_out = None if evaluation is None else training_rows(recipe, tokenizer, evaluation)
             set_seed(recipe.seed)  # a new score head or adapter is drawn from the global generator
@@ -125,7 +124,7 @@ def _train(
     from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 
     arguments = trainer_arguments(recipe, plan, run.path / CHECKPOINTS)
-    evaluates = str(arguments.get("eval_strategy", "no")) != "no" or bool(arguments.get("eval_on_start"))
+    data = (data[0], data[1] if evaluates(arguments) else None)
     bar = ShowProgress(recipe.stage) if run.progress else None
     with training_conditions():
         trainer = make_trainer(
@@ -133,12 +132,15 @@ def _train(
             arguments=arguments,
             model=start.model,
             tokenizer=tokenizer,
-            data=(data[0], data[1] if evaluates else None),
+            data=data,
             callbacks=[RecordMetrics(run), *([bar] if bar else [])],
         )
         keep_rows_apart(trainer)
         if isinstance(data[0], Dataset):
-            _report_lengths(run, trainer, rows=len(data[0]), tokenizer=tokenizer)
+            given = (data[0], data[1])
+            found = report_lengths(trainer, given, end=tokenizer.eos_token_id, quiet=not run.is_main)
+            if found is not None:
+                run.note(rows_left_out=found.left_out, rows_cut=found.cut)
         store = reference_store(recipe, run.locate(recipe.model), run.path)
         if store is not None:
             run.note(reference_logps=add_reference_logps(trainer, store))
@@ -173,31 +175,6 @@ def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, exampl
     run.note(plan=asdict(plan))
     if run.progress:
         show_plan(asdict(plan))
-
-
-def _report_lengths(run: RunFolder, trainer: Any, *, rows: int, tokenizer: Any) -> None:
-    """Say how many rows `max_length` left out or cut: the trainers do either in silence."""
-    if not run.is_main:
-        return
-    limit = trainer.args.max_length
-    found = left_out_and_cut(trainer, rows=rows, end=tokenizer.eos_token_id)
-    if found is None:
-        return
-    dropped, cut = found
-    if dropped == rows:
-        raise DataError(f"all {rows} rows are longer than training.max_length = {limit} tokens. Raise it.")
-    if dropped:
-        warn_and_log(
-            f"{dropped} of {rows} rows do not fit into training.max_length = {limit} tokens: left out.",
-            LengthWarning,
-        )
-    if cut:
-        warn_and_log(
-            f"{cut} of {rows} rows are longer than training.max_length = {limit} tokens: their ends are cut "
-            "off, and with them the token that ends an answer.",
-            LengthWarning,
-        )
-    run.note(rows_left_out=dropped, rows_cut=cut)
 
 
 def _save(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:

@@ -21,10 +21,10 @@ from handbook_utils.models.logprobs import (
 )
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.initial_model import load_reference
 from handbook_utils.training.plan import setting
-from handbook_utils.training.rows.labelled import warn_and_log
 
 # metrics of (model as saved, tokenizer, held-out rows)
 Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]

@@ -50,7 +50,11 @@ def _sources(plan: Mapping[str, Any]) -> dict[str, str]:
     """What each source gives, which only a dry run tells: a run keeps it in its manifest."""
     if "sources" not in plan:
         return {}
-    return {"sources": "\n".join(plan["sources"]), "test rows left out": _number(plan["test_rows_left_out"])}
+    counts = ("test_rows_left_out", "rows_left_out", "rows_cut")
+    return {
+        "sources": "\n".join(plan["sources"]),
+        **{name.replace("_", " "): _number(plan.get(name)) for name in counts},
+    }
 
 
 def _number(value: int | None) -> str:

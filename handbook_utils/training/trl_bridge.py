@@ -18,12 +18,14 @@ from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from handbook_utils.errors import RecipeError, TrainingError
+from handbook_utils.libraries.exact_json import exact_json
 from handbook_utils.libraries.transformers_internals import use_one_device
 from handbook_utils.libraries.versions import version_advice
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.training.arguments import RENAMED
 from handbook_utils.training.reference.models import frozen_copy, restore_adapter, trained_weights
 from handbook_utils.training.rows.batches import LengthBatchSampler
+from handbook_utils.training.rows.lengths import with_answers
 
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit
@@ -198,6 +200,9 @@ def make_trainer(
     if isinstance(trainer.train_dataset, IterableDataset):
         # after TRL has dropped what is too long: a trainer that resumes skips batches of one pass only
         trainer.train_dataset = trainer.train_dataset.repeat(None)
+    if name == "orpo":
+        trainer.train_dataset = with_answers(trainer.train_dataset)
+        trainer.eval_dataset = with_answers(trainer.eval_dataset)
     trainer.remove_callback(PrinterCallback)
     if has_adapter:
         is_given = name == "dpo" and config.precompute_ref_log_probs
@@ -221,8 +226,8 @@ def collect_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
 
 @contextmanager
 def training_conditions() -> Iterator[None]:
-    """Hide the warnings no caller can avoid, and let TRL's output head skip what carries no loss."""
-    with warnings.catch_warnings(), _head_on_answers_only():
+    """Hide warnings that no caller can avoid, skip what carries no loss in the head, keep numbers exact."""
+    with warnings.catch_warnings(), _head_on_answers_only(), exact_json():
         # trl/models/utils.py reads and switches it around every reference pass of DPO
         older = "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated"
         warnings.filterwarnings("ignore", older, FutureWarning)

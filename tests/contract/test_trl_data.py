@@ -74,3 +74,37 @@ def test_tools_and_their_calls_reach_the_template(
     assert [tiny_tokenizer.decode(row["input_ids"]) for row in trainer.train_dataset] == [
         tiny_tokenizer.apply_chat_template(talk, tools=tools, tokenize=False) for talk, tools in expected
     ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "column"),
+    [
+        ("sft", "input_ids"),
+        ("dpo", "chosen_ids"),
+        ("reward", "chosen_ids"),
+        ("kto", "completion_ids"),
+        ("orpo", "chosen_input_ids"),
+    ],
+)
+def test_arguments_reach_the_tokens_with_all_digits_and_their_own_keys_alone(
+    stage: str,
+    column: str,
+    trainer_on: Callable[..., Any],
+    tiny_tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", TOOLS_TEMPLATE)
+    told = [{"tiny": 1e-12, "big": 2**70}, {"pi": 3.141592653589793, "meant": None}]
+    calls = [
+        {**CALL, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": each}}]}
+        for each in told
+    ]
+    answer = "completion" if stage in ("sft", "kto") else "chosen"
+    other = {"rejected": [PLAIN[1]]} if answer == "chosen" else {}
+    label = {"label": True} if stage == "kto" else {}
+    rows = [{"prompt": [ASK], answer: [call], "tools": TOOLS, **other, **label} for call in calls]
+    if stage == "kto":
+        rows[1]["label"] = False
+    trainer = trainer_on(stage, to_dataset(rows))
+    texts = [tiny_tokenizer.decode(ids) for ids in trainer.train_dataset[column]]
+    assert [json.dumps(each) in text for each, text in zip(told, texts, strict=True)] == [True, True]

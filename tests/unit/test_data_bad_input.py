@@ -19,6 +19,7 @@ from datasets.arrow_writer import ArrowWriter
 from pyarrow import feather
 
 from handbook_utils.data.load import load_dataset
+from handbook_utils.data.reading.originals import GuessedValuesWarning
 from handbook_utils.errors import DataError
 
 ROW = {"prompt": "a", "completion": "b"}
@@ -151,7 +152,7 @@ def test_a_copy_of_a_hub_repository_is_read_by_its_splits(tmp_path: Path) -> Non
     pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "copy" / "data" / "train-00000-of-00001.parquet")
     (tmp_path / "copy" / "README.md").write_text("# A copy\n", encoding="utf-8")
     assert len(load_dataset(str(tmp_path / "copy"), kind="conversation")) == 1
-    assert "Bad split: dev. Available splits: ['train']" in refused(tmp_path / "copy", split="dev")
+    assert "no split 'dev'. Choose from: train" in refused(tmp_path / "copy", split="dev")
 
 
 @pytest.fixture
@@ -190,6 +191,61 @@ def test_offline_the_pinned_revision_is_read_and_any_other_refused(cached: str) 
 def test_a_split_or_subset_that_a_hub_dataset_lacks_is_named(cached: str) -> None:
     assert 'Unknown split "dev"' in refused(cached, kind="text", split="dev")
     assert "for config 'other'" in refused(cached, kind="text", subset="other")
+
+
+def hub_dataset(path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, list[str]]) -> str:
+    """A hub dataset as `datasets` has stored it: files in the hub's cache, and the table it made of them."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(path / "datasets"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(path / "hub"))
+    snapshot = path / "hub" / "datasets--someone--things" / "snapshots" / COMMIT
+    sizes = {}
+    for name, texts in files.items():
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_text(
+            "\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8"
+        )
+        sizes[f"hf://datasets/someone/things@{COMMIT}/{name}"] = {"num_bytes": 1, "checksum": None}
+    folder = path / "datasets" / "someone___things" / "default" / "0.0.0" / COMMIT
+    folder.mkdir(parents=True)
+    features = datasets.Features({"text": datasets.Value("string")})
+    splits = {}
+    for split in ("train", "test"):
+        rows = [text for name, texts in files.items() for text in texts if name.startswith(f"data/{split}")]
+        with ArrowWriter(features=features, path=str(folder / f"things-{split}.arrow")) as writer:
+            for text in rows:
+                writer.write({"text": f"{text} 00:00:00"})  # as it rewrites dates
+            examples, size = writer.finalize()
+        splits[split] = {"name": split, "num_bytes": size, "num_examples": examples, "dataset_name": "things"}
+    about = {"builder_name": "json", "dataset_name": "things", "config_name": "default"}
+    info = datasets.DatasetInfo(features=features, **about, version="0.0.0", splits=splits)
+    info.download_checksums = sizes
+    info.write_to_directory(str(folder))
+    return "someone/things"
+
+
+HUB_FILES = {
+    "data/train-0.jsonl": ["Ada"],
+    "data/train-1.jsonl": ["2024-05-01", "007"],
+    "data/test.jsonl": ["2024-05-02"],
+}
+
+
+def test_of_a_hub_dataset_the_files_are_read_as_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hub_dataset(tmp_path, monkeypatch, HUB_FILES)
+    assert load_dataset(name, kind="text")["text"][:] == ["Ada", "2024-05-01", "007"]
+    assert load_dataset(name, kind="text", split="test")["text"][:] == ["2024-05-02"]
+
+
+def test_where_files_of_a_hub_dataset_are_gone_a_warning_says_who_has_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hub_dataset(tmp_path, monkeypatch, HUB_FILES)
+    snapshot = tmp_path / "hub" / "datasets--someone--things" / "snapshots" / COMMIT
+    (snapshot / "data" / "train-1.jsonl").unlink()
+    with pytest.warns(GuessedValuesWarning, match="may take a text for a date"):
+        assert len(load_dataset(name, kind="text")) == 3
 
 
 def test_a_subset_of_a_file_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handbook_utils.data.load import ResolvedInputs, load_dataset, load_mixture
-from handbook_utils.data.mixture import draw_rows
-from handbook_utils.data.training_data import LeakedRowsWarning, load_training_data
+from handbook_utils.data.mixture import LeakedRowsWarning, draw_rows
+from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.schema.sections import DataSource

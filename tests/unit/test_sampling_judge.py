@@ -27,7 +27,7 @@ from handbook_utils.sampling.scoring.score import NoScore
 from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
 from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
-from handbook_utils.sampling.tables import samples_table
+from handbook_utils.sampling.tables import UnscoredWarning, samples_table
 from handbook_utils.schema.recipe import check_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
@@ -170,7 +170,8 @@ def test_rubbish_for_a_verdict_is_counted_and_the_run_goes_on(serve, tmp_path):
         "data": [{"name": str(tmp_path / "samples.parquet")}],
         "scorers": {"judge": judge(server, tmp_path / "c.jsonl")},
     }
-    result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
+    with pytest.warns(UnscoredWarning, match="scorers.judge: 1 of 4 samples got no score"):
+        result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     assert read_manifest(tmp_path / "run")["notes"]["failed"] == {"judge": 1}
     assert result.final_metrics["judge_failed_rate"].value == 1 / 4
     reasons = (tmp_path / "run" / "failures" / "part-00000.json").read_text(encoding="utf-8")

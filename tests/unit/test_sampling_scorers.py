@@ -22,7 +22,7 @@ from handbook_utils.sampling.scoring.score import NoScore, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
 from handbook_utils.sampling.scoring.scorers.reward_model import combine_scores
 from handbook_utils.sampling.scoring.scorers.verifiers import VerifierScorer, regex_check
-from handbook_utils.sampling.tables import samples_table
+from handbook_utils.sampling.tables import UnscoredWarning, samples_table
 from handbook_utils.schema.recipe import check_recipe, recipe_to_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
@@ -181,7 +181,8 @@ def test_a_run_counts_the_rows_without_a_score_and_keeps_the_reasons(checks, tmp
         "data": [{"name": str(tmp_path / "samples.parquet")}],
         "scorers": {"check": function(f"{checks}:brief")},
     }
-    result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
+    with pytest.warns(UnscoredWarning, match="scorers.check: 1 of 4 samples got no score"):
+        result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
     # 1, none, 1, 0
     assert result.final_metrics["check"].value == pytest.approx(2 / 3)
     assert result.final_metrics["check_failed_rate"].value == 1 / 4
@@ -201,7 +202,8 @@ def test_a_run_counts_the_rows_without_a_score_and_keeps_the_reasons(checks, tmp
         "strategy": "threshold",
         "threshold": 0,
     }
-    run_stage(check_recipe(select, "test"), tmp_path / "select", progress=False)
+    with pytest.warns(UnscoredWarning, match="1 of 4 samples have no score 'check' and are left out"):
+        run_stage(check_recipe(select, "test"), tmp_path / "select", progress=False)
     assert read_table(tmp_path / "select" / "selected")["prompt_id"].to_pylist() == ["p0", "p2", "p3"]
 
 

@@ -16,7 +16,7 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import RunResult
 from handbook_utils.runs.state import read_manifest, read_table
-from handbook_utils.sampling.tables import MESSAGES, SAMPLES
+from handbook_utils.sampling.tables import MESSAGES, SAMPLES, UnscoredWarning
 from handbook_utils.schema.recipe import check_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
@@ -109,13 +109,13 @@ def test_a_random_selection_is_a_control_itself_and_has_none(samples, tmp_path):
     assert not (tmp_path / "run" / "control").exists()
 
 
-def test_scores_that_are_missing_are_counted_named_and_left_out(tmp_path, caplog):
+def test_scores_that_are_missing_are_counted_named_and_left_out(tmp_path):
     file = write_samples(tmp_path / "rows.parquet", {"p": [0.0, math.nan, 1.0], "q": [None, 2.0, 5.0]})
-    run_select(file, tmp_path / "run", strategy="threshold", threshold=-1)
+    with pytest.warns(UnscoredWarning, match="2 of 6 samples have no score 'proxy'"):
+        run_select(file, tmp_path / "run", strategy="threshold", threshold=-1)
     notes = read_manifest(tmp_path / "run")["notes"]
     assert notes["unscored"] == 2
     assert notes["first_unscored"] == "prompt 'p', sample 1: nan"
-    assert "2 of 6 samples have no score 'proxy'" in caplog.text
     assert (
         len(read_table(tmp_path / "run" / "selected")) == len(read_table(tmp_path / "run" / "control")) == 4
     )

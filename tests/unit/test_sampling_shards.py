@@ -17,11 +17,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from handbook_utils.data.load import load_dataset
+from handbook_utils.data.mixture import LeftOutPromptsWarning
+from handbook_utils.data.prompts import LeftOut
 from handbook_utils.errors import DataError, ModelError, RunFolderError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.folder import open_run, read_result
 from handbook_utils.runs.state import read_manifest
+from handbook_utils.sampling.dry_run import plan_sampling
 from handbook_utils.sampling.execution import parts, shards
 from handbook_utils.sampling.execution.parts import make_shards
 from handbook_utils.sampling.execution.shards import ShardLock, cut_shards, keep_whole, read_plan, write_proof
@@ -355,11 +359,11 @@ def test_a_finished_run_that_is_whole_is_not_opened_again(recipe, engine, tmp_pa
 def test_shards_of_other_prompts_than_the_plans_are_refused(tmp_path):
     """Data that changed between two sessions where no checksum tells, such as those of the hub."""
     asked = [("p", [{"role": "user", "content": "hi"}])]
-    [shard] = cut_shards(tmp_path, asked, size=1, decides={}, left_out=[])
+    [shard] = cut_shards(tmp_path, asked, size=1, decides={}, left_out=LeftOut())
     record = shards.write_shard(tmp_path, shard, asked, Answers(answers_to(asked[0], 1)), samples=1)
     shards.record_shard(tmp_path, record)
     assert list(keep_whole(tmp_path, [shard])) == [0]
-    changed = cut_shards(tmp_path, [("q", asked[0][1])], size=1, decides={}, left_out=[])
+    changed = cut_shards(tmp_path, [("q", asked[0][1])], size=1, decides={}, left_out=LeftOut())
     with pytest.raises(DataError, match="prompts of shard 0 are not those that this run began with"):
         keep_whole(tmp_path, changed)
 
@@ -412,7 +416,10 @@ def test_an_address_follows_from_prompts_and_settings_alone(tmp_path):
     asked = [(f"p{row}", [{"role": "user", "content": "hi"}]) for row in range(4)]
 
     def addresses(prompts: list[Any], **decides: Any) -> list[str]:
-        return [each.address for each in cut_shards(tmp_path, prompts, size=2, decides=decides, left_out=[])]
+        return [
+            each.address
+            for each in cut_shards(tmp_path, prompts, size=2, decides=decides, left_out=LeftOut())
+        ]
 
     base = addresses(asked, seed=0)
     assert addresses(asked, seed=0) == base
@@ -423,7 +430,9 @@ def test_an_address_follows_from_prompts_and_settings_alone(tmp_path):
 
 
 def test_a_proof_is_refused_while_a_shard_is_missing(tmp_path):
-    plan = cut_shards(tmp_path, [("p", [{"role": "user", "content": "hi"}])], size=1, decides={}, left_out=[])
+    plan = cut_shards(
+        tmp_path, [("p", [{"role": "user", "content": "hi"}])], size=1, decides={}, left_out=LeftOut()
+    )
     assert read_plan(tmp_path) == plan
     with pytest.raises(DataError, match=r"samples/part-00000\.parquet is missing \(1 in all\)"):
         write_proof(tmp_path, plan)
@@ -449,7 +458,8 @@ def test_rows_that_are_no_prompts_are_errors_or_left_out_and_counted(engine, tmp
     texts = ["a question", "", "another", "   "]
     with pytest.raises(DataError, match=r"row 2, .*of the user is empty"):
         run(recipe_of(tmp_path, texts), tmp_path / "strict")
-    run(recipe_of(tmp_path, texts, bad_prompts="skip"), tmp_path / "lenient")
+    with pytest.warns(LeftOutPromptsWarning, match="2 rows are no prompts"):
+        run(recipe_of(tmp_path, texts, bad_prompts="skip"), tmp_path / "lenient")
     proof = json.loads((tmp_path / "lenient" / "shards.json").read_text(encoding="utf-8"))
     assert proof["prompts"] == 2
     assert [text.partition("prompts.jsonl: ")[2][:5] for text in proof["left_out"]] == ["row 2", "row 4"]
@@ -457,12 +467,39 @@ def test_rows_that_are_no_prompts_are_errors_or_left_out_and_counted(engine, tmp
     assert (notes["prompts"], notes["left_out_prompts"]) == (2, 2)
 
 
+def test_repeated_prompts_are_left_out_counted_and_warned_of_in_a_dry_run_too(engine, tmp_path):
+    recipe = recipe_of(tmp_path, [])
+    texts = ["a question", "another", "a question", "a question"]
+    lines = [json.dumps({"prompt": text}) for text in texts]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    message = "2 rows repeat the prompt of an earlier row: left out, which leaves 2 prompts"
+    with pytest.warns(LeftOutPromptsWarning, match=message):
+        plan = plan_sampling(recipe, {})
+    assert (plan["prompts"], plan["repeated_prompts"], plan["answers"]) == (2, 2, 2 * SAMPLES)
+    with pytest.warns(LeftOutPromptsWarning, match=message):
+        run(recipe, tmp_path / "run")
+    notes = read_manifest(tmp_path / "run")["notes"]
+    assert (notes["prompts"], notes["repeated_prompts"], notes["skipped_prompts"]) == (2, 2, 0)
+    with pytest.warns(LeftOutPromptsWarning, match=message):
+        assert len(load_dataset(str(tmp_path / "prompts.jsonl"), kind="prompt")) == 2
+
+
+def test_samples_say_by_their_prompt_id_that_they_are_of_one_prompt(engine, tmp_path):
+    recipe = recipe_of(tmp_path, [])
+    lines = [json.dumps({"prompt": "a question", "prompt_id": "q", "completion": text}) for text in "ab"]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert plan_sampling(recipe, {})["repeated_prompts"] == 1
+    run(recipe, tmp_path / "run")  # no warning, which would be an error here
+    assert read_manifest(tmp_path / "run")["notes"]["repeated_prompts"] == 1
+
+
 def test_a_conversation_without_a_users_turn_is_no_prompt(engine, tmp_path):
     recipe = recipe_of(tmp_path, [], bad_prompts="skip")
     rows = [[{"role": "system", "content": "Be brief."}], [{"role": "user", "content": "Hi"}]]
     lines = [json.dumps({"prompt_id": str(row), "prompt": each}) for row, each in enumerate(rows)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    run(recipe, tmp_path / "run")
+    with pytest.warns(LeftOutPromptsWarning, match="1 rows are no prompts"):
+        run(recipe, tmp_path / "run")
     proof = json.loads((tmp_path / "run" / "shards.json").read_text(encoding="utf-8"))
     assert proof["prompts"] == 1
     assert "ends with a message of the system" in proof["left_out"][0]
@@ -476,7 +513,8 @@ def test_prompts_the_engine_skips_are_named_with_the_reason_and_counted(recipe, 
             return Answers(super().answer(kept, settings).completions, skipped)
 
     monkeypatch.setattr(parts, "load_engine", lambda *_: Picky())
-    result = run(recipe, tmp_path / "run")
+    with pytest.warns(LeftOutPromptsWarning, match="of the prompts 1 are skipped"):
+        result = run(recipe, tmp_path / "run")
     proof = json.loads((tmp_path / "run" / "shards.json").read_text(encoding="utf-8"))
     assert proof["skipped"] == {"p5": "too long"}
     assert (proof["prompts"], proof["answers"]) == (PROMPTS, (PROMPTS - 1) * SAMPLES)

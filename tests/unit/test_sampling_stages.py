@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from handbook_utils.data.load import load_dataset
-from handbook_utils.errors import DataError, RecipeError
+from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.models.load import load_model, load_tokenizer
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.runs.folder import read_result
 from handbook_utils.runs.state import read_manifest, read_table
+from handbook_utils.sampling.dry_run import plan_sampling
 from handbook_utils.sampling.generation.generate import TransformersEngine
 from handbook_utils.sampling.scoring import stage as score_stage
-from handbook_utils.sampling.stages import count_prompts
 from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe, ScoreRecipe, SelectRecipe
 
 pytestmark = [
@@ -180,8 +180,25 @@ def test_a_scorer_cannot_take_the_name_of_a_column(runs):
         run_stage(recipe, runs / "clash", progress=False)
 
 
-def test_prompts_are_counted_before_there_is_a_run(tiny_model_folder):
-    assert count_prompts(generate_recipe(tiny_model_folder), {}) == 10
+def test_a_dry_run_counts_what_the_run_makes_and_refuses_what_it_refuses(
+    runs, reward_folder, tiny_model_folder, tmp_path
+):
+    plan = plan_sampling(generate_recipe(tiny_model_folder), {})
+    assert (plan["prompts"], plan["skipped_prompts"]) == (10, 0)
+    with pytest.raises(DataError, match="beyond the model's"):
+        plan_sampling(generate_recipe(tiny_model_folder, max_new_tokens=100_000), {})
+    with pytest.raises(ModelError, match="no such folder"):
+        plan_sampling(generate_recipe(tmp_path / "none"), {})
+    inputs = {name: runs / name for name in ("samples", "scores")}
+    rows = len(read_table(runs / "samples" / "samples"))
+    assert plan_sampling(score_recipe(reward_folder, [{"from": "samples"}]), inputs) == {"samples": rows}
+    clash = {"words": {"name": "pocket:gold"}}
+    with pytest.raises(RecipeError, match="samples have a column 'words' already"):
+        plan_sampling(ScoreRecipe(stage="score", data=[{"from": "samples"}], scorers=clash), inputs)
+    with pytest.raises(DataError, match="'proxi'"):
+        plan_sampling(SelectRecipe(stage="select", data=[{"from": "scores"}], by="proxi"), inputs)
+    selection = plan_sampling(SelectRecipe(stage="select", data=[{"from": "scores"}], by="gold"), inputs)
+    assert (selection["samples"], selection["selected"], selection["unscored"]) == (rows, 10, 0)
 
 
 def test_samples_do_not_depend_on_parts_or_batches(runs, tiny_model_folder):

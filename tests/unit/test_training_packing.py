@@ -19,9 +19,9 @@ from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training import fit
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.dry_run import plan_training
-from handbook_utils.training.fit import LengthWarning
 from handbook_utils.training.plan import make_plan
 from handbook_utils.training.rows.labelled import training_rows
+from handbook_utils.training.rows.lengths import LengthWarning
 from handbook_utils.training.rows.packing import (
     PACKED,
     PackedRows,
@@ -221,7 +221,8 @@ def test_a_dry_run_and_the_run_both_pack_and_cut_conversations_are_told(
         recipe(str(llama), training={"max_length": 100, "max_steps": 1}),
         overrides={"data": [{"name": str(conversations_file)}]},
     )
-    planned = plan_training(made, {})  # type: ignore[arg-type]
+    with pytest.warns(LengthWarning, match=r"rows are longer than training.max_length = 100 tokens"):
+        planned = plan_training(made, {})  # type: ignore[arg-type]
     assert planned["rows"] < 24  # conversations, see test_training_plan.py
     with pytest.warns(LengthWarning, match=r"rows are longer than training.max_length = 100 tokens"):
         run_stage(made, tmp_path / "run", progress=False)
@@ -234,7 +235,7 @@ def test_a_dry_run_and_the_run_both_pack_and_cut_conversations_are_told(
         run_stage(unpacked, tmp_path / "unpacked", progress=False)
     others = read_manifest(tmp_path / "unpacked")["notes"]
     for name in ("rows_left_out", "rows_cut"):
-        assert notes[name] == others[name]
+        assert notes[name] == others[name] == planned[name]
 
 
 def test_packed_rows_stand_below_each_other_in_a_batch() -> None:

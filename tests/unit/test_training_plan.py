@@ -107,7 +107,7 @@ def test_dropping_the_last_batch_must_leave_one() -> None:
         ("orpo", {}),
     ],
 )
-@pytest.mark.filterwarnings("ignore::handbook_utils.training.fit.LengthWarning")
+@pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.lengths.LengthWarning")
 def test_a_dry_run_counts_what_the_run_trains_on(
     stage: str,
     training: dict[str, Any],

@@ -23,6 +23,7 @@ from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe, recipe_to_dict
+from handbook_utils.training.rows.lengths import LengthWarning
 
 STAGES = ("pretrain", "sft", "reward", "dpo")
 
@@ -151,7 +152,10 @@ def test_preferences_and_feedback_train_from_a_stream(stage: str, make_recipe: A
 def test_a_stream_without_a_row_that_fits_trains_nothing_and_says_so(
     make_recipe: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"gave no row that fits into training\.max_length = 3"):
+    with (
+        pytest.warns(LengthWarning, match="24 of the first 24 rows of the stream are longer"),
+        pytest.raises(DataError, match=r"gave no row that fits into training\.max_length = 3"),
+    ):
         run_stage(
             make_recipe("reward", max_length=3),
             tmp_path / "run",
@@ -258,8 +262,6 @@ LENGTHS = [
 def test_rows_longer_than_max_length_are_counted_aloud(
     stage: str, limit: int, messages: list[str], make_recipe: Any, tmp_path: Path
 ) -> None:
-    from handbook_utils.training.fit import LengthWarning
-
     with pytest.warns(LengthWarning) as caught:
         run_stage(make_recipe(stage, max_length=limit, max_steps=1), tmp_path / "run", progress=False)
     assert len(caught) == len(messages)

@@ -6,7 +6,6 @@ with the first missing part, and ends with the same files as a run that was not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,10 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from handbook_utils.data.load import Locator, ResolvedInputs
-from handbook_utils.data.prompts import iterate_prompts
+from handbook_utils.data.mixture import LeftOutPromptsWarning
+from handbook_utils.data.prompts import LeftOut, iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.runs.atomic import remove_leftovers
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.execution.shards import (
     Shard,
@@ -43,7 +44,6 @@ from handbook_utils.schema.engines import EndpointSection, EngineSection, VllmSe
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.stages import SamplingRecipe
 
-LOGGER = logging.getLogger("handbook_utils")
 # of a recipe: what decides its answers, besides the prompts
 DECIDES = (
     *("model", "samples", "max_new_tokens", "temperature", "top_p", "seed"),
@@ -73,15 +73,25 @@ def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
             drop_plan(run.path)
         raise
     counts = {name: len(proof[name]) for name in ("skipped", "shortened", "left_out")}
-    run.note(prompts=proof["prompts"], **{f"{name}_prompts": count for name, count in counts.items()})
+    run.note(
+        prompts=proof["prompts"],
+        repeated_prompts=proof["repeated"],
+        **{f"{name}_prompts": count for name, count in counts.items()},
+    )
     if getattr(recipe, "speculative", None) is not None:
         costs = ("answers", "tokens", "rejected", "scored_tokens")
         run.note(**{name: sum(shard[name] for shard in proof["shards"]) for name in costs})
-    if any(counts.values()):
-        LOGGER.warning(
-            "of the prompts %d were skipped, %d were cut to fit, and %d rows were no prompts; see %s",
-            *counts.values(),
-            run.path / "shards.json",
+    skipped, shortened, left_out = counts.values()
+    warn_of_left_out(skipped, shortened, left_out, see=f"see {run.path / 'shards.json'}")
+
+
+def warn_of_left_out(skipped: int, shortened: int, bad: int, see: str) -> None:
+    """Warn where prompts were skipped or cut to fit, or rows were no prompts; `see` says where they stand."""
+    if skipped or shortened or bad:
+        warn_and_log(
+            f"of the prompts {skipped} are skipped, {shortened} are cut to fit, and {bad} rows are no "
+            f"prompts; {see}",
+            LeftOutPromptsWarning,
         )
 
 
@@ -133,14 +143,16 @@ def settings_of(recipe: SamplingRecipe) -> SamplingSettings:
 
 
 def _cut(recipe: SamplingRecipe, run: RunFolder) -> list[Shard]:
-    left_out: list[str] = []
-    return cut_shards(
+    left_out = LeftOut()
+    shards = cut_shards(
         run.path,
         load_prompts(recipe, run, left_out=left_out),
         size=recipe.prompts_per_part,
         decides=recipe.model_dump(mode="json", include=set(DECIDES)),
         left_out=left_out,
     )
+    left_out.warn(sum(shard.prompts for shard in shards))
+    return shards
 
 
 def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advance: Progress) -> None:
@@ -207,22 +219,24 @@ def _gpus(engine: EngineSection) -> int:
 
 
 def load_prompts(
-    recipe: SamplingRecipe, locator: Locator, *, left_out: list[str] | None = None
+    recipe: SamplingRecipe, locator: Locator, *, left_out: LeftOut | None = None
 ) -> Iterator[Prompt]:
     """The prompts of a recipe's data as (prompt id, messages).
 
     Args:
         recipe: says whether a row that is no prompt is an error, or left out.
         locator: finds what an earlier run left.
-        left_out: what is wrong with a row that is left out is added here.
+        left_out: rows that are left out are counted here.
     """
 
     def leave_out(error: DataError) -> None:
         if left_out is not None:
-            left_out.append(str(error))
+            left_out.bad.append(str(error))
 
     skips = recipe.bad_prompts == "skip"
-    return iterate_prompts(recipe.data, locator, seed=recipe.seed, on_bad=leave_out if skips else None)
+    return iterate_prompts(
+        recipe.data, locator, seed=recipe.seed, left_out=left_out, on_bad=leave_out if skips else None
+    )
 
 
 def write_part(run: RunFolder, table: str, number: int, content: pa.Table) -> None:

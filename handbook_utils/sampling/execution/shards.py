@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handbook_utils.data.prompts import LeftOut
 from handbook_utils.errors import DataError, ModelError
 from handbook_utils.records import REJECTED
 from handbook_utils.runs.atomic import (
@@ -98,7 +99,7 @@ class ShardRecord:
 
 
 def cut_shards(
-    folder: Path, prompts: Iterable[Prompt], *, size: int, decides: Mapping[str, Any], left_out: Sequence[str]
+    folder: Path, prompts: Iterable[Prompt], *, size: int, decides: Mapping[str, Any], left_out: LeftOut
 ) -> list[Shard]:
     """Store prompts, `size` a shard, holding no more than one shard in memory.
 
@@ -107,7 +108,7 @@ def cut_shards(
         prompts: (prompt id, messages) with distinct ids; gone through once.
         size: prompts per shard.
         decides: what answers depend on besides their prompts.
-        left_out: filled while `prompts` is gone through: what is wrong with the rows that are no prompts.
+        left_out: filled while `prompts` is gone through: rows that are no prompts, or repeat one.
     """
     context = json.dumps(decides, sort_keys=True)
     shards: list[Shard] = []
@@ -124,7 +125,8 @@ def cut_shards(
             writer.write_table(pa.table([ids, messages], schema=_PROMPTS), row_group_size=size)
     plan = {
         "sha256": sha256_of(folder / PLAN_PROMPTS),
-        "left_out": list(left_out),
+        "left_out": left_out.bad,
+        "repeated": left_out.repeated,
         "shards": [[shard.address, shard.prompts] for shard in shards],
     }
     write_json(folder / PLAN, {**plan, "check": _check_of(plan)})
@@ -245,6 +247,7 @@ def write_proof(folder: Path, shards: Sequence[Shard]) -> dict[str, Any]:
         "skipped": skipped,
         "shortened": [name for record in made for name in record.shortened],
         "left_out": plan["left_out"],
+        "repeated": plan.get("repeated", 0),  # plans of 0.1 did not count them
         "shards": [{key: value for key, value in asdict(each).items() if key != "number"} for each in made],
     }
     if not proof["answers"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -21,6 +20,7 @@ from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Completion, Estimate
 from handbook_utils.runs.atomic import remove_leftovers, write_json, write_table
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.execution.shards import part_name
 from handbook_utils.sampling.metrics import mean_metrics
@@ -31,6 +31,7 @@ from handbook_utils.sampling.selection.groups import text_codes
 from handbook_utils.sampling.tables import (
     SAMPLES,
     SamplePart,
+    UnscoredWarning,
     completions_of,
     score_names,
     scores_table,
@@ -39,8 +40,6 @@ from handbook_utils.sampling.tables import (
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.sampling import ScorerSection
 from handbook_utils.schema.stages import EvaluateRecipe, ScoreRecipe
-
-LOGGER = logging.getLogger("handbook_utils")
 
 
 def run_score(recipe: ScoreRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -171,6 +170,7 @@ def _note_failures(run: RunFolder, rows: int) -> None:
         where = f"prompt '{first['prompt_id']}', sample {first['sample_index']}: {first['reason']}"
         if len(failures) == rows:
             raise DataError(f"scorers.{name}: none of {rows} samples got a score. The first, {where}")
-        LOGGER.warning("%s: %d of %d samples got no score; the first, %s", name, len(failures), rows, where)
+        message = f"scorers.{name}: {len(failures)} of {rows} samples got no score; the first, {where}"
+        warn_and_log(message, UnscoredWarning)
     if found:
         run.note(failed={name: len(failures) for name, failures in found.items()})

@@ -5,7 +5,6 @@ One file of samples at a time is in memory, and of what was selected only the sc
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -15,16 +14,21 @@ from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import paired_difference
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.sampling.execution.parts import write_part
 from handbook_utils.sampling.metrics import gain_metrics, mean_metrics, score_unit
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.selection.choose import Choice, Rule, choose
 from handbook_utils.sampling.selection.groups import Floats, Ints, text_codes
-from handbook_utils.sampling.tables import sample_tables, score_names, selected_answers, selected_pairs
+from handbook_utils.sampling.tables import (
+    UnscoredWarning,
+    sample_tables,
+    score_names,
+    selected_answers,
+    selected_pairs,
+)
 from handbook_utils.schema.sampling import PAIRS
 from handbook_utils.schema.stages import SelectRecipe
-
-LOGGER = logging.getLogger("handbook_utils")
 
 
 @dataclass
@@ -63,7 +67,7 @@ def run_select(recipe: SelectRecipe, run: RunFolder) -> dict[str, Estimate]:
     Raises:
         DataError: nothing was selected; unknown score; fewer than k samples of a prompt.
     """
-    rule = Rule(**{name.name: getattr(recipe, name.name) for name in fields(Rule)})
+    rule = rule_of(recipe)
     tally = Tally()
     with answer_bar("selecting", None, show=run.progress) as advance:
         for number, (_, table) in enumerate(sample_tables(recipe.data, run)):
@@ -112,18 +116,38 @@ def _count(tally: Tally, table: pa.Table, choice: Choice, by: str) -> None:
 
 
 def _note(run: RunFolder, tally: Tally, recipe: SelectRecipe) -> None:
-    """Keep the counts in the manifest, warn of samples without a score, and refuse an empty selection."""
-    if not tally.samples:
-        raise DataError("no samples to select from. Check the `data` of the recipe.")
-    chosen = sum(len(piece) for piece in tally.prompts["selected"])
+    """Keep the counts in the manifest, where there is a selection."""
+    chosen = sum(len(piece) for piece in tally.prompts.get("selected", ()))
+    check_chosen(
+        recipe,
+        samples=tally.samples,
+        chosen=chosen,
+        unscored=tally.unscored,
+        first=f"; the first is {tally.first_unscored}",
+    )
     unscored = {"unscored": tally.unscored, "first_unscored": tally.first_unscored} if tally.unscored else {}
-    if tally.unscored:
-        LOGGER.warning(
-            "%d of %d samples have no score '%s' and were left out; the first is %s",
-            tally.unscored,
-            tally.samples,
-            recipe.by,
-            tally.first_unscored,
+    kind = "pairs" if recipe.strategy in PAIRS else "selected"
+    run.note(**{kind: chosen, "samples": tally.samples, **unscored})
+
+
+def check_chosen(recipe: SelectRecipe, *, samples: int, chosen: int, unscored: int, first: str = "") -> None:
+    """Warn of samples without a score, and refuse an empty selection.
+
+    Args:
+        recipe: of the stage.
+        samples: how many were looked at.
+        chosen: samples, or pairs, that were selected.
+        unscored: samples without a score.
+        first: which of them comes first, to end the warning.
+    Raises:
+        DataError: there were no samples, or none was selected.
+    """
+    if not samples:
+        raise DataError("no samples to select from. Check the `data` of the recipe.")
+    if unscored:
+        warn_and_log(
+            f"{unscored} of {samples} samples have no score '{recipe.by}' and are left out{first}",
+            UnscoredWarning,
         )
     if not chosen and recipe.strategy in PAIRS:
         raise DataError(
@@ -131,9 +155,12 @@ def _note(run: RunFolder, tally: Tally, recipe: SelectRecipe) -> None:
         )
     if not chosen:
         wanted = f" of {recipe.threshold} or higher" if recipe.threshold is not None else ""
-        raise DataError(f"none of {tally.samples} samples has a score '{recipe.by}'{wanted}.")
-    kind = "pairs" if recipe.strategy in PAIRS else "selected"
-    run.note(**{kind: chosen, "samples": tally.samples, **unscored})
+        raise DataError(f"none of {samples} samples has a score '{recipe.by}'{wanted}.")
+
+
+def rule_of(recipe: SelectRecipe) -> Rule:
+    """What a recipe selects by."""
+    return Rule(**{name.name: getattr(recipe, name.name) for name in fields(Rule)})
 
 
 def _margins(tally: Tally) -> dict[str, Estimate]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from handbook_utils.chat.loss_masks import (
 from handbook_utils.data.load import arrow_dataset
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.errors import TemplateError
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -81,7 +81,7 @@ def _tokenized(tokenizer: Any, rows: Dataset) -> Iterator[pa.RecordBatch]:
         waiting: Future[pa.RecordBatch] | None = None
         for number, batch in enumerate(rows.iter(BATCH)):
             columns = zip(*batch.values(), strict=True)
-            turns = [_turn(dict(zip(batch, row, strict=True)), "completion") for row in columns]
+            turns = [turn_of(dict(zip(batch, row, strict=True)), "completion") for row in columns]
             place = f"{number * BATCH + 1} to {number * BATCH + len(turns)}"
             with _placed(place):
                 rendered = render_turns(tokenizer, turns)
@@ -120,7 +120,7 @@ def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
     if not report.ok:
         wrong = " ".join(f"[{c.name}] {c.message} {c.remedy}" for c in report.failed("error"))
         raise TemplateError(f"training with this chat template would go wrong. {wrong}")
-    turns = [_turn(row, "completion" if "completion" in row else "chosen") for row in islice(rows, SAMPLE)]
+    turns = [turn_of(row, "completion" if "completion" in row else "chosen") for row in islice(rows, SAMPLE)]
     roles = {message["role"] for turn in turns for message in turn.prompt}
     for check in report.failed("warning"):
         if NEEDS.get(check.name, "user") in {"user", *roles}:
@@ -129,7 +129,8 @@ def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
     _check_text(tokenizer, turns)
 
 
-def _turn(row: Mapping[str, Any], answer: str) -> Turn:
+def turn_of(row: Mapping[str, Any], answer: str) -> Turn:
+    """A row's prompt and one of its answers, with what the template is told."""
     return Turn(row["prompt"], row[answer], row.get("tools"), row.get(TEMPLATE_OPTIONS, {}))
 
 
@@ -169,9 +170,3 @@ def _check_text(tokenizer: Any, turns: Sequence[Turn]) -> None:
             f"holds {token!r}, which becomes the special token and not its text. Remove or rewrite it.",
             TemplateWarning,
         )
-
-
-def warn_and_log(message: str, category: type[Warning]) -> None:
-    """Warn, and write it into the run's log."""
-    LOGGER.warning(message)
-    warnings.warn(message, category, stacklevel=3)

@@ -16,7 +16,8 @@ _SEQUENCES = (
     (("chosen_input_ids", "rejected_input_ids"), False),
     (("completion_ids",), True),
 )
-_BATCH = 10_000
+# rows looked at together
+BATCH = 10_000
 
 
 class Counted(NamedTuple):
@@ -38,35 +39,12 @@ def count_rows(trainer: Any) -> Counted:
     prepared, batches = trainer.train_dataset, trainer.length_batches
     passes = batches.passes if batches is not None and batches.max_tokens else None
     tokens = 0
-    for batch in prepared.with_format("arrow").iter(batch_size=_BATCH):
-        lengths = _lengths(batch, trainer.args.max_length)
+    for batch in prepared.with_format("arrow").iter(batch_size=BATCH):
+        lengths = sequence_lengths(batch, trainer.args.max_length)
         if lengths is None:
             return Counted(len(prepared), None, passes)
         tokens += sum(int(each.sum()) for each in lengths)
     return Counted(len(prepared), tokens, passes)
-
-
-def left_out_and_cut(trainer: Any, *, rows: int, end: int) -> tuple[int, int] | None:
-    """How many examples `max_length` left out, and of how many it cut the end off.
-
-    Args:
-        trainer: with its training rows in memory.
-        rows: how many examples it was given.
-        end: the token that ends an answer.
-    Returns:
-        (left out, cut); None where packing has cut rows in pieces, which loses none.
-    """
-    prepared, limit = trainer.train_dataset, trainer.args.max_length
-    if not getattr(trainer.args, "packing", False):
-        ids = prepared["input_ids"] if "input_ids" in prepared.column_names else ()
-        return rows - len(prepared), sum(len(row) == limit and row[-1] != end for row in ids)
-    if "seq_lengths" not in prepared.column_names or trainer.args.packing_strategy != "bfd":
-        return None
-    # what is as long as a row has one to itself; cut before its answer, there is nothing left to learn
-    full = [line for line, lengths in enumerate(prepared["seq_lengths"]) if lengths == [limit]]
-    whole = [row for row in prepared.select(full) if row["input_ids"][-1] != end]
-    without_answer = sum(set(row["labels"]) == {-100} for row in whole)
-    return without_answer, len(whole) - without_answer
 
 
 def row_costs(trainer: Any, *, is_shared: bool) -> Indices:
@@ -82,8 +60,8 @@ def row_costs(trainer: Any, *, is_shared: bool) -> Indices:
     """
     limit = trainer.args.max_length
     costs = []
-    for batch in trainer.train_dataset.with_format("arrow").iter(batch_size=_BATCH):
-        lengths = _lengths(batch, limit)
+    for batch in trainer.train_dataset.with_format("arrow").iter(batch_size=BATCH):
+        lengths = sequence_lengths(batch, limit)
         if lengths is None:
             raise ValueError(f"rows with columns {', '.join(batch.column_names)} have no length known here")
         if is_shared and len(lengths) == 2:
@@ -93,8 +71,11 @@ def row_costs(trainer: Any, *, is_shared: bool) -> Indices:
     return np.concatenate(costs) if costs else np.zeros(0, np.int64)
 
 
-def _lengths(batch: Any, max_length: int | None) -> list[Indices] | None:
-    """(rows,) tokens of each sequence; pairs and feedback are cut only when they are batched."""
+def sequence_lengths(batch: Any, max_length: int | None) -> list[Indices] | None:
+    """(rows,) tokens of each sequence, at most `max_length`; None of rows in no form known here.
+
+    Pairs and feedback are cut only when they are batched.
+    """
     known = (form for form in _SEQUENCES if set(form[0]) <= set(batch.column_names))
     names, has_prompt = next(known, ((), False))
     if not names:
