@@ -34,8 +34,8 @@ from tests.tiny_models import tiny_model
 
 LORA = {"rank": 4, "alpha": 8}
 ROWS = 16
-# as two processes against one: sums in another order, and Adam's epsilon above mere rounding. A loss of IPO is
-# near 25, where float32 has steps of 2e-6: four of them are allowed on top
+# as two processes against one: sums in another order, and Adam's epsilon above mere rounding. A loss of
+# IPO is near 25, where float32 has steps of 2e-6: four of them are allowed on top
 LOSS: dict[str, float] = {"rtol": 3.5e-7, "atol": 5e-6}
 WEIGHT: dict[str, float] = {"rtol": 0, "atol": 1e-5}
 
