@@ -256,7 +256,7 @@ def test_a_map_of_arguments_is_an_object(tmp_path: Path) -> None:
     messages = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": called}]]
     pq.write_table(pa.table({"messages": pa.array(messages, pa.list_(message))}), tmp_path / "r.parquet")
     [made] = load_dataset(str(tmp_path / "r.parquet"), kind="conversation")
-    assert made["completion"][0]["tool_calls"][0]["arguments"] == {"a": 1.5, "b": None}
+    assert arguments(made) == {"a": 1.5, "b": None}
 
 
 def test_a_null_that_was_written_stays_a_null(tmp_path: Path) -> None:
