@@ -84,7 +84,7 @@ def _check_stage(command: str, recipe: str, stage: Any) -> None:
 def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
     """Run a stage into a folder and show its metrics; a dry run shows what it would do."""
     if dry_run:
-        _check_out(recipe, folder, overwrite=overwrite)
+        check_out_folder(recipe, folder, overwrite=overwrite)
         show_stage_plan(recipe, folder, json)
         return
     from handbook_utils.pipeline.stages import run_stage
@@ -92,7 +92,7 @@ def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: 
     show_result(run_stage(recipe, folder, overwrite=overwrite, progress=not json), json)
 
 
-def _check_out(recipe: StageRecipe, folder: Path, *, overwrite: bool) -> None:
+def check_out_folder(recipe: StageRecipe, folder: Path, *, overwrite: bool) -> None:
     """Refuse a run folder that the run would refuse."""
     from handbook_utils.pipeline.stages import fingerprint_inputs, resolve_inputs
     from handbook_utils.runs.folder import check_out
