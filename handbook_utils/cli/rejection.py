@@ -61,6 +61,7 @@ def rejection_sample(
     loaded: Any = view.load_for("rejection-sample", recipe, changes, seed)
     folder = out or view.default_out(recipe)
     if dry_run:
+        view.check_out_folder(loaded, folder, overwrite=overwrite)
         show_rounds_plan(loaded, folder, json)
         return
     from handbook_utils.pipeline.stages import rejection_sample

@@ -84,11 +84,23 @@ def _check_stage(command: str, recipe: str, stage: Any) -> None:
 def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
     """Run a stage into a folder and show its metrics; a dry run shows what it would do."""
     if dry_run:
+        check_out_folder(recipe, folder, overwrite=overwrite)
         show_stage_plan(recipe, folder, json)
         return
     from handbook_utils.pipeline.stages import run_stage
 
     show_result(run_stage(recipe, folder, overwrite=overwrite, progress=not json), json)
+
+
+def check_out_folder(recipe: StageRecipe, folder: Path, *, overwrite: bool) -> None:
+    """Refuse a run folder that the run would refuse."""
+    from handbook_utils.pipeline.stages import fingerprint_inputs, resolve_inputs
+    from handbook_utils.runs.folder import check_out
+
+    # inputs are compared with those of an earlier run, so without one they are not read
+    is_there = (folder / "manifest.json").exists() and not overwrite
+    prints = fingerprint_inputs(recipe, resolve_inputs(recipe, folder)) if is_there else {}
+    check_out(folder, recipe, prints, overwrite=overwrite)
 
 
 def show_result(result: RunResult, json: bool) -> None:

@@ -297,14 +297,18 @@ def _warn(prompts: int, checks: list[tuple[CoverageRow | None, str]]) -> None:
 
 
 def with_cautions(measure: Callable[[], Value]) -> tuple[Value, tuple[str, ...]]:
-    """What `measure` returns, and the coverage warnings it gave; all other warnings go their way."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CoverageWarning)
-        value = measure()
-    cautions = []
-    for warning in caught:
-        if issubclass(warning.category, CoverageWarning):
-            cautions.append(str(warning.message))
+    """What `measure` returns, and the coverage warnings it gave; all others are shown at once, as ever."""
+    cautions: list[str] = []
+    show = warnings.showwarning
+
+    def keep_or_show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if issubclass(category, CoverageWarning):
+            cautions.append(str(message))
         else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            show(message, category, *place, **options)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CoverageWarning)
+        warnings.showwarning = keep_or_show
+        value = measure()
     return value, tuple(dict.fromkeys(cautions))

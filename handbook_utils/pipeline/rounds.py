@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from handbook_utils.data.formats import prompt_hash
-from handbook_utils.data.load import ResolvedInputs
+from handbook_utils.data.load import Locator, ResolvedInputs
+from handbook_utils.data.prompts import LeftOut
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_stages
@@ -67,7 +68,7 @@ def run_rejection(recipe: RejectionRecipe, run: RunFolder) -> dict[str, Estimate
     return metrics
 
 
-def check_inputs(recipe: RejectionRecipe, run: RunFolder) -> None:
+def check_inputs(recipe: RejectionRecipe, run: Locator) -> None:
     """Check what every round relies on before anything is sampled: models, scorers, held-out prompts."""
     from handbook_utils.training.initial_model import check_start
     from handbook_utils.training.plan import batch_plan
@@ -83,7 +84,7 @@ def check_inputs(recipe: RejectionRecipe, run: RunFolder) -> None:
     check_held_out(recipe, evaluation, run)
 
 
-def check_held_out(recipe: RejectionRecipe, evaluation: EvaluateRecipe, run: RunFolder) -> None:
+def check_held_out(recipe: RejectionRecipe, evaluation: EvaluateRecipe, run: Locator) -> None:
     """Refuse held-out prompts that are also sampled to train on, unless their source says `allow_test`.
 
     Raises:
@@ -164,15 +165,22 @@ def _leave_model(run: RunFolder, number: int) -> None:
 
 
 def plan_rounds(recipe: RejectionRecipe, out: Path) -> dict[str, Any]:
-    """What a run would do, for `--dry-run`: prompts, answers, held-out prompts; no model is loaded."""
-    inputs = ResolvedInputs(resolve_inputs(recipe, out))
-    prompts = sum(1 for _ in load_prompts(recipe, inputs))
+    """What a run would do, for `--dry-run`: prompts, answers, held-out prompts; no model is loaded.
+
+    Raises:
+        RecipeError, DataError: as the run before it samples.
+    """
+    inputs, left_out = ResolvedInputs(resolve_inputs(recipe, out)), LeftOut()
+    check_inputs(recipe, inputs)
+    prompts = sum(1 for _ in load_prompts(recipe, inputs, left_out=left_out))
+    left_out.warn(prompts)
     evaluation = round_stages(recipe, 1)["evaluate"]
     assert isinstance(evaluation, EvaluateRecipe)  # by its name
     held_out = sum(1 for _ in load_prompts(evaluation, inputs))
     sampled = prompts if recipe.prompts == "fresh" else prompts * recipe.rounds
     return {
         "prompts": prompts,
+        "repeated prompts": left_out.repeated,
         "answers to choose from": sampled * recipe.samples,
         "held-out prompts": held_out,
         "stages": len(all_stages(recipe)),

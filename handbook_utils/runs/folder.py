@@ -183,6 +183,17 @@ def open_run(
             raise
 
 
+def check_out(path: Path, recipe: StageRecipe, fingerprints: Mapping[str, str], *, overwrite: bool) -> None:
+    """Refuse a folder as `open_run` would, and touch nothing in it.
+
+    Raises:
+        RunFolderError: of another recipe or of other inputs, damaged, or not a run folder.
+    """
+    _refuse_foreign(path)
+    if (path / MANIFEST).exists() and not overwrite:
+        _checked(path, recipe_to_dict(recipe), dict(fingerprints), overwrite=False)
+
+
 def _refuse_foreign(path: Path) -> None:
     """Refuse a folder that holds something else, before anything is written into it."""
     if not path.is_dir() or (path / MANIFEST).exists():

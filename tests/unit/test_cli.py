@@ -256,6 +256,20 @@ def test_a_dry_run_of_training_shows_examples_steps_and_batch_and_writes_nothing
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_refuses_the_folder_that_the_run_refuses_and_touches_nothing(handbook, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    code, _, err = handbook("train", "pocket/sft", "--out", tmp_path, "--dry-run")
+    assert (code, "not a run folder" in err) == (2, True)
+    other = tmp_path / "other"
+    other.mkdir()
+    manifest = {"format": 1, "stage": "dpo", "status": "finished", "recipe": {"stage": "dpo"}, "inputs": {}}
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = handbook("train", "pocket/sft", "--out", other, "--dry-run")
+    assert code == 2
+    assert "holds a finished run that differs" in err
+    assert [file.name for file in other.iterdir()] == ["manifest.json"]
+
+
 def test_a_dry_run_of_a_pipeline_shows_what_each_stage_reads(handbook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = handbook("run", "pocket/pipeline", "--dry-run", "--json")

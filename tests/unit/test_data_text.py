@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from handbook_utils import load_tokenizer, render_conversation
 from handbook_utils.data.load import ResolvedInputs, load_dataset
 from handbook_utils.data.reading.tables import FilledNullsWarning
 from handbook_utils.data.stream import stream_sources
@@ -145,6 +146,20 @@ def test_an_answer_stays_the_text_it_is_alone_beside_others_and_streamed(tmp_pat
             assert sorted(answers(streamed)) == sorted(texts)
 
 
+@pytest.mark.parametrize("form", ["csv", "repository of csv", "repository", "parquet"])
+def test_the_tokens_that_carry_loss_are_of_the_text_as_written(tmp_path: Path, form: str) -> None:
+    texts = ["Ada", "2024-05-01", "007", "null", "NA", "true", "1e5", '{"a": 1}']
+    rows = [{"prompt": f"question {index}?", "completion": text} for index, text in enumerate(texts)]
+    tokenizer = load_tokenizer("pocket:base")
+    for row in load_dataset(str(WRITERS[form](tmp_path, rows)), kind="conversation"):
+        rendered = render_conversation(tokenizer, [*row["prompt"], *row["completion"]]).rows[-1]
+        learned = "".join(
+            piece for piece, counts in zip(rendered.pieces, rendered.loss, strict=True) if counts
+        )
+        assert learned == texts.pop(0) + tokenizer.eos_token
+    assert not texts
+
+
 # what a CSV and a table can hold: no lone surrogates, no NUL, no lone carriage return inside a cell
 TEXTS = st.sampled_from(LOOKALIKES) | st.text(
     st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=12
@@ -256,7 +271,7 @@ def test_a_map_of_arguments_is_an_object(tmp_path: Path) -> None:
     messages = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": called}]]
     pq.write_table(pa.table({"messages": pa.array(messages, pa.list_(message))}), tmp_path / "r.parquet")
     [made] = load_dataset(str(tmp_path / "r.parquet"), kind="conversation")
-    assert made["completion"][0]["tool_calls"][0]["arguments"] == {"a": 1.5, "b": None}
+    assert arguments(made) == {"a": 1.5, "b": None}
 
 
 def test_a_null_that_was_written_stays_a_null(tmp_path: Path) -> None:
