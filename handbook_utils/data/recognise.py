@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from handbook_utils.data.shapes.messages import messages_in_text, speaker_of
+from handbook_utils.data.shapes.messages import SPOKEN, messages_in_cell, messages_in_text, speaker_of
 from handbook_utils.data.shapes.transcripts import is_transcript
 from handbook_utils.data.shapes.values import ShapeError, shown
 from handbook_utils.errors import DataError, suggest
@@ -92,7 +92,7 @@ def describe_format(row: Row, *, kind: Kind, format: str = "auto", place: str = 
             f"{place}: could be read as {' or as '.join(found)}, and these may differ: {listed}. "
             f"Say which is meant, such as `format: {found[0]}`."
         )
-    return Recognised(found[0], _reason(found[0]))
+    return Recognised(found[0], _reason(found[0]) + _held_as_text(found[0], row))
 
 
 def fitting_formats(row: Row) -> list[str]:
@@ -132,6 +132,26 @@ def _reason(name: str) -> str:
     columns = FORMATS[name].columns
     has = f"it has the column{'s' if columns[1:] else ''} {_columns(name)}"
     return f"{has}, and both are transcripts" if name == "transcript" else has
+
+
+def _held_as_text(name: str, row: Row) -> str:
+    """What texts of a row are taken for that could be plain text; "" where none is."""
+    known = FORMATS[name].names
+    ours = {known.get(column, column): value for column, value in row.items()}
+    try:
+        held = [
+            column
+            for column, role in SPOKEN.items()
+            if column in ours and messages_in_cell(ours, column, role)
+        ]
+    except ShapeError:  # told with its row and column where it is read
+        held = []
+    parts = (
+        [f"; {' and '.join(map(repr, held))} {'hold' if held[1:] else 'holds'} messages as text"]
+        if held
+        else []
+    )
+    return "".join([*parts, "; 'prompt' is a transcript" if is_transcript(ours.get("prompt")) else ""])
 
 
 def _columns(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.shapes.calls import first_of, read_tools
-from handbook_utils.data.shapes.messages import messages_in_text, read_messages, speaker_of
+from handbook_utils.data.shapes.messages import messages_in_cell, messages_in_text, read_messages
 from handbook_utils.data.shapes.parts import read_parts
 from handbook_utils.data.shapes.transcripts import transcript_turns
 from handbook_utils.data.shapes.values import shown
@@ -29,10 +29,6 @@ NOT_FOR_ROWS = frozenset(
         *("messages", "bos_token", "eos_token", "pad_token", "unk_token"),
     }
 )
-# columns that hold messages, in some rows as text
-_SPOKEN = ("prompt", "completion", "chosen", "rejected", "messages", "conversations", "contents")
-# what a text in a column can only be where the text beside it is the same
-_SIBLINGS = {"chosen": "rejected", "rejected": "chosen"}
 # files beside a conversation that is shown to models with eyes and ears
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
@@ -94,7 +90,9 @@ class RowReader:
         """
         value = self.value(column)
         if isinstance(value, str):
-            value = self._messages_in_text(column, role)
+            value = self._shaped(
+                column, lambda _: messages_in_cell(self.row, column, role), self.text(column)
+            )
             if value is None:
                 return [Message(role=role, content=self.text(column))]
         if isinstance(value, Mapping):
@@ -189,21 +187,6 @@ class RowReader:
                     "holds images or other files, and models are trained on text alone here. Leave such rows "
                     "out, or take the column out of the file where the text does not need it.",
                 )
-
-    def _messages_in_text(self, column: str, role: str) -> Any:
-        """The messages that a text holds where it can hold nothing else; None where it is plain text."""
-        if any(not isinstance(self.row.get(name), str | None) for name in _SPOKEN):
-            return None  # this file keeps messages as what they are, so its texts are texts
-        found = self._messages_of(column, role)
-        sibling = _SIBLINGS.get(column, column)
-        if sibling != column and sibling in self.row and self._messages_of(sibling, role) is None:
-            return None
-        return found
-
-    def _messages_of(self, column: str, role: str) -> Any:
-        found = self._shaped(column, messages_in_text, self.text(column))
-        is_other = found is not None and role == "assistant" and speaker_of(found[-1]) != role
-        return None if is_other else found
 
     def _shaped(self, column: str, read: Callable[[Any], Any], value: Any) -> Any:
         """What a reader of shapes makes of a value."""

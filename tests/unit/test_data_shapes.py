@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from handbook_utils.data.formats import Normaliser, normalise_rows
+from handbook_utils.data.recognise import describe_format
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import PairsSection
 
@@ -75,6 +76,18 @@ def test_lists_of_messages_as_text_are_read_in_every_column_that_may_hold_them(w
     assert conversations({"conversations": write(shared)}) == [[ASK, PEAR]]
 
 
+def test_what_a_text_is_taken_for_is_seen_before_it_is_trained_on() -> None:
+    row = {"prompt": "Name a fruit.", "chosen": json.dumps([PEAR]), "rejected": json.dumps([STONE])}
+    assert "; 'chosen' and 'rejected' hold messages as text" in str(describe_format(row, kind="preference"))
+    assert str(describe_format({"messages": json.dumps([ASK, PEAR])}, kind="conversation")).endswith(
+        "(it has the column 'messages'; 'messages' holds messages as text)"
+    )
+    told = str(describe_format({"prompt": TRANSCRIPT, "completion": "Green."}, kind="conversation"))
+    assert "; 'prompt' is a transcript" in told
+    plain = str(describe_format({**row, "rejected": "no"}, kind="preference"))
+    assert plain == "preference (it has the columns 'chosen', 'rejected')"
+
+
 def test_a_list_of_messages_that_are_text_each_is_read() -> None:
     assert talk([json.dumps(ASK), str(PEAR)]) == [ASK, PEAR]
 
@@ -122,6 +135,8 @@ def test_text_that_may_be_an_answer_stays_text(answer: str) -> None:
 def test_an_answer_that_is_a_list_of_messages_stays_text_where_the_row_keeps_lists_as_lists() -> None:
     text = json.dumps([PEAR])
     (made,) = normalise_rows([{"prompt": [ASK], "completion": text}], kind="conversation")
+    assert made["completion"] == [assistant(text)]
+    (made,) = normalise_rows([{"instruction": "Write it.", "output": text}], kind="conversation")
     assert made["completion"] == [assistant(text)]
     # one side alone cannot be structure
     (pair,) = normalise_rows([{"prompt": "a", "chosen": text, "rejected": "no"}], kind="preference")

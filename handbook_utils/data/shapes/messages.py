@@ -31,6 +31,13 @@ SPEAKERS = {
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
+# columns that hold messages, in some rows as text, and who speaks there where it is plain text
+SPOKEN = {
+    **{"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"},
+    **dict.fromkeys(("messages", "conversations", "contents"), "user"),
+}
+# what a text in a column can only be where the text beside it is the same
+_SIBLINGS = {"chosen": "rejected", "rejected": "chosen"}
 # how a text begins that may hold messages, and one that can hold little else
 _MAY_BEGIN = re.compile(r"\s*\[?\s*\{")
 _SPEAKS = re.compile(r"""['"](role|from|speaker)['"]\s*:""")
@@ -90,6 +97,27 @@ def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
         for message in listed
     )
     return listed if known and listed else None
+
+
+def messages_in_cell(row: Mapping[str, Any], column: str, role: str) -> list[Mapping[str, Any]] | None:
+    """The messages that a text in a row holds where it can hold nothing else; None where it is plain text.
+
+    An answer (`role` "assistant") ends with the assistant. Of a pair, both are messages or none is. Where
+    another column keeps messages as a list, texts are texts.
+
+    Raises:
+        ShapeError: as `messages_in_text`.
+
+    >>> messages_in_cell({"prompt": '[{"role": "user", "content": "x"}]'}, "prompt", "user")
+    [{'role': 'user', 'content': 'x'}]
+    """
+    if column not in SPOKEN or any(not isinstance(row.get(name), str | None) for name in SPOKEN):
+        return None
+    texts = [row.get(name) for name in dict.fromkeys((column, _SIBLINGS.get(column, column))) if name in row]
+    found = [messages_in_text(text) if isinstance(text, str) else None for text in texts]
+    if any(not held or (role == "assistant" and speaker_of(held[-1]) != role) for held in found):
+        return None
+    return found[0]
 
 
 def speaker_of(message: Any) -> str | None:
