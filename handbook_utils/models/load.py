@@ -17,7 +17,15 @@ from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.transformers_internals import attention_of, takes_flash_attention
 from handbook_utils.libraries.versions import naming_untested_versions
-from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
+from handbook_utils.models.adapters import (
+    AdapterBase,
+    attach,
+    check_adapter,
+    check_fingerprint,
+    merged,
+    read_base,
+)
+from handbook_utils.models.embeddings import embedding_rows
 from handbook_utils.models.places import INIT, is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import (
     Head,
@@ -154,7 +162,7 @@ def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 
     Fewer are fine: vocabularies are often padded to a round number.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = embedding_rows(model)
     if len(tokenizer) > rows:
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings, so a text "
@@ -171,6 +179,7 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
         how: `quantization` is that of the base.
         is_trainable: whether the adapter is to be trained on.
     """
+    check_adapter(place)
     base = read_base(place)
     wanted = base.quantization if how.quantization == "auto" else how.quantization
     # what training rounded stays rounded: the adapter has learned to make up for it
@@ -189,7 +198,7 @@ def load_merged(place: str, how: Loading) -> Any:
     """
     model = load_on_base(place, how.replace(quantization="none"))
     with quiet_libraries():
-        return model.merge_and_unload().requires_grad_(True).eval()
+        return merged(model).requires_grad_(True).eval()
 
 
 def _load_base(adapter: str, base: AdapterBase, how: Loading) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handbook_utils.errors import LaunchError, ModelError, RecipeError
-from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, read_lora
+from handbook_utils.errors import LaunchError, ModelError, RecipeError, suggest
+from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapter, read_base, read_lora
+from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
 from handbook_utils.models.places import INIT, is_adapter, resolve_model, weights_fingerprint
 from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
@@ -75,6 +76,7 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
             f"{source} is an adapter, so the recipe has to say what becomes of it. "
             f"Set `model.adapter` to one of\n{ways}"
         )
+    check_adapter(place)
     if mode == "continue":
         _check_continued(recipe, source, place)
     held, wanted = read_base(place).quantization, recipe.model.quantization
@@ -86,6 +88,11 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
 def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
     """An adapter is trained on as it is: its settings and the rounding of its base cannot change."""
     earlier = read_lora(place)
+    if earlier["bias"] != "none" and recipe.trainer in ("dpo", "kto"):
+        raise RecipeError(
+            f"the adapter of {source} trains biases of its base as well (bias: {earlier['bias']}), which the "
+            f"reference of {recipe.trainer} would share with it. Set `model.adapter` to stack or merge."
+        )
     changed = [
         f"lora.{key} is {earlier[key]!r} there and {value!r} here"
         for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()
@@ -99,6 +106,30 @@ def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
             f"`adapter: continue` trains the adapter of {source} on as it is, but {'; '.join(changed)}. "
             "Take that out, or stack a new adapter."
         )
+
+
+def start_tokenizer(recipe: TrainingRecipe, source: str) -> Any:
+    """The tokenizer that a recipe trains with, its chat template and its end of an answer as the recipe says.
+
+    Raises:
+        RecipeError: `training.eos_token` is no token of it.
+        ModelError, TemplateError: as `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(
+        source,
+        revision=recipe.model.revision,
+        for_chat=recipe.stage != "pretrain",
+        chat_template=recipe.model.chat_template,
+    )
+    end = recipe.training.get("eos_token")
+    if end is not None:
+        if end not in tokenizer.get_vocab():
+            raise RecipeError(
+                f"training.eos_token: '{end}' is no token of {source}. "
+                f"{suggest(end, tokenizer.all_special_tokens)}"
+            )
+        tokenizer.eos_token = end
+    return tokenizer
 
 
 def start_model(recipe: TrainingRecipe, run: RunFolder, head: Head) -> Start:
@@ -152,8 +183,10 @@ def _merged_folder(run: RunFolder, place: str, how: Loading) -> str:
     folder = run.path / MERGED
     if run.is_main and not folder.exists():
         with atomic_folder(folder) as temporary:
-            load_merged(place, how).save_pretrained(temporary)
-            load_tokenizer(place, for_chat=False).save_pretrained(temporary)
+            model, tokenizer = load_merged(place, how), load_tokenizer(place, for_chat=False)
+            settle_generation(model, tokenizer, name=place)
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     wait_for_all()
     return str(folder)
 
