@@ -10,11 +10,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handbook_utils.errors import LaunchError, ModelError, RecipeError, suggest
-from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapter, read_base, read_lora
+from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapter, read_lora
 from handbook_utils.models.generation_settings import settle_generation
-from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
+from handbook_utils.models.load import (
+    adapter_base,
+    load_merged,
+    load_model,
+    load_on_base,
+    load_tokenizer,
+    options_of,
+    stored_as,
+)
 from handbook_utils.models.places import INIT, is_adapter, resolve_model, weights_fingerprint
-from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
+from handbook_utils.models.precision import (
+    DEQUANTIZED_WHILE_LOADED,
+    QUANTIZATIONS,
+    Head,
+    Loading,
+    LoadOptions,
+    quantized,
+    quantized_share,
+)
 from handbook_utils.runs.atomic import atomic_folder
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
@@ -23,6 +39,7 @@ from handbook_utils.training.distributed import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
 
 MERGED = "base"
+DEQUANTIZED = (*QUANTIZATIONS, *DEQUANTIZED_WHILE_LOADED)
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
             raise RecipeError(
                 f"{source} is a whole model, no adapter: take `adapter: {mode}` out of `model`."
             )
+        if place is not None:
+            _check_stored(recipe, source)
         return
     if mode is None:
         ways = "\n".join(f"  {name}: {meaning}" for name, meaning in ADAPTER_MODES.items())
@@ -79,10 +98,35 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
     check_adapter(place)
     if mode == "continue":
         _check_continued(recipe, source, place)
-    held, wanted = read_base(place).quantization, recipe.model.quantization
+    held, wanted = adapter_base(place).quantization, recipe.model.quantization
     # "auto" holds the base as it was in training, which only the adapter's folder tells
     if recipe.launch.strategy == "zero3" and mode != "merge" and wanted == "auto" and held != "none":
         raise LaunchError(f"{source} was trained on a base in {held}. {ZERO3_QUANTIZED}")
+
+
+def _check_stored(recipe: TrainingRecipe, source: str) -> None:
+    """Refuse a whole model whose own files are quantised, where it cannot be trained so."""
+    try:
+        stored = stored_as(source, revision=recipe.model.revision)
+    except ModelError:
+        return  # loading tells what is wrong
+    wanted = recipe.model.quantization
+    if stored == "none" or (wanted == "none" and stored in DEQUANTIZED):
+        return
+    if stored not in QUANTIZATIONS:
+        way = "Set `model.quantization: none`, which makes them plain weights"
+        raise RecipeError(
+            f"{source}: its files hold weights in {stored}, on which nothing can be trained here. "
+            f"{way if stored in DEQUANTIZED else 'Take the model whose weights are not quantised'}."
+        )
+    if wanted == "auto" and recipe.lora is None:
+        raise RecipeError(
+            f"{source}: its files hold weights in {stored}, which cannot be trained themselves. Add a "
+            "`lora:` section to train an adapter on them, or set `model.quantization: none` to dequantise "
+            "them first and train all weights."
+        )
+    if wanted == "auto" and recipe.launch.strategy == "zero3":
+        raise LaunchError(f"{source}: its files hold weights in {stored}. {ZERO3_QUANTIZED}")
 
 
 def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
@@ -98,7 +142,7 @@ def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
         for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()
         if value != "all-linear" and earlier[key] != (sorted(value) if isinstance(value, list) else value)
     ]
-    held, wanted = read_base(place).quantization, recipe.model.quantization
+    held, wanted = adapter_base(place).quantization, recipe.model.quantization
     if held != "none" and wanted not in ("auto", "none", held):
         changed.append(f"model.quantization is {held!r} there and {wanted!r} here")
     if changed:
@@ -163,7 +207,7 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
         model = load_model(source, head=head, **options)
         return Start(model, None if recipe.lora is None else _base(source, how))
     place = resolve_model(source, revision=section.revision)
-    earlier = read_base(place)
+    earlier = adapter_base(place)
     if section.adapter != "merge":
         how = how.replace(quantization=held_quantization(recipe, source))
     if section.adapter == "continue":
@@ -193,16 +237,20 @@ def _merged_folder(run: RunFolder, place: str, how: Loading) -> str:
 
 def _base(source: str, how: Loading) -> AdapterBase:
     place = resolve_model(source, revision=how.revision)
-    quantization = "none" if how.quantization == "auto" else how.quantization
+    quantization = how.quantization
+    if quantization == "auto":
+        quantization = stored_as(source, revision=how.revision)
     return AdapterBase(source, how.revision, quantization, weights_fingerprint(place))
 
 
 def held_quantization(recipe: TrainingRecipe, source: str) -> str:
-    """How the start model's weights are quantised while it is trained: "none", "int8" or "nf4"."""
+    """How the start model's weights are quantised while it is trained: as `model.quantization` says."""
     section = recipe.model
-    if section.quantization == "auto" and section.adapter in ("continue", "stack"):
-        return read_base(resolve_model(source, revision=section.revision)).quantization
-    return "none" if section.quantization == "auto" else section.quantization
+    if section.quantization != "auto":
+        return section.quantization
+    if section.adapter in ("continue", "stack"):
+        return adapter_base(resolve_model(source, revision=section.revision)).quantization
+    return "none" if section.adapter == "merge" else stored_as(source, revision=section.revision)
 
 
 def load_options(recipe: TrainingRecipe) -> LoadOptions:
