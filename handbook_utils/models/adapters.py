@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from handbook_utils.errors import ModelError
@@ -26,6 +27,11 @@ from handbook_utils.schema.sections import LoraSection
 BASE_RECORD = "base.json"
 SCORE_HEAD, OUTPUT_HEADS = "score", ("lm_head", "embed_out")
 TRAINED_TOKENS = "token_adapter.trainable_tokens_delta"
+LOST_HEAD = (
+    "a reward model's adapter without its score head: that was not saved with it, nor has its base one, so "
+    "its scores would be noise. Train it again with task_type='SEQ_CLS', as the stage `reward` does, or save "
+    "its head as one of `modules_to_save`."
+)
 # how PEFT may begin an adapter by taking a part out of the base, which is done again on each load: by these
 # alike from the base alone, by those with random draws, or with data or rounding that is not saved
 REPEATED_ON_BASE, LOST_ON_BASE = ("pissa", "olora"), ("pissa_niter", "corda", "loftq", "lora_ga")
@@ -148,6 +154,16 @@ def check_adapter(folder: str | Path) -> None:
         )
 
 
+def brings_score(folder: str | Path) -> bool:
+    """Whether an adapter's weights hold a score head: PEFT saves it for the task SEQ_CLS, or when told to."""
+    with safe_open(Path(folder) / ADAPTER_WEIGHTS, "pt") as weights:
+        return any(_is_score(name) for name in weights.keys())  # noqa: SIM118 - no mapping
+
+
+def _is_score(name: str) -> bool:
+    return f".{SCORE_HEAD}." in name
+
+
 def check_fingerprint(adapter: str, base: AdapterBase, place: str) -> None:
     """Refuse a base that holds other weights than those the adapter was trained on.
 
@@ -186,6 +202,15 @@ def new_adapter(model: Any, section: LoraSection, head: Head) -> Any:
         raise ModelError(f"lora: {str(error).splitlines()[0]}") from error
 
 
+def router_weights(model: Any) -> list[Any]:
+    """Weights of adapters on what chooses the experts of a mixture: the `gate` or `router` beside them."""
+    layers = [name for name, layer in model.named_modules() if hasattr(layer, "experts")]
+    routers = tuple(f"{name}.{router}." for name in layers for router in ("gate", "router"))
+    return [
+        weight for name, weight in model.named_parameters() if name.startswith(routers) and ".lora_" in name
+    ]
+
+
 def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -> Any:
     """Put the adapter of a folder on its base.
 
@@ -209,7 +234,7 @@ def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -
         fit_embeddings(model, weights, _trained_tokens(config), name=folder)
         model = _with_peft(model, config)
         if head == "reward":
-            weights = _with_score_head(model, weights)
+            weights = _with_score_head(model, weights, folder)
         keys = set_peft_model_state_dict(model, weights)
     except ModelError:
         raise
@@ -291,11 +316,22 @@ def _trained_tokens(config: Any) -> list[int]:
     return sorted({*chain.from_iterable(indices.values())} if isinstance(indices, dict) else indices)
 
 
-def _with_score_head(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights for a model with a score head: the random one where the adapter brings none."""
+def _with_score_head(model: Any, weights: dict[str, torch.Tensor], folder: str) -> dict[str, torch.Tensor]:
+    """The weights for a model with a score head: the base's, or a random one, where the adapter brings none.
+
+    Raises:
+        ModelError: the adapter is of a reward model, and its head is lost.
+    """
+    whole = model.get_base_model()
+    if (
+        adapter_head(folder) == "reward"
+        and getattr(whole, "has_new_score", False)
+        and not brings_score(folder)
+    ):
+        raise ModelError(f"{folder}: {LOST_HEAD}")
     kept = {name: weight for name, weight in weights.items() if not name.endswith(_HEAD_WEIGHTS)}
-    random_head = model.get_base_model().score.original_module.weight
-    return {f"base_model.model.{SCORE_HEAD}.weight": random_head, **kept}
+    own = whole.score.original_module.weight
+    return {f"base_model.model.{SCORE_HEAD}.weight": own, **kept}
 
 
 _HEAD_WEIGHTS = tuple(f"{name}.weight" for name in OUTPUT_HEADS)

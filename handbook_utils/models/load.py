@@ -268,6 +268,7 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
             raise _not_loaded(name, "model", error, how.revision) from error
     LOGGER.info("%s: attention %s", name, attention_of(model.config))
     _check_weights(name, how.head, info)
+    model.has_new_score = any(key.startswith("score.") for key in info["missing_keys"])
     if how.head == "reward" and model.config.get_text_config().pad_token_id is None:
         # without it the score is read at the last position, which is padding in all but the longest row
         tokenizer = load_tokenizer(name, revision=how.revision, for_chat=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handbook_utils.errors import LaunchError, ModelError, RecipeError, suggest
-from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapter, read_lora
+from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapter, read_lora, router_weights
 from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import (
     adapter_base,
@@ -33,13 +33,19 @@ from handbook_utils.models.precision import (
 )
 from handbook_utils.runs.atomic import atomic_folder
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.log import LOGGER
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.distributed import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
+from handbook_utils.training.rows.labelled import warn_and_log
 
 MERGED = "base"
 DEQUANTIZED = (*QUANTIZATIONS, *DEQUANTIZED_WHILE_LOADED)
+
+
+class RouterWarning(UserWarning):
+    """An adapter trains the router of a mixture of experts, and nobody said so."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,9 @@ def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
     changed = [
         f"lora.{key} is {earlier[key]!r} there and {value!r} here"
         for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()
-        if value != "all-linear" and earlier[key] != (sorted(value) if isinstance(value, list) else value)
+        if key != "router"
+        and value != "all-linear"
+        and earlier[key] != (sorted(value) if isinstance(value, list) else value)
     ]
     held, wanted = adapter_base(place).quantization, recipe.model.quantization
     if held != "none" and wanted not in ("auto", "none", held):
@@ -179,9 +187,26 @@ def start_tokenizer(recipe: TrainingRecipe, source: str) -> Any:
 def start_model(recipe: TrainingRecipe, run: RunFolder, head: Head) -> Start:
     """The model to train, with its adapter where there is one; what is new is drawn from torch's seed."""
     start = start_base(recipe, run, head)
-    if recipe.lora is None or recipe.model.adapter == "continue":
-        return start
-    return Start(new_adapter(start.model, recipe.lora, head), start.base)
+    if recipe.lora is not None and recipe.model.adapter != "continue":
+        start = Start(new_adapter(start.model, recipe.lora, head), start.base)
+    if start.base is not None:
+        _settle_router(start.model, trains=recipe.lora is None or recipe.lora.router)
+    return start
+
+
+def _settle_router(model: Any, *, trains: bool) -> None:
+    """Say that an adapter moves the router of a mixture of experts, or keep it from doing so."""
+    weights = [weight for weight in router_weights(model) if weight.requires_grad]
+    if weights and trains:
+        warn_and_log(
+            "the adapter trains the router of the mixture of experts as well, which changes the experts that "
+            "answer. To leave it as it is, set `lora.router: false`.",
+            RouterWarning,
+        )
+    elif weights:
+        LOGGER.info("the router of the mixture of experts is left as it is")
+        for weight in weights:
+            weight.requires_grad_(False)
 
 
 def load_reference(recipe: TrainingRecipe, run: RunFolder) -> Any:

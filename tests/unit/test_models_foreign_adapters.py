@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 
 from handbook_utils import merge_adapter
 from handbook_utils.data.quiet import quiet_libraries
@@ -18,6 +19,8 @@ from handbook_utils.errors import ModelError, RecipeError
 from handbook_utils.models.adapters import AdapterBase, save_adapter
 from handbook_utils.models.load import load_model, load_on_base, load_pair, load_tokenizer
 from handbook_utils.models.precision import Loading
+from handbook_utils.pipeline.stages import run_stage
+from handbook_utils.sampling.scoring.scorers.reward_model import check_reward_model
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training.initial_model import check_start
 from tests.tiny_models import tiny_model
@@ -168,6 +171,64 @@ def test_an_adapter_whose_part_of_the_base_cannot_be_told_is_refused_with_the_wa
         load_model(str(folder), device="cpu")
     with pytest.raises(ModelError, match=message):
         check_start(recipe("sft", folder), str(folder))
+
+
+def reward_adapter(base: Path, folder: Path, *, reward_base: Path | None = None, **settings: Any) -> Path:
+    """An adapter on a model with a score head, as a trainer saves it with this `LoraConfig`."""
+    torch.manual_seed(2)
+    model = load_model(str(reward_base or base), head="reward", device="cpu")
+    with quiet_libraries():
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], **settings))
+        model.save_pretrained(folder)
+    load_tokenizer(str(base)).save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_adapter_without_its_head_is_refused_and_one_with_it_is_not(
+    base: Path, tmp_path: Path
+) -> None:
+    lost = reward_adapter(base, tmp_path / "lost")  # TRL's RewardTrainer with LoraConfig(r=4)
+    with pytest.raises(ModelError, match=r"lost: .*without its score head.*SEQ_CLS"):
+        check_reward_model(str(lost))
+    check_reward_model(str(reward_adapter(base, tmp_path / "task", task_type="SEQ_CLS")))
+    told_to = reward_adapter(base, tmp_path / "told", modules_to_save=["score"])
+    check_reward_model(str(told_to))
+    scores = [logits(load_model(str(told_to), head="reward", device="cpu")) for _ in range(2)]
+    torch.testing.assert_close(*scores)
+    # nor can what was lost be merged, where the adapter says that it is a reward model's
+    told(lost, task_type="SEQ_CLS")
+    with pytest.raises(ModelError, match="without its score head"):
+        merge_adapter(str(lost), tmp_path / "merged", device="cpu")
+
+
+def test_an_adapter_without_a_head_on_a_reward_model_has_that_models(base: Path, tmp_path: Path) -> None:
+    reward = load_model(str(base), head="reward", device="cpu")
+    reward.save_pretrained(tmp_path / "reward")
+    load_tokenizer(str(base)).save_pretrained(tmp_path / "reward")
+    folder = reward_adapter(base, tmp_path / "adapter", reward_base=tmp_path / "reward")
+    check_reward_model(str(folder))
+    found = logits(load_model(str(folder), head="reward", device="cpu"))
+    torch.testing.assert_close(found, logits(reward))  # the adapter is untrained
+
+
+def test_sft_trains_tokens_one_by_one_under_a_tied_head(
+    base: Path, tmp_path: Path, conversations_file: Path
+) -> None:
+    folder = peft_adapter(base, tmp_path / "adapter", **KINDS["trained tokens"])
+    content = {
+        "stage": "sft",
+        "model": {"name": str(folder), "adapter": "continue"},
+        "data": [{"name": str(conversations_file), "split": "train[:2]"}],
+        "global_batch_size": 2,
+        "training": {"use_cpu": True, "max_steps": 1, "learning_rate": 1e-2, "packing": False},
+    }
+    run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
+    before, after = (
+        load_file(place / "adapter_model.safetensors") for place in (folder, tmp_path / "run/model")
+    )
+    name = next(name for name in before if "trainable_tokens_delta" in name)
+    assert before.keys() == after.keys()
+    assert not torch.equal(before[name], after[name])
 
 
 def test_other_adapters_than_lora_are_refused_by_name(base: Path, tmp_path: Path) -> None:
