@@ -224,7 +224,7 @@ def _cell(value: Any) -> str:
 
 def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
     """Examples, steps and batch of a stage; data is read, no model is."""
-    from handbook_utils.pipeline.stages import resolve_inputs
+    from handbook_utils.pipeline.inputs import resolve_inputs
 
     inputs = resolve_inputs(recipe, folder)
     if isinstance(recipe, TrainingRecipe):

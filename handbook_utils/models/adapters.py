@@ -10,19 +10,31 @@ import json
 import os
 import warnings
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from handbook_utils.errors import ModelError
+from handbook_utils.models.embeddings import fit_embeddings, untie_trained
 from handbook_utils.models.places import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weights_fingerprint
 from handbook_utils.models.precision import QUANTIZATIONS, Head
 from handbook_utils.schema.sections import LoraSection
 
 BASE_RECORD = "base.json"
 SCORE_HEAD, OUTPUT_HEADS = "score", ("lm_head", "embed_out")
+TRAINED_TOKENS = "token_adapter.trainable_tokens_delta"
+LOST_HEAD = (
+    "a reward model's adapter without its score head: that was not saved with it, nor has its base one, so "
+    "its scores would be noise. Train it again with task_type='SEQ_CLS', as the stage `reward` does, or save "
+    "its head as one of `modules_to_save`."
+)
+# how PEFT may begin an adapter by taking a part out of the base, which is done again on each load: by these
+# alike from the base alone, by those with random draws, or with data or rounding that is not saved
+REPEATED_ON_BASE, LOST_ON_BASE = ("pissa", "olora"), ("pissa_niter", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,10 @@ def save_adapter(
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the adapter that was trained, not its frozen copy, and its base; `final` as in `write_base`."""
-    has_new_tokens = getattr(model.get_base_model(), "has_new_tokens", False)
+    whole = model.get_base_model()
+    has_new_tokens = getattr(whole, "has_new_tokens", False)
+    config = model.peft_config["default"]
+    config.init_lora_weights = getattr(whole, "adapter_init", config.init_lora_weights)
     model.save_pretrained(
         folder, state_dict=weights, selected_adapters=["default"], save_embedding_layers=has_new_tokens
     )
@@ -101,7 +116,7 @@ def write_base(folder: Path, base: AdapterBase, *, final: Path) -> None:
 
 
 def read_lora(folder: str | Path) -> dict[str, Any]:
-    """An adapter's settings, in the fields of a recipe's `lora:` section."""
+    """An adapter's settings: the fields of a recipe's `lora:` section, and `bias`."""
     config = _read_json(Path(folder) / ADAPTER_CONFIG)
     targets = config.get("target_modules") or []
     return {
@@ -110,6 +125,7 @@ def read_lora(folder: str | Path) -> dict[str, Any]:
         "dropout": config.get("lora_dropout", 0.0),
         "targets": targets if isinstance(targets, str) else sorted(targets),
         "rslora": config.get("use_rslora", False),
+        "bias": config.get("bias", "none"),
         "modules_to_save": sorted({*(config.get("modules_to_save") or [])} - {SCORE_HEAD, "classifier"}),
     }
 
@@ -117,6 +133,35 @@ def read_lora(folder: str | Path) -> dict[str, Any]:
 def adapter_head(folder: str | Path) -> Head:
     """The head that an adapter was trained under."""
     return "reward" if _read_json(Path(folder) / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS" else "causal"
+
+
+def check_adapter(folder: str | Path) -> None:
+    """Refuse an adapter that cannot be put on its base as it was trained, before anything is loaded.
+
+    Raises:
+        ModelError: it is none of LoRA, or what its initialisation took out of the base cannot be told.
+    """
+    config = _read_json(Path(folder) / ADAPTER_CONFIG)
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ModelError(f"{folder}: an adapter of type {config['peft_type']}; only LoRA is read.")
+    init = str(config.get("init_lora_weights")).lower()
+    if init.startswith(LOST_ON_BASE):
+        raise ModelError(
+            f"{folder}: this adapter was begun with init_lora_weights='{init}', which takes a part out of "
+            "the base that cannot be told from the files. Where it was trained, save it with PEFT's "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=FOLDER), which makes it a plain "
+            "LoRA; or merge it there."
+        )
+
+
+def brings_score(folder: str | Path) -> bool:
+    """Whether an adapter's weights hold a score head: PEFT saves it for the task SEQ_CLS, or when told to."""
+    with safe_open(Path(folder) / ADAPTER_WEIGHTS, "pt") as weights:
+        return any(_is_score(name) for name in weights.keys())  # noqa: SIM118 - no mapping
+
+
+def _is_score(name: str) -> bool:
+    return f".{SCORE_HEAD}." in name
 
 
 def check_fingerprint(adapter: str, base: AdapterBase, place: str) -> None:
@@ -157,6 +202,15 @@ def new_adapter(model: Any, section: LoraSection, head: Head) -> Any:
         raise ModelError(f"lora: {str(error).splitlines()[0]}") from error
 
 
+def router_weights(model: Any) -> list[Any]:
+    """Weights of adapters on what chooses the experts of a mixture: the `gate` or `router` beside them."""
+    layers = [name for name, layer in model.named_modules() if hasattr(layer, "experts")]
+    routers = tuple(f"{name}.{router}." for name in layers for router in ("gate", "router"))
+    return [
+        weight for name, weight in model.named_parameters() if name.startswith(routers) and ".lora_" in name
+    ]
+
+
 def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -> Any:
     """Put the adapter of a folder on its base.
 
@@ -170,17 +224,21 @@ def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -
     """
     from peft import set_peft_model_state_dict
 
+    check_adapter(folder)
+
     config = _adapter_config(folder, head)
     config.inference_mode = not is_trainable
-    weights = load_file(Path(folder) / ADAPTER_WEIGHTS)
+    weights = _without_copies(load_file(Path(folder) / ADAPTER_WEIGHTS))
     base_name = model.name_or_path or model.config.model_type
     try:
-        _fit_embeddings(model, weights)
+        fit_embeddings(model, weights, _trained_tokens(config), name=folder)
         model = _with_peft(model, config)
         if head == "reward":
-            weights = _with_score_head(model, weights)
+            weights = _with_score_head(model, weights, folder)
         keys = set_peft_model_state_dict(model, weights)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except ModelError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ModelError(f"{folder}: this adapter does not fit its base {base_name}: {reason}") from error
     if keys.unexpected_keys:
@@ -188,7 +246,25 @@ def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -
             f"{folder}: this adapter does not fit its base {base_name}, which has no "
             f"{keys.unexpected_keys[0].removeprefix('base_model.model.')}. Name the base it was trained on."
         )
+    if str(config.init_lora_weights).lower() in REPEATED_ON_BASE:
+        # a copy of the adapter, such as DPO's reference, would take its part out of the base once more
+        model.get_base_model().adapter_init = config.init_lora_weights  # `save_adapter` writes it again
+        config.init_lora_weights = True
     return model
+
+
+def merged(model: Any) -> Any:
+    """An adapter merged into its base, which is not quantised: a plain model.
+
+    Raises:
+        ModelError: the adapter has a part for which the base has no place, or weights that are no numbers.
+    """
+    untie_trained(model)
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"this adapter cannot be merged into its base: {reason}") from error
 
 
 def _with_peft(model: Any, config: Any) -> Any:
@@ -205,11 +281,9 @@ def _with_peft(model: Any, config: Any) -> Any:
 
 
 def _adapter_config(folder: str, head: Head) -> Any:
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
-    config = PeftConfig.from_pretrained(folder)
-    if not isinstance(config, LoraConfig):
-        raise ModelError(f"{folder}: an adapter of type {config.peft_type}; only LoRA is read.")
+    config = LoraConfig.from_pretrained(folder)
     if head == "causal" and config.task_type == "SEQ_CLS":
         raise ModelError(
             f"{folder}: a reward model's adapter, which scores and cannot write. Load it with head='reward'."
@@ -221,22 +295,45 @@ def _adapter_config(folder: str, head: Head) -> Any:
     return config
 
 
-def _fit_embeddings(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Grow the base's vocabulary to that of an adapter trained with new tokens."""
-    rows = [len(weight) for name, weight in weights.items() if name.endswith(_EMBEDDING_WEIGHTS)]
-    if rows and rows[0] > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(rows[0], mean_resizing=False)
-        model.has_new_tokens = True  # `save_adapter` has to keep them
+def _without_copies(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An adapter's weights without what PEFT saves once more where the vocabulary was changed."""
+    heads = tuple(f"{name}.{TRAINED_TOKENS}" for name in OUTPUT_HEADS)
+    tokens = [
+        weight for name, weight in weights.items() if TRAINED_TOKENS in name and not name.endswith(heads)
+    ]
+
+    def is_copy(name: str, weight: torch.Tensor) -> bool:
+        if name.endswith(heads):  # of a head that is tied to the embeddings
+            return any(torch.equal(weight, one) for one in tokens)
+        return ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in weights
+
+    return {name: weight for name, weight in weights.items() if not is_copy(name, weight)}
 
 
-def _with_score_head(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights for a model with a score head: the random one where the adapter brings none."""
+def _trained_tokens(config: Any) -> list[int]:
+    """Token ids whose embeddings an adapter trains one by one."""
+    indices = config.trainable_token_indices or []
+    return sorted({*chain.from_iterable(indices.values())} if isinstance(indices, dict) else indices)
+
+
+def _with_score_head(model: Any, weights: dict[str, torch.Tensor], folder: str) -> dict[str, torch.Tensor]:
+    """The weights for a model with a score head: the base's, or a random one, where the adapter brings none.
+
+    Raises:
+        ModelError: the adapter is of a reward model, and its head is lost.
+    """
+    whole = model.get_base_model()
+    if (
+        adapter_head(folder) == "reward"
+        and getattr(whole, "has_new_score", False)
+        and not brings_score(folder)
+    ):
+        raise ModelError(f"{folder}: {LOST_HEAD}")
     kept = {name: weight for name, weight in weights.items() if not name.endswith(_HEAD_WEIGHTS)}
-    random_head = model.get_base_model().score.original_module.weight
-    return {f"base_model.model.{SCORE_HEAD}.weight": random_head, **kept}
+    own = whole.score.original_module.weight
+    return {f"base_model.model.{SCORE_HEAD}.weight": own, **kept}
 
 
-_EMBEDDING_WEIGHTS = ("embed_tokens.weight", "wte.weight")
 _HEAD_WEIGHTS = tuple(f"{name}.weight" for name in OUTPUT_HEADS)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +18,15 @@ from handbook_utils.errors import HandbookError, ModelError, TemplateError
 from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.transformers_internals import attention_of, takes_flash_attention
 from handbook_utils.libraries.versions import naming_untested_versions
-from handbook_utils.models.adapters import AdapterBase, attach, check_fingerprint, read_base
+from handbook_utils.models.adapters import (
+    AdapterBase,
+    attach,
+    check_adapter,
+    check_fingerprint,
+    merged,
+    read_base,
+)
+from handbook_utils.models.embeddings import embedding_rows
 from handbook_utils.models.places import INIT, is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import (
     Head,
@@ -26,8 +35,11 @@ from handbook_utils.models.precision import (
     alike_on_all_cpus,
     choose_attention,
     dequantized,
+    in_dtype,
     quantization_options,
     quantized,
+    stored_options,
+    stored_quantization,
 )
 from handbook_utils.pocket.base_model import build_init_model, build_tokenizer
 from handbook_utils.schema.sections import ModelSection
@@ -154,7 +166,7 @@ def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 
     Fewer are fine: vocabularies are often padded to a round number.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = embedding_rows(model)
     if len(tokenizer) > rows:
         raise ModelError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings, so a text "
@@ -171,7 +183,8 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
         how: `quantization` is that of the base.
         is_trainable: whether the adapter is to be trained on.
     """
-    base = read_base(place)
+    check_adapter(place)
+    base = adapter_base(place)
     wanted = base.quantization if how.quantization == "auto" else how.quantization
     # what training rounded stays rounded: the adapter has learned to make up for it
     held = wanted if base.quantization == "none" else base.quantization
@@ -182,6 +195,26 @@ def load_on_base(place: str, how: Loading, *, is_trainable: bool = False) -> Any
         return attach(model, place, head=how.head, is_trainable=is_trainable).eval()
 
 
+def adapter_base(place: str) -> AdapterBase:
+    """What an adapter stands on, as `read_base`; a base whose own files are quantised is held as they are."""
+    base = read_base(place)
+    if base.quantization == "none":
+        with suppress(ModelError):  # loading says what is wrong with it
+            base = replace(base, quantization=stored_as(base.name, revision=base.revision))
+    return base
+
+
+def stored_as(name: str, *, revision: str | None = None) -> str:
+    """How a whole model's files hold its weights, as `stored_quantization`; of an adapter "none".
+
+    Raises:
+        ModelError: as `read_config`.
+    """
+    if name == INIT or is_adapter(resolve_model(name, revision=revision)):
+        return "none"
+    return stored_quantization(read_config(name, revision=revision))
+
+
 def load_merged(place: str, how: Loading) -> Any:
     """An adapter merged into what it was trained on, dequantised first, as one whole model.
 
@@ -189,7 +222,7 @@ def load_merged(place: str, how: Loading) -> Any:
     """
     model = load_on_base(place, how.replace(quantization="none"))
     with quiet_libraries():
-        return model.merge_and_unload().requires_grad_(True).eval()
+        return merged(model).requires_grad_(True).eval()
 
 
 def _load_base(adapter: str, base: AdapterBase, how: Loading) -> Any:
@@ -208,10 +241,12 @@ def _load_base(adapter: str, base: AdapterBase, how: Loading) -> Any:
 
 
 def _load_whole(name: str, place: str, how: Loading) -> Any:
-    options: dict[str, Any] = quantization_options(how)
+    config = read_config(name, revision=how.revision)
+    stored = stored_quantization(config)
+    options = quantization_options(how) if stored == "none" else stored_options(config, how)
     auto = AutoModelForCausalLM
     if how.head == "reward":
-        auto, options["num_labels"] = AutoModelForSequenceClassification, 1
+        auto, config.num_labels = AutoModelForSequenceClassification, 1
     with _quiet_if_local(place):
         try:
             attention = choose_attention(how.attention, how, has_flash=_has_flash(auto, place, how))
@@ -219,6 +254,7 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
                 options["attn_implementation"] = attention
             model, info = auto.from_pretrained(
                 place,
+                config=config,
                 revision=how.revision,
                 dtype=how.torch_dtype,
                 use_safetensors=True,
@@ -232,12 +268,17 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
             raise _not_loaded(name, "model", error, how.revision) from error
     LOGGER.info("%s: attention %s", name, attention_of(model.config))
     _check_weights(name, how.head, info)
+    model.has_new_score = any(key.startswith("score.") for key in info["missing_keys"])
     if how.head == "reward" and model.config.get_text_config().pad_token_id is None:
         # without it the score is read at the last position, which is padding in all but the longest row
         tokenizer = load_tokenizer(name, revision=how.revision, for_chat=False)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if stored != "none":
+        plain = how.quantization not in ("auto", stored)
+        model = in_dtype(dequantized(model, how.torch_dtype) if plain else model, how.torch_dtype)
+        model = quantized(model, how) if plain else model
     # quantised weights were placed while they were loaded, and cannot all be moved
-    return alike_on_all_cpus(model if "quantization_config" in options else model.to(how.target)).eval()
+    return alike_on_all_cpus(model if "device_map" in options else model.to(how.target)).eval()
 
 
 def _has_flash(auto: Any, place: str, how: Loading) -> bool:

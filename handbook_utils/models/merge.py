@@ -12,8 +12,9 @@ from transformers import AutoConfig, GenerationConfig
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import ModelError
 from handbook_utils.libraries.versions import naming_untested_versions
-from handbook_utils.models.adapters import adapter_head, read_base
-from handbook_utils.models.load import load_model, load_on_base, load_tokenizer
+from handbook_utils.models.adapters import adapter_head, merged, read_base
+from handbook_utils.models.generation_settings import settle_generation
+from handbook_utils.models.load import adapter_base, load_model, load_on_base, load_tokenizer
 from handbook_utils.models.places import is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import DTYPES, Loading
 from handbook_utils.runs.atomic import atomic_folder
@@ -93,10 +94,12 @@ def merge_adapter(
     with atomic_folder(out) as folder, quiet_libraries():
         model = load_on_base(place, how)
         before = _Outputs.of(model, tokenizer, how)
-        model.merge_and_unload(safe_merge=True).save_pretrained(folder)
+        model = merged(model)
+        settle_generation(model, tokenizer, name=name)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del model  # one model at a time
-        report = _compared(before, folder, how, read_base(place).quantization, place)
+        report = _compared(before, folder, how, adapter_base(place).quantization, place)
     return MergeReport(**{**vars(report), "folder": out})
 
 

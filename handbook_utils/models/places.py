@@ -8,6 +8,7 @@ from typing import Any
 
 from handbook_utils.environment import is_offline
 from handbook_utils.errors import ModelError, suggest
+from handbook_utils.models.model_files import check_model_files
 from handbook_utils.pocket.base_model import base_path
 
 BASE, INIT = "pocket:base", "pocket:init"
@@ -114,6 +115,7 @@ def _check_folder(path: Path) -> None:
             f"{path}: weights have to be .safetensors; found {found}. Where you trust them, "
             "load the model with transformers and save_pretrained it: that writes safetensors."
         )
+    check_model_files(path)
 
 
 def _fetched_adapter(name: str, revision: str | None) -> str | None:

@@ -13,7 +13,9 @@ from handbook_utils.errors import MissingDependencyError, ModelError, suggest
 
 Head = Literal["causal", "reward"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("none", "int8", "nf4")
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+# how other tools' files hold weights that transformers can turn into plain ones while it loads them
+DEQUANTIZED_WHILE_LOADED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 # flash-attention 2 needs this compute capability (Ampere), and two-byte numbers
 FLASH_CAPABILITY, FLASH, FLEX = (8, 0), "flash_attention_2", "flex_attention"
 
@@ -89,11 +91,7 @@ def quantization_options(how: Loading) -> dict[str, Any]:
     """
     if how.quantization in ("auto", "none"):
         return {}
-    if find_spec("bitsandbytes") is None:
-        raise MissingDependencyError(
-            f"quantization '{how.quantization}' needs bitsandbytes: pip install bitsandbytes. "
-            "Or set quantization to 'none'."
-        )
+    _require_bitsandbytes(how.quantization, "Or set quantization to 'none'.")
     from transformers import BitsAndBytesConfig
 
     if how.quantization == "int8":
@@ -101,13 +99,57 @@ def quantization_options(how: Loading) -> dict[str, Any]:
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
+            bnb_4bit_quant_type=how.quantization,
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=how.torch_dtype,
             bnb_4bit_quant_storage=_storage(how.torch_dtype),
         )
     # placed while loading: bitsandbytes packs the weights on the device they will stay on
     return {"quantization_config": config, "device_map": {"": str(how.target)}}
+
+
+def _require_bitsandbytes(quantization: str, otherwise: str) -> None:
+    if find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"quantization '{quantization}' needs bitsandbytes: pip install bitsandbytes. {otherwise}"
+        )
+
+
+def stored_quantization(config: Any) -> str:
+    """How a model's own files hold its weights, by its configuration.
+
+    Returns:
+        "none", "int8", "nf4" or "fp4" (all bitsandbytes), or another method's name, such as "gptq".
+    """
+    stored = getattr(config, "quantization_config", None) or {}
+    stored = stored if isinstance(stored, dict) else stored.to_dict()
+    if stored.get("load_in_4bit") or stored.get("_load_in_4bit"):
+        return str(stored.get("bnb_4bit_quant_type", "fp4"))
+    if stored.get("load_in_8bit") or stored.get("_load_in_8bit"):
+        return "int8"
+    return str(stored.get("quant_method", "none"))
+
+
+def stored_options(config: Any, how: Loading) -> dict[str, Any]:
+    """What `from_pretrained` takes to load weights whose files are quantised already.
+
+    They are held as they are stored, computed with in the number format asked for, and a new score head stays
+    whole. `how.quantization` of "none" turns formats into plain weights that can be so only while loaded.
+    """
+    import transformers
+
+    stored = stored_quantization(config)
+    options: dict[str, Any] = {"device_map": {"": str(how.target)}}
+    if stored in QUANTIZATIONS:
+        _require_bitsandbytes(stored, "Or take the model whose weights are not quantised.")
+        settings = config.quantization_config
+        if settings.get("llm_int8_skip_modules"):
+            settings["llm_int8_skip_modules"] = [*settings["llm_int8_skip_modules"], "score"]
+        settings["bnb_4bit_compute_dtype"] = str(how.torch_dtype).removeprefix("torch.")
+    elif how.quantization == "none" and stored in DEQUANTIZED_WHILE_LOADED:
+        kind = getattr(transformers, DEQUANTIZED_WHILE_LOADED[stored])
+        options["quantization_config"] = kind(dequantize=True)
+    return options
 
 
 def _storage(dtype: torch.dtype) -> torch.dtype:
@@ -122,6 +164,17 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
     model = model.dequantize(dtype)
     # transformers leaves these marks behind, and trainers read them
     model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
+    return model
+
+
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The model with all weights that are not quantised in one number format.
+
+    Of a model whose files are quantised, transformers leaves them as stored, beside new ones in `dtype`.
+    """
+    for weight in model.parameters():
+        if weight.is_floating_point() and not _is_packed(weight):
+            weight.data = weight.data.to(dtype)
     return model
 
 

@@ -19,8 +19,9 @@ from handbook_utils.data.load import Locator, ResolvedInputs
 from handbook_utils.data.prompts import LeftOut
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.win_rate import compare_paired
+from handbook_utils.pipeline.inputs import resolve_inputs
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_stages
-from handbook_utils.pipeline.stages import resolve_inputs, run_stage
+from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.pipeline.tables import shared_scores
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.runs.atomic import temporary_name

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.errors import RecipeError, RunFolderError, suggest
-from handbook_utils.pipeline.stages import fingerprint_inputs, is_done, resolve_inputs, run_stage, sources_of
+from handbook_utils.pipeline.inputs import resolve_inputs, sources_of
+from handbook_utils.pipeline.stages import is_done, run_stage
 from handbook_utils.records import RunResult
 from handbook_utils.runs.atomic import explained_os_errors, locked, write_text
+from handbook_utils.runs.state import damaged_outputs
 from handbook_utils.schema.recipe import Overrides, load_recipe, parse_overrides, recipe_to_yaml, stage_recipe
 from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.stages import PipelineRecipe
@@ -35,7 +37,7 @@ def run_pipeline(
         out: gets one run folder per stage.
         overrides: changes by stage, such as `{"sft.training.max_steps": 10}`.
         seed: replaces the pipeline's seed, and with it every stage's.
-        overwrite: redo the stages whose recipe or inputs have changed.
+        overwrite: redo the stages whose recipe, inputs or files have changed.
         watch: called with a stage's name before it (None) and after it (its result); progress
             bars are shown only when it is given.
     Raises:
@@ -93,7 +95,7 @@ def _run_one(name: str, recipe: StageRecipe, out: Path, overwrite: bool, watch: 
         watch(name, None)
     folder = out / name
     inputs = resolve_inputs(recipe, folder)
-    redo = overwrite and not is_done(folder, recipe, fingerprint_inputs(recipe, inputs))
+    redo = overwrite and not (is_done(folder, recipe, inputs) and not damaged_outputs(folder))
     result = run_stage(recipe, folder, overwrite=redo, progress=watch is not None)
     if watch:
         watch(name, result)

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.errors import RecipeError
 from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.versions import naming_untested_versions
+from handbook_utils.pipeline.inputs import check_inputs, fingerprint_inputs, resolve_inputs
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
-from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.processes import is_launched, rank
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.runs.atomic import sha256_of
 from handbook_utils.runs.folder import RunFolder, open_run, read_result
 from handbook_utils.runs.follower import FollowedRun
 from handbook_utils.runs.state import (
     damaged_outputs,
     differences,
+    inner_runs,
     is_finished,
     read_manifest,
-    run_fingerprint,
 )
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
-from handbook_utils.schema.sections import Source
 from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.stages import PipelineRecipe, RejectionRecipe
 from handbook_utils.schema.training import StageRecipe, TrainingRecipe
@@ -73,8 +69,7 @@ def run_stage(
     if isinstance(loaded, PipelineRecipe):
         raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
     inputs = resolve_inputs(loaded, Path(out))
-    fingerprints = fingerprint_inputs(loaded, inputs)
-    if not overwrite and is_done(out, loaded, fingerprints):
+    if not overwrite and is_done(out, loaded, inputs):
         return read_result(out)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
         launch_recipe(loaded, out, overwrite=overwrite, progress=progress)
@@ -84,12 +79,13 @@ def run_stage(
         with _training_group(loaded):
             stage(loaded, FollowedRun(Path(out), loaded, inputs))
         return read_result(out)
+    check_inputs(loaded, inputs)
     with (
         open_run(
             out,
             loaded,
             inputs=inputs,
-            fingerprints=fingerprints,
+            fingerprints=fingerprint_inputs(loaded, inputs),
             overwrite=overwrite,
             progress=progress,
         ) as run,
@@ -144,88 +140,25 @@ def stage_function(stage: str) -> StageFunction:
 def finished(recipe: StageRecipe, out: str | Path) -> RunResult | None:
     """The result of this very run where the folder holds it, finished; else None."""
     inputs = resolve_inputs(recipe, Path(out))
-    is_there = is_done(out, recipe, fingerprint_inputs(recipe, inputs))
+    is_there = is_done(out, recipe, inputs)
     return read_result(out) if is_there else None
 
 
-def is_done(out: str | Path, recipe: StageRecipe, fingerprints: Mapping[str, str]) -> bool:
+def is_done(out: str | Path, recipe: StageRecipe, inputs: Mapping[str, Path]) -> bool:
     """Whether the folder holds this very run, finished.
 
     Tables of the stages that sample, score and select are compared with their checksums: where one is
-    damaged the run is not done, and goes on to make it again. A trained model is not read for that.
+    damaged the run is not done, and goes on to make it again. A trained model is not read for that, and the
+    inputs only where a finished run is there: of several processes that start a run, the first reads them.
     """
     path = Path(out)
     if not (path / "manifest.json").exists() or not is_finished(path):
         return False
-    if differences(read_manifest(path), recipe_to_dict(recipe), fingerprints):
+    if differences(read_manifest(path), recipe_to_dict(recipe), fingerprint_inputs(recipe, inputs)):
         return False
-    return not any(damaged_outputs(folder) for folder in (path, *_inner_runs(path)) if _has_tables(folder))
-
-
-def _inner_runs(path: Path) -> list[Path]:
-    return [manifest.parent for manifest in path.glob("*/manifest.json")]
+    return not any(damaged_outputs(folder) for folder in (path, *inner_runs(path)) if _has_tables(folder))
 
 
 def _has_tables(folder: Path) -> bool:
     kind = STAGES.get(read_manifest(folder)["stage"])
     return kind is not None and not kind.trains
-
-
-def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
-    """Every section of a recipe that reads a model or data, with its dotted key."""
-
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Source]]:
-        if isinstance(value, Source):
-            yield key, value
-        elif isinstance(value, BaseModel):
-            for name in type(value).model_fields:
-                yield from walk(getattr(value, name), f"{key}.{name}")
-        elif isinstance(value, Mapping):
-            for name, item in value.items():
-                yield from walk(item, f"{key}.{name}")
-        elif isinstance(value, list):
-            for index, item in enumerate(value):
-                yield from walk(item, f"{key}.{index}")
-
-    for name in type(recipe).model_fields:
-        yield from walk(getattr(recipe, name), name)
-
-
-def resolve_inputs(recipe: StageRecipe, out: Path) -> dict[str, Path]:
-    """The finished run folder behind each `from`; a bare name is a folder beside the run's own."""
-    inputs = {}
-    for key, source in sources_of(recipe):
-        if source.from_ is None:
-            continue
-        path = out.parent / source.from_
-        if not path.exists() and Path(source.from_).exists():
-            path = Path(source.from_)
-        if not (path / "manifest.json").exists():
-            raise RecipeError(_missing_input(key, source.from_, path))
-        if not is_finished(path):
-            status = read_manifest(path)["status"]
-            raise RecipeError(
-                f"'{key}' reads the run {path}, which is {status}. Run that stage again to finish it."
-            )
-        inputs[source.from_] = path
-    return inputs
-
-
-def _missing_input(key: str, name: str, path: Path) -> str:
-    beside = [entry.parent.name for entry in path.parent.glob("*/manifest.json")]
-    near = f" {suggest(name, beside)}" if beside else ""
-    return (
-        f"'{key}' reads the earlier run '{name}', and {path} is no run folder.{near} "
-        f"Run that stage first, or say where it is: --set {key}.from=PATH."
-    )
-
-
-def fingerprint_inputs(recipe: StageRecipe, inputs: Mapping[str, Path]) -> dict[str, str]:
-    """Checksums of the earlier runs, local files and parts of the pocket world a stage reads."""
-    fingerprints = {name: run_fingerprint(path) for name, path in inputs.items()}
-    for _, source in sources_of(recipe):
-        if source.name and source.name.startswith(PREFIX):
-            fingerprints[source.name] = pocket_fingerprint(source.name)
-        elif source.name and Path(source.name).exists():
-            fingerprints[source.name] = sha256_of(Path(source.name))
-    return fingerprints

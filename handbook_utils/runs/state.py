@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handbook_utils.errors import RunFolderError
+from handbook_utils.runs.checksums import checksum_of, is_same_input
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,28 +84,45 @@ def output_checksums(path: Path, *, leave_out: Collection[str]) -> dict[str, str
 
     A run folder inside has checksums of its own, and a link leads to what is counted elsewhere.
     """
-    from handbook_utils.runs.atomic import sha256_of
-
     own = [
         entry
         for entry in path.iterdir()
         if entry.name not in leave_out and not entry.is_symlink() and not (entry / "manifest.json").exists()
     ]
     files = [file for entry in own for file in ([entry] if entry.is_file() else entry.rglob("*"))]
-    return {str(file.relative_to(path)): sha256_of(file) for file in sorted(files) if file.is_file()}
+    return {str(file.relative_to(path)): checksum_of(file) for file in sorted(files) if file.is_file()}
 
 
 def damaged_outputs(path: str | Path) -> list[str]:
     """Files of a finished run that are gone, or not as they were written."""
-    from handbook_utils.runs.atomic import sha256_of
-
     folder = Path(path)
     written = read_manifest(folder).get("outputs", {})
     return [
         name
         for name, checksum in written.items()
-        if not (folder / name).is_file() or sha256_of(folder / name) != checksum
+        if not (folder / name).is_file() or checksum_of(folder / name) != checksum
     ]
+
+
+def check_unaltered(path: str | Path) -> None:
+    """Refuse a finished run whose files are not as it wrote them; those of runs inside it count as well.
+
+    Raises:
+        RunFolderError: names the run, a file, and how to have it made again.
+    """
+    for folder in (Path(path), *inner_runs(path)):
+        if damaged := damaged_outputs(folder):
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise RunFolderError(
+                f"{folder}: {damaged[0]}{more} is missing or was altered since the run wrote it, so what is "
+                "read would not be what its manifest says. Put the files back, or run that stage again with "
+                "--overwrite."
+            )
+
+
+def inner_runs(path: str | Path) -> list[Path]:
+    """Run folders inside a run folder, such as those of rounds."""
+    return [manifest.parent for manifest in Path(path).glob("*/manifest.json")]
 
 
 def differences(
@@ -122,7 +140,7 @@ def differences(
     lines += [
         f"input '{name}' has changed since"
         for name in inputs
-        if name in stored and stored[name] != inputs[name]
+        if name in stored and not is_same_input(name, stored[name], inputs[name])
     ]
     return lines
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from handbook_utils.schema.engines import checked_url
-from handbook_utils.schema.sections import DataSource, ModelSection, Section, Source
+from handbook_utils.schema.sections import DataSource, ModelSection, Reads, Section, Source
 
 Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "rso_pairs", "random"]
 Distinct = Literal["none", "text", "near"]
@@ -106,7 +106,9 @@ class FunctionSection(Section):
     """A Python function of (prompt messages, completion text) that gives a number, or true or false."""
 
     kind: Literal["function"]
-    function: str = Field(description="package.module:name, importable where the run runs")
+    function: Annotated[str, Reads("code")] = Field(
+        description="package.module:name, importable where the run runs"
+    )
     allow_code: bool = Field(False, description="has to be true: the function is code, and it is run")
 
     @model_validator(mode="after")

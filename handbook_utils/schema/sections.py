@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +24,17 @@ ADAPTER_MODES = {
     "stack": "merge it into its base in memory and train a new adapter (`lora:`) on that",
     "merge": "write the merged model first, then train as the recipe says: with `lora:`, or all weights",
 }
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Marks a text field that may name something else to read: its content is part of a run's identity.
+
+    Attributes:
+        what: "file": the path of one; "code": a Python function, `package.module:name`.
+    """
+
+    what: Literal["file", "code"]
 
 
 class Section(BaseModel):
@@ -61,7 +73,7 @@ class ModelSection(Source):
 class TrainedModelSection(ModelSection):
     """The model that a training stage starts from."""
 
-    chat_template: str | None = Field(
+    chat_template: Annotated[str | None, Reads("file")] = Field(
         None, description="for a tokenizer without one: zephyr, chatml, a .jinja file or text"
     )
     adapter: Literal["continue", "stack", "merge"] | None = Field(
@@ -172,6 +184,9 @@ class LoraSection(Section):
         "all-linear", description="module names, such as q_proj; all-linear: every linear layer but the head"
     )
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
+    router: bool = Field(
+        True, description="false: of a mixture of experts, leave the router of `targets` as it is"
+    )
     modules_to_save: list[str] = Field(
         default_factory=list, description="modules trained whole and saved with the adapter"
     )

@@ -16,11 +16,10 @@ from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import ModelError
-from handbook_utils.models.load import load_tokenizer
 from handbook_utils.models.places import is_hub_name
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import evaluates, trainer_arguments
-from handbook_utils.training.initial_model import check_start
+from handbook_utils.training.initial_model import check_start, start_tokenizer
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches
 from handbook_utils.training.rows.labelled import check_rows, training_rows
@@ -74,12 +73,7 @@ def _counted(
     """
     is_chat, place = recipe.stage != "pretrain", located.locate(recipe.model)
     try:
-        tokenizer = load_tokenizer(
-            place,
-            revision=recipe.model.revision,
-            for_chat=is_chat,
-            chat_template=recipe.model.chat_template,
-        )
+        tokenizer = start_tokenizer(recipe, place)
     except ModelError:
         if not is_hub_name(place):
             raise

@@ -15,7 +15,8 @@ from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.training_data import load_training_data
 from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.adapters import save_adapter
-from handbook_utils.models.load import check_vocabulary, load_model, load_tokenizer
+from handbook_utils.models.generation_settings import settle_generation
+from handbook_utils.models.load import check_vocabulary, load_model
 from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
@@ -24,7 +25,7 @@ from handbook_utils.training.arguments import evaluates, step_arguments, trainer
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.distributed import decided_by_main, wait_for_all
-from handbook_utils.training.initial_model import Start, check_start, start_model
+from handbook_utils.training.initial_model import Start, check_start, start_model, start_tokenizer
 from handbook_utils.training.metrics import Measure
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
@@ -84,12 +85,7 @@ def fit(
     run.note(**packing)
     plan = make_plan(recipe, len(train) if isinstance(train, Dataset) else None)
     for_chat = recipe.stage != "pretrain"
-    tokenizer = load_tokenizer(
-        source,
-        revision=recipe.model.revision,
-        for_chat=for_chat,
-        chat_template=recipe.model.chat_template,
-    )
+    tokenizer = start_tokenizer(recipe, source)
     if not decided_by_main(lambda: run.has(MODEL)):
         with quiet_libraries():
             if for_chat:
@@ -101,6 +97,7 @@ def fit(
             set_seed(recipe.seed)  # a new score head or adapter is drawn from the global generator
             start = start_model(recipe, run, head)
             check_vocabulary(start.model, tokenizer, source)
+            settle_generation(start.model, tokenizer, name=source)
             run.note(**start.facts(recipe.model.adapter))
             _train(recipe, run, plan, start, tokenizer, (rows, held_out))
     if run.is_main:

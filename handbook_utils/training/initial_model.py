@@ -9,19 +9,43 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handbook_utils.errors import LaunchError, ModelError, RecipeError
-from handbook_utils.models.adapters import AdapterBase, new_adapter, read_base, read_lora
-from handbook_utils.models.load import load_merged, load_model, load_on_base, load_tokenizer, options_of
+from handbook_utils.errors import LaunchError, ModelError, RecipeError, suggest
+from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapter, read_lora, router_weights
+from handbook_utils.models.generation_settings import settle_generation
+from handbook_utils.models.load import (
+    adapter_base,
+    load_merged,
+    load_model,
+    load_on_base,
+    load_tokenizer,
+    options_of,
+    stored_as,
+)
 from handbook_utils.models.places import INIT, is_adapter, resolve_model, weights_fingerprint
-from handbook_utils.models.precision import Head, Loading, LoadOptions, quantized, quantized_share
+from handbook_utils.models.precision import (
+    DEQUANTIZED_WHILE_LOADED,
+    QUANTIZATIONS,
+    Head,
+    Loading,
+    LoadOptions,
+    quantized,
+    quantized_share,
+)
 from handbook_utils.runs.atomic import atomic_folder
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.log import LOGGER
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.distributed import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
+from handbook_utils.training.rows.labelled import warn_and_log
 
 MERGED = "base"
+DEQUANTIZED = (*QUANTIZATIONS, *DEQUANTIZED_WHILE_LOADED)
+
+
+class RouterWarning(UserWarning):
+    """An adapter trains the router of a mixture of experts, and nobody said so."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,8 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
             raise RecipeError(
                 f"{source} is a whole model, no adapter: take `adapter: {mode}` out of `model`."
             )
+        if place is not None:
+            _check_stored(recipe, source)
         return
     if mode is None:
         ways = "\n".join(f"  {name}: {meaning}" for name, meaning in ADAPTER_MODES.items())
@@ -75,23 +101,56 @@ def check_start(recipe: TrainingRecipe, source: str) -> None:
             f"{source} is an adapter, so the recipe has to say what becomes of it. "
             f"Set `model.adapter` to one of\n{ways}"
         )
+    check_adapter(place)
     if mode == "continue":
         _check_continued(recipe, source, place)
-    held, wanted = read_base(place).quantization, recipe.model.quantization
+    held, wanted = adapter_base(place).quantization, recipe.model.quantization
     # "auto" holds the base as it was in training, which only the adapter's folder tells
     if recipe.launch.strategy == "zero3" and mode != "merge" and wanted == "auto" and held != "none":
         raise LaunchError(f"{source} was trained on a base in {held}. {ZERO3_QUANTIZED}")
 
 
+def _check_stored(recipe: TrainingRecipe, source: str) -> None:
+    """Refuse a whole model whose own files are quantised, where it cannot be trained so."""
+    try:
+        stored = stored_as(source, revision=recipe.model.revision)
+    except ModelError:
+        return  # loading tells what is wrong
+    wanted = recipe.model.quantization
+    if stored == "none" or (wanted == "none" and stored in DEQUANTIZED):
+        return
+    if stored not in QUANTIZATIONS:
+        way = "Set `model.quantization: none`, which makes them plain weights"
+        raise RecipeError(
+            f"{source}: its files hold weights in {stored}, on which nothing can be trained here. "
+            f"{way if stored in DEQUANTIZED else 'Take the model whose weights are not quantised'}."
+        )
+    if wanted == "auto" and recipe.lora is None:
+        raise RecipeError(
+            f"{source}: its files hold weights in {stored}, which cannot be trained themselves. Add a "
+            "`lora:` section to train an adapter on them, or set `model.quantization: none` to dequantise "
+            "them first and train all weights."
+        )
+    if wanted == "auto" and recipe.launch.strategy == "zero3":
+        raise LaunchError(f"{source}: its files hold weights in {stored}. {ZERO3_QUANTIZED}")
+
+
 def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
     """An adapter is trained on as it is: its settings and the rounding of its base cannot change."""
     earlier = read_lora(place)
+    if earlier["bias"] != "none" and recipe.trainer in ("dpo", "kto"):
+        raise RecipeError(
+            f"the adapter of {source} trains biases of its base as well (bias: {earlier['bias']}), which the "
+            f"reference of {recipe.trainer} would share with it. Set `model.adapter` to stack or merge."
+        )
     changed = [
         f"lora.{key} is {earlier[key]!r} there and {value!r} here"
         for key, value in (recipe.lora.model_dump() if recipe.lora else {}).items()
-        if value != "all-linear" and earlier[key] != (sorted(value) if isinstance(value, list) else value)
+        if key != "router"
+        and value != "all-linear"
+        and earlier[key] != (sorted(value) if isinstance(value, list) else value)
     ]
-    held, wanted = read_base(place).quantization, recipe.model.quantization
+    held, wanted = adapter_base(place).quantization, recipe.model.quantization
     if held != "none" and wanted not in ("auto", "none", held):
         changed.append(f"model.quantization is {held!r} there and {wanted!r} here")
     if changed:
@@ -101,12 +160,53 @@ def _check_continued(recipe: TrainingRecipe, source: str, place: str) -> None:
         )
 
 
+def start_tokenizer(recipe: TrainingRecipe, source: str) -> Any:
+    """The tokenizer that a recipe trains with, its chat template and its end of an answer as the recipe says.
+
+    Raises:
+        RecipeError: `training.eos_token` is no token of it.
+        ModelError, TemplateError: as `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(
+        source,
+        revision=recipe.model.revision,
+        for_chat=recipe.stage != "pretrain",
+        chat_template=recipe.model.chat_template,
+    )
+    end = recipe.training.get("eos_token")
+    if end is not None:
+        if end not in tokenizer.get_vocab():
+            raise RecipeError(
+                f"training.eos_token: '{end}' is no token of {source}. "
+                f"{suggest(end, tokenizer.all_special_tokens)}"
+            )
+        tokenizer.eos_token = end
+    return tokenizer
+
+
 def start_model(recipe: TrainingRecipe, run: RunFolder, head: Head) -> Start:
     """The model to train, with its adapter where there is one; what is new is drawn from torch's seed."""
     start = start_base(recipe, run, head)
-    if recipe.lora is None or recipe.model.adapter == "continue":
-        return start
-    return Start(new_adapter(start.model, recipe.lora, head), start.base)
+    if recipe.lora is not None and recipe.model.adapter != "continue":
+        start = Start(new_adapter(start.model, recipe.lora, head), start.base)
+    if start.base is not None:
+        _settle_router(start.model, trains=recipe.lora is None or recipe.lora.router)
+    return start
+
+
+def _settle_router(model: Any, *, trains: bool) -> None:
+    """Say that an adapter moves the router of a mixture of experts, or keep it from doing so."""
+    weights = [weight for weight in router_weights(model) if weight.requires_grad]
+    if weights and trains:
+        warn_and_log(
+            "the adapter trains the router of the mixture of experts as well, which changes the experts that "
+            "answer. To leave it as it is, set `lora.router: false`.",
+            RouterWarning,
+        )
+    elif weights:
+        LOGGER.info("the router of the mixture of experts is left as it is")
+        for weight in weights:
+            weight.requires_grad_(False)
 
 
 def load_reference(recipe: TrainingRecipe, run: RunFolder) -> Any:
@@ -132,7 +232,7 @@ def start_base(recipe: TrainingRecipe, run: RunFolder, head: Head, *, dtype: str
         model = load_model(source, head=head, **options)
         return Start(model, None if recipe.lora is None else _base(source, how))
     place = resolve_model(source, revision=section.revision)
-    earlier = read_base(place)
+    earlier = adapter_base(place)
     if section.adapter != "merge":
         how = how.replace(quantization=held_quantization(recipe, source))
     if section.adapter == "continue":
@@ -152,24 +252,30 @@ def _merged_folder(run: RunFolder, place: str, how: Loading) -> str:
     folder = run.path / MERGED
     if run.is_main and not folder.exists():
         with atomic_folder(folder) as temporary:
-            load_merged(place, how).save_pretrained(temporary)
-            load_tokenizer(place, for_chat=False).save_pretrained(temporary)
+            model, tokenizer = load_merged(place, how), load_tokenizer(place, for_chat=False)
+            settle_generation(model, tokenizer, name=place)
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     wait_for_all()
     return str(folder)
 
 
 def _base(source: str, how: Loading) -> AdapterBase:
     place = resolve_model(source, revision=how.revision)
-    quantization = "none" if how.quantization == "auto" else how.quantization
+    quantization = how.quantization
+    if quantization == "auto":
+        quantization = stored_as(source, revision=how.revision)
     return AdapterBase(source, how.revision, quantization, weights_fingerprint(place))
 
 
 def held_quantization(recipe: TrainingRecipe, source: str) -> str:
-    """How the start model's weights are quantised while it is trained: "none", "int8" or "nf4"."""
+    """How the start model's weights are quantised while it is trained: as `model.quantization` says."""
     section = recipe.model
-    if section.quantization == "auto" and section.adapter in ("continue", "stack"):
-        return read_base(resolve_model(source, revision=section.revision)).quantization
-    return "none" if section.quantization == "auto" else section.quantization
+    if section.quantization != "auto":
+        return section.quantization
+    if section.adapter in ("continue", "stack"):
+        return adapter_base(resolve_model(source, revision=section.revision)).quantization
+    return "none" if section.adapter == "merge" else stored_as(source, revision=section.revision)
 
 
 def load_options(recipe: TrainingRecipe) -> LoadOptions:

@@ -185,6 +185,8 @@ def make_trainer(
     if name in WITH_REFERENCE and not has_adapter and not arguments.get("precompute_ref_log_probs"):
         # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
         extra["ref_model"] = frozen_copy(model, arguments)
+    if has_adapter:
+        _complete_head(model)
     config = CONFIGS[name](**installed_names(CONFIGS[name], arguments))
     use_one_device(config)
     trained = {key: weight.detach().clone() for key, weight in trained_weights(model)} if has_adapter else {}
@@ -208,6 +210,13 @@ def make_trainer(
         is_given = name == "dpo" and config.precompute_ref_log_probs
         restore_adapter(trainer, trained, needs_reference=not is_given)
     return trainer
+
+
+def _complete_head(model: Any) -> None:
+    """Give an output head whose tokens PEFT trains one by one the bias that TRL 1.16 asks each head for."""
+    head = model.get_output_embeddings()
+    if head is not None and hasattr(head, "token_adapter") and not hasattr(head, "bias"):
+        head.__dict__["bias"] = getattr(head.original_module, "bias", None)  # not as a second parameter
 
 
 def collect_weights(trainer: Any) -> dict[str, torch.Tensor] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,7 @@ from handbook_utils.models.load import load_model, load_pair
 from handbook_utils.models.logprobs import response_logprobs, reward_scores
 from handbook_utils.models.precision import is_quantized, quantized_share
 from handbook_utils.pipeline.stages import run_stage
+from handbook_utils.runs.folder import open_run
 from handbook_utils.runs.state import read_manifest, read_metrics
 from handbook_utils.schema.recipe import check_recipe, load_recipe
 from handbook_utils.training import initial_model
@@ -31,7 +33,11 @@ FILES = {"sft": "conversations.jsonl"} | dict.fromkeys(("reward", "dpo", "kto", 
 LORA = {"rank": 4, "alpha": 8}
 ROWS = 8
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # said of every mixture of experts; one test asks for it
+    pytest.mark.filterwarnings("ignore::handbook_utils.training.initial_model.RouterWarning"),
+]
 
 
 def recipe(stage: str, model: dict[str, Any], lora: dict[str, Any] | None = LORA, **training: Any) -> Any:
@@ -347,3 +353,19 @@ def test_a_recipe_that_cannot_train_an_adapter_is_refused_when_read(
 
 def test_a_quantised_adapter_may_be_trained_on_without_a_lora_section() -> None:
     assert recipe("dpo", {"name": "x", "quantization": "nf4", "adapter": "continue"}, None).lora is None
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_the_router_of_a_mixture_is_trained_and_told_or_left_as_it_is(
+    trains: bool, tiny_architecture: Callable[[str], Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    warnings.simplefilter("always")
+    for architecture in ("mixtral", "llama"):
+        made = recipe("sft", {"name": str(tiny_architecture(architecture))}, {**LORA, "router": trains})
+        with open_run(tmp_path / architecture, made, progress=False) as opened:
+            model = initial_model.start_model(made, opened, "causal").model
+        moved = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        assert any(".gate.lora_" in name for name in moved) == (trains and architecture == "mixtral")
+        assert any("q_proj.lora_" in name for name in moved)
+    told = [warning for warning in recwarn if issubclass(warning.category, initial_model.RouterWarning)]
+    assert len(told) == trains  # of the mixture alone

@@ -67,8 +67,19 @@ def _adapter_dtype(trainer: Any, now: torch.dtype) -> torch.dtype:
 
 
 def _is_untrained(model: Any) -> bool:
-    # LoRA's second factor starts at zero, so the product changes nothing until it has been trained
-    return not any(weight.any() for name, weight in model.named_parameters() if ".lora_B.default" in name)
+    """Whether an adapter changes nothing: the factor that starts at zero is zero, the rest as in the base."""
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, weight in trained_weights(model):
+        whole, _, last = name.partition(".modules_to_save.default.")
+        if last and not torch.equal(weight, state[f"{whole}.original_module.{last}"]):
+            return False
+        if name.endswith(".trainable_tokens_delta.default"):
+            original = state[name.replace("_tokens_delta.", "_tokens_original.")]
+            if not torch.equal(weight, original.to(weight.dtype)):
+                return False
+        if any(zero in name for zero in (".lora_B.default", ".lora_embedding_A.default")) and weight.any():
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from handbook_utils.errors import ModelError
+from handbook_utils.models.adapters import LOST_HEAD, brings_score, read_base
 from handbook_utils.models.load import load_pair, options_of
 from handbook_utils.models.logprobs import reward_scores
 from handbook_utils.models.places import ADAPTER_CONFIG, is_adapter, resolve_model
@@ -101,6 +102,8 @@ def check_reward_model(location: str, *, revision: str | None = None) -> None:
         task = json.loads((Path(place) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
         if task not in (None, "SEQ_CLS"):
             raise ModelError(_no_score(location, f"an adapter of a language model (task {task})"))
+        if not brings_score(place):
+            _check_base_scores(location, place)
         return
     try:
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
@@ -115,6 +118,15 @@ def check_reward_model(location: str, *, revision: str | None = None) -> None:
             f"{location}: a classifier with {config.num_labels} labels ({labels}); a reward model has one. "
             "Which label, or what mix of them, is the reward, cannot be told; take a model with one label."
         )
+
+
+def _check_base_scores(location: str, place: str) -> None:
+    """An adapter that brings no score may stand on a model that has one."""
+    base = read_base(place)
+    try:
+        check_reward_model(base.name, revision=base.revision)
+    except ModelError as error:
+        raise ModelError(f"{location}: {LOST_HEAD}") from error
 
 
 def _no_score(location: str, kind: str) -> str:

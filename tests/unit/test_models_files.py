@@ -1,0 +1,96 @@
+"""Placeholders and half downloads in a model folder are told for what they are, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from handbook_utils.errors import ModelError
+from handbook_utils.models.places import resolve_model
+
+WEIGHTS = "model.safetensors"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 4976698672\n"
+
+
+@pytest.fixture
+def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "a Git LFS pointer.*git lfs pull"),
+        ("/annex/objects/SHA256E-s1--2.bin\n", "a git-annex pointer.*git annex get"),
+        ("<!doctype html><title>Log in</title>", "a web page"),
+    ],
+)
+def test_a_placeholder_is_named_with_what_fetches_the_file(
+    name: str, content: str, message: str, folder: Path
+) -> None:
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=f"{name}: {message}"):
+        resolve_model(str(folder))
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, -1])
+def test_weights_that_are_cut_short_are_named(left: int, folder: Path) -> None:
+    size = (folder / WEIGHTS).stat().st_size
+    os.truncate(folder / WEIGHTS, left if left >= 0 else size - 1)
+    with pytest.raises(
+        ModelError, match=f"{WEIGHTS}: (no safetensors file, or only|cut short: {size - 1} of {size})"
+    ):
+        resolve_model(str(folder))
+
+
+def test_settings_that_are_cut_short_are_named(folder: Path) -> None:
+    for content, what in (("", "empty"), ('{"hidden_size": 3', "damaged; it is not JSON")):
+        (folder / "config.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ModelError, match=f"config.json: {what}.*Download it again"):
+            resolve_model(str(folder))
+
+
+@pytest.fixture
+def sharded(folder: Path, tmp_path: Path) -> Path:
+    """The same model in several files."""
+    out = tmp_path / "sharded"
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(out, max_shard_size="40KB")
+    assert len(list(out.glob("*.safetensors"))) > 2
+    return out
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_missing_shard_is_named(has_index: bool, sharded: Path) -> None:
+    resolve_model(str(sharded))  # all are there
+    if not has_index:
+        (sharded / "model.safetensors.index.json").unlink()
+    gone = sorted(sharded.glob("*.safetensors"))[-1]
+    gone.unlink()
+    with pytest.raises(ModelError, match=f"1 of its files of weights are missing, such as {gone.name}"):
+        resolve_model(str(sharded))
+
+
+def test_a_link_to_a_file_that_is_gone_is_named(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder.parent / "blob")
+    (folder / WEIGHTS).symlink_to(folder.parent / "blob")
+    resolve_model(str(folder))
+    (folder.parent / "blob").unlink()
+    with pytest.raises(ModelError, match=f"{WEIGHTS}: a link to a file that is gone"):
+        resolve_model(str(folder))
+
+
+def test_other_files_beside_a_model_do_not_matter(
+    folder: Path, tiny_architecture: Callable[[str], Path]
+) -> None:
+    (folder / "README.md").write_text(POINTER, encoding="utf-8")
+    (folder / "original").mkdir()
+    (folder / "training.json").write_text(json.dumps([1]), encoding="utf-8")
+    resolve_model(str(folder))
+    resolve_model(str(tiny_architecture("llama")))
