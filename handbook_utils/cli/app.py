@@ -269,6 +269,7 @@ def train(
     program = launch.train_program(recipe, folder, changes, seed, flags)
     rendezvous = launch.rendezvous_of(node_rank, main_address, port)
     if dry_run:
+        view.check_out_folder(loaded, folder, overwrite=overwrite)
         launch.show_plan(loaded, folder, program, rendezvous, json)
     else:
         launch.train(loaded, folder, program, rendezvous, flags)
