@@ -236,19 +236,44 @@ def test_a_run_killed_at_any_point_goes_on_and_ends_with_the_same_bytes(
     assert len(engine.asked) in (6 - kept, 7 - kept)
 
 
-def test_runs_killed_at_random_moments_end_with_the_same_bytes(recipe, whole, tmp_path, monkeypatch):
+def watch_files(folder: Path, when: Callable[[int], None]) -> None:
+    """In this process, call `when` with its number at each file of a folder that is opened or renamed."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in ("open", "os.rename", "os.mkdir", "os.remove") and str(folder) in str(arguments[0]):
+            count += 1
+            when(count)
+
+    sys.addaudithook(hook)
+
+
+def test_runs_killed_at_random_moments_end_with_the_same_bytes(recipe, whole, engine, tmp_path):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
-    monkeypatch.setattr(parts, "load_engine", lambda *_: HashEngine(pause_s=0.01))
-    folder, killed = tmp_path / "killed", 0
-    for _ in range(10):
-        pid = child(lambda: run(recipe, folder))
-        time.sleep(moments.uniform(0.0, 0.25))
-        os.kill(pid, signal.SIGKILL)
-        killed += death_of(pid) == signal.SIGKILL
+    numbers: list[int] = []
+
+    def counted() -> None:
+        watch_files(tmp_path / "counted", numbers.append)
+        run(recipe, tmp_path / "counted")
+        (tmp_path / "moments").write_text(str(len(numbers)), encoding="utf-8")
+
+    assert death_of(child(counted)) == 0
+    whole_run = int((tmp_path / "moments").read_text(encoding="utf-8"))
+    folder, deaths = tmp_path / "killed", 0
+    for death in range(10):
+        # what is left to do after a death has fewer moments, and those of a whole run always suffice once
+        moment = moments.randint(1, max(1, whole_run >> death))
+
+        def killed(moment: int = moment) -> None:
+            watch_files(folder, lambda number: die() if number == moment else None)
+            run(recipe, folder)
+
+        deaths += death_of(child(killed)) == signal.SIGKILL
+    assert deaths
     run(recipe, folder)
-    assert killed
     assert content(folder) == whole
 
 
