@@ -23,7 +23,15 @@ class ToolUse(TypedDict, total=False):
     name: str
 
 
-class Message(ToolUse):
+class Thinking(TypedDict, total=False):
+    """The thinking of an answer beside its content, under one of the names that chat templates read."""
+
+    reasoning_content: str
+    thinking: str
+    reasoning: str
+
+
+class Message(ToolUse, Thinking):
     """One turn of a conversation; `role` is "system", "user", "assistant" or "tool"."""
 
     role: str

@@ -69,10 +69,12 @@ def trl_templates() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.jinja"))}
 
 
-def trl_tokenizer(name: str) -> Any:
-    """A tokenizer for one of TRL's templates."""
+def trl_tokenizer(name: str, *, trusted: bool = False) -> Any:
+    """A tokenizer for one of TRL's templates; a trusted one is not tried in a child process first."""
     (start,) = sorted((start for start in ENDS if name.startswith(start)), key=len)[-1:]
-    return build_tokenizer(trl_templates()[name].read_text(encoding="utf-8"), eos=ENDS[start], trusted=False)
+    return build_tokenizer(
+        trl_templates()[name].read_text(encoding="utf-8"), eos=ENDS[start], trusted=trusted
+    )
 
 
 # two turns of a few letters, and templates for them

@@ -20,10 +20,13 @@ from handbook_utils.chat.probes import (
     TemplateProbe,
 )
 from handbook_utils.chat.report import Severity, Status, TemplateCheck, TemplateReport
+from handbook_utils.chat.thinking import thinking_keys_read
 from handbook_utils.errors import TemplateError
 from handbook_utils.libraries.versions import naming_untested_versions
 
 Verdict = tuple[Status, str, str]
+# how templates write the special tokens of turns
+_MARK = re.compile(r"<\|[^\s<>|]+\|>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>")
 
 
 @naming_untested_versions
@@ -121,10 +124,26 @@ def _end_trained(probe: TemplateProbe) -> Verdict:
             f"{outside[-1]!r} stands outside the generation marks; the last learned token is {last!r}.",
             "A model so trained cannot learn to stop. Move {% endgeneration %} behind the end of the turn.",
         )
+    unable = "A model so trained cannot learn to stop."
+    if missing := _missing_tokens(probe):
+        return _fail(
+            f"The tokenizer has no {' and no '.join(map(repr, missing))}, which the template writes: each "
+            "falls to pieces of plain text.",
+            f"{unable} Use `chat_template: zephyr`, which needs no token of its own, or a model with these.",
+        )
     return _fail(
         f"No special token ends an answer: the last learned token is {last!r}.",
-        "A model so trained cannot learn to stop. Let the template write {{ eos_token }} after an answer.",
+        f"{unable} Let the template write {{{{ eos_token }}}} after an answer.",
     )
+
+
+def _missing_tokens(probe: TemplateProbe) -> list[str]:
+    """Marks of turns that the template writes and the tokenizer lacks, where one of them ends an answer."""
+    text = probe.text(ONE_TURN)
+    known = {*probe.specials.values(), *probe.tokenizer.all_special_tokens}
+    missing = [mark for mark in dict.fromkeys(_MARK.findall(text)) if mark not in known]
+    ends = _MARK.findall(text.rpartition(ANSWER)[2])
+    return missing if set(ends) & set(missing) else []
 
 
 def _end_is_eos(probe: TemplateProbe) -> Verdict:
@@ -223,6 +242,21 @@ def _tool_turns(probe: TemplateProbe) -> Verdict:
     )
 
 
+def _thinking(probe: TemplateProbe) -> Verdict:
+    row = probe.row_of(probes.THINKING[:2])
+    learned = probe.decoded([token for token, counts in zip(row.ids, row.loss, strict=True) if counts])
+    if ANSWER not in learned:
+        return _unused("The answer itself is not learned.")
+    if probes.THOUGHT_SAYS not in learned:
+        return _fail(
+            "Of an answer that thinks only what follows </think> is learned.",
+            "Do not train on answers that think under this template, or mend it.",
+        )
+    names = {name for template in templates_of(probe.tokenizer) for name in thinking_keys_read(template)}
+    beside = f"; beside the content it is read from {', '.join(sorted(names))}" if names else ""
+    return _pass(f"What an answer thinks in <think> is learned with it{beside}.")
+
+
 def _earlier_turns(probe: TemplateProbe) -> Verdict:
     for messages, what in (
         (TWO_TURNS, "an earlier answer"),
@@ -289,6 +323,7 @@ CHECKS: tuple[tuple[str, Severity, Callable[[TemplateProbe], Verdict]], ...] = (
     ("tool-turns", "warning", _tool_turns),
     ("system-less", "note", _system_less),
     ("same-each-day", "note", _same_each_day),
+    ("thinking", "note", _thinking),
     ("earlier-turns", "note", _earlier_turns),
     ("same-from-text", "note", _same_from_text),
     ("pad-apart", "note", _pad_apart),

@@ -12,7 +12,8 @@ from handbook_utils.errors import TemplateError
 
 SYSTEM, QUESTION, ANSWER = "Answer in one sentence.", "What is in the red box?", "There is a small key in it."
 SECOND_QUESTION, SECOND_ANSWER = "And in the blue box?", "Nothing but dust."
-THOUGHT: Final = "<think>\nThe user asks about boxes.\n</think>\n\n"
+THOUGHT_SAYS: Final = "The user asks about boxes."
+THOUGHT: Final = f"<think>\n{THOUGHT_SAYS}\n</think>\n\n"
 PLACE, RESULT, TOOL_SAYS = "Reykjavik", "17 degrees", "Tells how warm it is somewhere."
 
 TOOLS: Final[list[dict[str, Any]]] = [

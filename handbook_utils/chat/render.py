@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import groupby, repeat
 from typing import Any
 
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from handbook_utils.chat.thinking import under_names_read
 from handbook_utils.errors import TemplateError
 from handbook_utils.libraries.transformers_internals import compile_template
 from handbook_utils.records import with_text_arguments
@@ -55,14 +57,17 @@ def render_conversations(
         try:
             template = tokenizer.get_chat_template(None, given.get("tools"))
             shown = [{key: value for key, value in m.items() if value is not None} for m in messages]
+            if not all(map(_is_text, shown)):
+                shown = under_names_read(template, shown)
             variables = {**special, **given, "add_generation_prompt": add_generation_prompt}
             is_plain = not any(given.values()) and all(map(_is_text, shown))
             text, inside = (_render_plain if is_plain else _render_calls)(template, shown, variables, marked)
         except REFUSALS as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
+            problem = f"{type(error).__name__}: {error}".rstrip(".")
             raise TemplateError(
-                f"the chat template refuses conversation {len(texts) + 1} ({roles}): "
-                f"{type(error).__name__}: {error}"
+                f"the chat template refuses conversation {len(texts) + 1} ({roles}): {problem}. "
+                f"{_cure(error, template, shown, variables)}".rstrip()
             ) from error
         texts.append(text)
         spans += [inside] if marked else []
@@ -122,6 +127,51 @@ def _render(
         [messages], chat_template=template, return_assistant_tokens_mask=marked, **variables
     )
     return text, spans[0] if spans else []
+
+
+def _cure(error: Exception, template: str, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
+    """What to do about a conversation that a template refuses; "" where nothing known here helps."""
+    if missing := re.search(r"'(\w+_token)' is undefined", str(error)):
+        return (
+            f"The tokenizer has no {missing[1]}: name one in its tokenizer_config.json, or use another "
+            "template (`model.chat_template`)."
+        )
+    for change, cure in _CHANGES:
+        changed = change(messages)
+        try:
+            if changed != messages:
+                _render(template, changed, variables, False)
+                return cure
+        except REFUSALS:
+            continue
+    return ""
+
+
+def _without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [message for message in messages if message.get("role") != "system"]
+
+
+def _without_tools(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    talk = [message for message in messages if message.get("role") != "tool"]
+    return _in_turn([{key: value for key, value in m.items() if key != "tool_calls"} for m in talk])
+
+
+def _in_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of each run of messages of one role."""
+    return [next(run) for _, run in groupby(messages, key=lambda message: message.get("role"))]
+
+
+_OTHER = "or use a template that takes it (`model.chat_template`)."
+# what a conversation would lack for a template to take it, and what to do then
+_CHANGES = (
+    (_without_system, f"It takes no system message: put its text in front of the first question, {_OTHER}"),
+    (_in_turn, f"It wants user and assistant to alternate: join messages of one role in a row, {_OTHER}"),
+    (_without_tools, f"It takes no messages of tools: leave such rows out, {_OTHER}"),
+    (
+        lambda messages: _in_turn(_without_tools(_without_system(messages))),
+        f"It takes user and assistant in turn and no other role: put other text into theirs, {_OTHER}",
+    ),
+)
 
 
 def _is_text(message: Mapping[str, Any]) -> bool:

@@ -101,5 +101,7 @@ def _token_spans(
         first, last = token_of(begin), token_of(end - 1)
         if first is None:
             break
-        found.append((first, last + 1 if last else tokens[-1]))
+        # a last character of several tokens: the next one begins behind all of them
+        after = token_of(end) if end < chars[-1] else tokens[-1]
+        found.append((first, max(last + 1, after or 0) if last else tokens[-1]))
     return found

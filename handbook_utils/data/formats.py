@@ -11,10 +11,13 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
+from handbook_utils.chat.thinking import thinking_of
+from handbook_utils.data.keys import columns as others
+from handbook_utils.data.keys.unread import IgnoredColumnWarning, UnreadKeys
 from handbook_utils.data.recognise import FORMATS, KINDS, Recognised, Row, describe_format, fitting_formats
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
 from handbook_utils.data.shapes.pairs import RATED, as_pairs, gather_answers
-from handbook_utils.data.shapes.ratings import COMPARED, rating_gap
+from handbook_utils.data.shapes.ratings import COMPARED, is_even
 from handbook_utils.data.shapes.transcripts import is_transcript
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
@@ -24,16 +27,10 @@ from handbook_utils.schema.stage_table import Kind
 LOGGER = logging.getLogger("handbook_utils")
 # the annotator's and the gold reward's view of a pair, where the pairs come from the pocket world
 GOLD_COLUMNS = ("gold_chosen", "gold_rejected")
-
-
-# columns read under our names where those are missing: LLaMA-Factory's label of KTO, and Argilla's votes
+# columns read under our names where those are missing: LLaMA-Factory's label of KTO, Argilla's votes
 ALIASES = {"kto_tag": "label", "preference.responses": "preference"}
 # what pairs of texts call their prompt: Intel's and Argilla's
 PROMPTS = ("question", "input")
-
-
-class IgnoredColumnWarning(UserWarning):
-    """A column says something that is ignored here."""
 
 
 def normalise_rows(
@@ -79,6 +76,7 @@ class Normaliser:
         found: the format and why; None before the first row.
         ties: rows that gave no pair, as their answers are rated alike.
         even: pairs whose chosen answer is rated no better than the rejected one, kept as they are.
+        unread: what the rows say and nobody has read.
     """
 
     def __init__(
@@ -99,6 +97,7 @@ class Normaliser:
         self.ties = self.even = 0
         self._columns: frozenset[str] = frozenset()
         self.found: Recognised | None = None
+        self.unread = UnreadKeys(name)
 
     def __call__(self, number: int, row: Row) -> list[Row]:
         """Examples of one row; `number` is its place in the source, from 1."""
@@ -111,9 +110,11 @@ class Normaliser:
             self._recognise(reader)
         assert self.found is not None
         made = convert(reader, self._kind, self.found.format, self._pairs)
+        is_left_out = not made and bool(reader.skipped)
+        self.unread.note(reader, self.found.format, is_left_out=is_left_out)
         if self._kind in ("preference", "feedback"):
-            self.ties += not made
-            self.even += self._pairs is None and _is_even(reader.row)
+            self.ties += not (made or is_left_out)
+            self.even += self._pairs is None and is_even(reader.row)
         return made
 
     def gathered(self, first: int, rows: Sequence[Row]) -> tuple[Sequence[int], Sequence[Row]]:
@@ -152,6 +153,8 @@ class Normaliser:
 
 def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | None = None) -> list[Row]:
     """Examples of one row whose format is known."""
+    if kind != "prompt" and not others.is_row_learned(reader):
+        return []
     if kind == "text":
         return [{"text": reader.text("text")}]
     reader.refuse_media()
@@ -171,14 +174,16 @@ def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | No
 
 def prompt_hash(prompt: list[Message]) -> str:
     """A prompt's name where none was given: 16 hex digits of its content, the same in every process."""
-    plain = [[message["role"], message["content"], *message.get("tool_calls", [])] for message in prompt]
+    plain = [
+        [
+            m["role"],
+            m["content"],
+            *m.get("tool_calls", []),
+            *([thought] if (thought := thinking_of(m)) else []),
+        ]
+        for m in prompt
+    ]
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _is_even(row: Row) -> bool:
-    """Whether a pair's own ratings say that the chosen answer is no better than the rejected one."""
-    gap = rating_gap(row)
-    return gap is not None and gap <= 0
 
 
 def _check_names(reader: RowReader, renamed: Mapping[str, str]) -> None:
@@ -193,17 +198,21 @@ def _conversations(reader: RowReader, format: str) -> list[Row]:
     """One example an assistant turn: the model learns each answer given all that precedes it."""
     if format in ("prompt_completion", "alpaca"):
         prompt, answer = _answered(reader, format)
-        return [{"prompt": prompt, "completion": [answer]}]
+        taught = others.earlier_answers(reader, prompt)
+        turns = [{"prompt": prompt[:place], "completion": [prompt[place]]} for place in taught]
+        return [*turns, *([{"prompt": prompt, "completion": [answer]}] if reader.is_learned(answer) else [])]
     column = CONVERSATION_COLUMNS[format]
     messages = _conversation(reader, column)
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise reader.error(column, "no message of the assistant, so there is nothing to learn.")
-    return [{"prompt": messages[:index], "completion": [messages[index]]} for index in answers]
+    others.add_thinking_column(reader, *(messages[index] for index in answers))
+    learned = [index for index in answers if reader.is_learned(messages[index])]
+    return [{"prompt": messages[:index], "completion": [messages[index]]} for index in learned]
 
 
 def _preference(reader: RowReader, format: str) -> Row:
-    prompt, chosen, rejected = _pair(reader, format)
+    prompt, chosen, rejected = _compared(reader, format)
     row = {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
     return row | {column: reader.number(column) for column in GOLD_COLUMNS if column in reader.row}
 
@@ -212,15 +221,24 @@ def _feedback(reader: RowReader, format: str, pairs: PairsSection | None) -> lis
     """One answer and whether it is wanted; a pair gives one of each."""
     if "label" in FORMATS[format].columns:
         prompt, answer = _answered(reader, format)
+        others.refuse_marks(reader, answer)
         return [{"prompt": prompt, "completion": [answer], "label": reader.flag("label")}]
     made: list[Row] = []
     for pair in as_pairs(reader, format, pairs):
-        prompt, chosen, rejected = _pair(pair, format)
+        prompt, chosen, rejected = _compared(pair, format)
         made += [
             {"prompt": prompt, "completion": [answer], "label": label}
             for answer, label in ((chosen, True), (rejected, False))
         ]
     return made
+
+
+def _compared(reader: RowReader, format: str) -> tuple[list[Message], Message, Message]:
+    """A pair both of whose answers are learned from."""
+    prompt, chosen, rejected = _pair(reader, format)
+    others.refuse_thinking_column(reader, "the row has two answers")
+    others.refuse_marks(reader, chosen, rejected)
+    return prompt, chosen, rejected
 
 
 def _prompt(reader: RowReader, format: str) -> Row:
@@ -331,7 +349,9 @@ def _one_answer(reader: RowReader, column: str) -> Message:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)
         raise reader.error(column, f"expected one message of the assistant, found: {roles}.")
-    return _behind_transcript(reader, messages[0])
+    answer = _behind_transcript(reader, messages[0])
+    others.add_thinking_column(reader, answer)
+    return answer
 
 
 def _behind_transcript(reader: RowReader, answer: Message) -> Message:
@@ -342,17 +362,17 @@ def _behind_transcript(reader: RowReader, answer: Message) -> Message:
 
 
 def _conversation(reader: RowReader, column: str) -> list[Message]:
-    return _checked(reader, column, reader.conversation(column))
+    messages = reader.conversation(column)
+    others.mark_by_list(reader, column, messages)
+    return _checked(reader, column, messages)
 
 
 def _checked(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:
-    """The messages, opened by the row's `system` text where it has one, if their order makes sense.
+    """The messages behind what the row says of the system and of earlier turns, if their order makes sense.
 
     A user may speak twice in a row, as people do; whether a template takes that is for the template to say.
     """
-    system = reader.optional_text("system")
-    if system.strip() and messages[0]["role"] != "system":
-        messages = [Message(role="system", content=system), *messages]
+    messages = others.with_what_precedes(reader, column, messages)
     before = ""
     for index, message in enumerate(messages, start=1):
         problem = _out_of_order(before, message, index)

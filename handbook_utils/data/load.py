@@ -19,7 +19,7 @@ from handbook_utils.data.mixture import SourceReport, draw_rows, warn_of_repeats
 from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
-from handbook_utils.data.sources import Origin, read_rows
+from handbook_utils.data.sources import Origin, is_own, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.libraries.exact_json import ExactJson
@@ -238,12 +238,17 @@ def _load_source(
 ) -> tuple[list[Row], SourceReport]:
     if kind == "prompt":
         check_asked_once(source)
+    origin = origin_of(source, run, seed=seed)
     normalise = normaliser_of(source, run, kind=kind)
-    numbers, rows = normalise.gathered(*read_rows(origin_of(source, run, seed=seed)))
+    numbers, rows = normalise.gathered(*read_rows(origin))
     drawn = drawn_rows(source, len(rows), seed=seed)
     wanted = sorted(set(drawn))
     picked = zip(wanted, rows_at(rows, wanted), strict=True)
     by_row = {place: normalise(numbers[place], row) for place, row in picked}
+    if not is_own(origin):
+        normalise.unread.tell()
+    if normalise.unread.left_out == len(by_row):
+        raise DataError(f"{origin.name}: every row is marked as not to be learned, so nothing is left.")
     made = [example for position in drawn for example in by_row[position]]
     kept = without_test_rows(made, tested, kind=kind) if tested and not source.allow_test else made
     assert normalise.found is not None  # draw_rows gives at least one

@@ -12,7 +12,7 @@ from handbook_utils.data.mixture import warn_of_repeats
 from handbook_utils.data.reading.files import data_suffix
 from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
-from handbook_utils.data.sources import Origin, iterate_rows, read_rows
+from handbook_utils.data.sources import Origin, is_own, iterate_rows, read_rows
 from handbook_utils.errors import DataError
 from handbook_utils.records import Message
 from handbook_utils.schema.sections import DataSource
@@ -74,6 +74,8 @@ def iterate_prompts(
             elif left_out is not None:
                 left_out.repeated += 1
                 left_out.unnamed += row.get("prompt_id") is None
+        if not is_own(origin_of(source, run, seed=seed)):
+            normalise.unread.tell()
     if not seen:
         raise DataError("there are no prompts to answer. Check the data's `split`.")
 

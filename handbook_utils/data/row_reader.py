@@ -7,6 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from handbook_utils.chat.thinking import THINKING_KEYS
+from handbook_utils.data.keys.marks import mark_of
+from handbook_utils.data.keys.messages import thinking_beside, unread_keys
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.shapes.calls import first_of, read_tools
 from handbook_utils.data.shapes.messages import messages_in_cell, messages_in_text, read_messages
@@ -17,7 +20,7 @@ from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message, ToolUse
 
 # what a message may hold beside role and content, for templates that show tools and thinking
-TOOL_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
+TOOL_KEYS = ("tool_calls", "tool_call_id", "name")
 # what a row may tell its chat template, and what of rendering is not a row's to decide: a template of its own
 # would be code from the data
 TEMPLATE_OPTIONS = "chat_template_kwargs"
@@ -34,13 +37,22 @@ _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 
 class RowReader:
-    """One row and its place, so that each value is checked where it is read."""
+    """One row and its place, so that each value is checked where it is read.
+
+    Attributes:
+        read: the columns that were read.
+        unread: keys of messages that say something and that nobody reads.
+        skipped: messages that are not learned, and the key that says so.
+    """
 
     def __init__(self, row: Row, place: str) -> None:
         if not isinstance(row, Mapping):
             raise DataError(f"{place}: not an object with columns, found {shown(row)}.")
         self.row, self.place = row, place
         self._theirs: dict[str, str] = {}
+        self.read: set[str] = set()
+        self.unread: list[str] = []
+        self.skipped: list[tuple[str, Message]] = []
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns our names (their name to ours); errors go on naming theirs."""
@@ -53,6 +65,7 @@ class RowReader:
         """A reader of another row made of this one."""
         other = RowReader(row, self.place)
         other._theirs = self._theirs
+        other.read, other.unread, other.skipped = self.read, self.unread, self.skipped
         return other
 
     def error(self, column: str, problem: str) -> DataError:
@@ -65,6 +78,7 @@ class RowReader:
             raise DataError(
                 f"{self.place} lacks the column '{column}'. {suggest(column, map(str, self.row))}"
             )
+        self.read.add(column)
         return self.row[column]
 
     def text(self, column: str) -> str:
@@ -77,11 +91,25 @@ class RowReader:
     def optional_text(self, column: str) -> str:
         """A text, also in parts; "" where the column is missing or null."""
         value = self.row.get(column)
+        self.read.add(column)
         if isinstance(value, Mapping):  # Gemini's system instruction
             value = first_of(value, ("parts", "content")) or [value]
         if isinstance(value, list | tuple):
             return self._unicode(column, self._shaped(column, lambda parts: read_parts(parts).text, value))
         return "" if value is None else self.text(column)
+
+    def is_learned(self, message: Message) -> bool:
+        """Whether nothing in the row says that this message is not learned."""
+        return not any(skipped is message for _, skipped in self.skipped)
+
+    def mark(self, column: str, which: str, marks: Row, message: Message) -> None:
+        """Heed what says whether a message is learned."""
+        try:
+            mark = mark_of(marks, is_answer=message["role"] == "assistant")
+        except ValueError as error:
+            raise self.error(column, f"{which}: {error}") from None
+        if mark and not mark[1]:
+            self.skipped.append((mark[0], message))
 
     def messages(self, column: str, *, role: str) -> list[Message]:
         """A list of messages; a single one, and text that holds a list, are read too.
@@ -142,6 +170,7 @@ class RowReader:
 
     def tools(self) -> list[Any]:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""
+        self.read |= {"tools", "functions"}
         prompt = self.row.get("prompt")
         inside = prompt.get("tools") if isinstance(prompt, Mapping) else None
         # the latter are OpenAI's former name, and tools beside the messages of its preference files
@@ -164,9 +193,16 @@ class RowReader:
         # a table fills in null for what only other rows say
         return {name: given for name, given in value.items() if given is not None}
 
+    def structure(self, column: str, what: str) -> Any:
+        """A column that holds JSON, also as text; None where it is missing or empty."""
+        value = self._parsed(column, what)
+        self._json(column, value)
+        return value
+
     def _parsed(self, column: str, what: str) -> Any:
         """A column that may hold JSON as text; None where it is missing or empty."""
         value = self.row.get(column)
+        self.read.add(column)
         if not isinstance(value, str):
             return value
         try:
@@ -198,15 +234,27 @@ class RowReader:
             raise self.error(column, str(error)) from None
 
     def _message(self, column: str, index: int, message: Row) -> Message:
+        message = self._heeded(column, index, message)
         extras = self._extras(column, index, message)
         content = message["content"]
         if not isinstance(content, str):
             raise self.error(column, f"message {index}: content is not text, found {shown(content)}.")
         content = self._unicode(column, content, f"message {index}: ")
-        return Message(role=message["role"], content=content, **extras)
+        made = cast(Message, {"role": message["role"], "content": content, **extras})
+        self.mark(column, f"message {index}", message, made)
+        return made
+
+    def _heeded(self, column: str, index: int, message: Row) -> Row:
+        """The message with its thinking under one name; keys that nobody reads are noted."""
+        self.unread += unread_keys(message)
+        try:
+            thinking = thinking_beside(message, is_answer=message["role"] == "assistant")
+        except ValueError as error:
+            raise self.error(column, f"message {index}: {error}") from None
+        return {key: value for key, value in message.items() if key not in THINKING_KEYS} | thinking
 
     def _extras(self, column: str, index: int, message: Row) -> ToolUse:
-        extras: Any = {key: message[key] for key in TOOL_KEYS if message.get(key)}
+        extras: Any = {key: message[key] for key in (*TOOL_KEYS, *THINKING_KEYS) if message.get(key)}
         if extras:
             self._json(column, extras, f"message {index}: ")
         return cast(ToolUse, extras)

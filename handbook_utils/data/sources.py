@@ -58,6 +58,12 @@ class Origin:
         return Path(self.name).expanduser()
 
 
+def is_own(origin: Origin) -> bool:
+    """Whether the rows were written by this package, whose other columns are for other stages."""
+    folder = origin.path if origin.path.is_dir() else origin.path.parent
+    return origin.name.startswith(PREFIX) or (folder / "manifest.json").exists()
+
+
 def read_rows(origin: Origin) -> tuple[int, Sequence[Row]]:
     """Read a slice into memory.
 

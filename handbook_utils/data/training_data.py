@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from handbook_utils.data.load import Locator, dataset_fingerprint, load_mixture, to_dataset
+from handbook_utils.data.load import Locator, Mixture, dataset_fingerprint, load_mixture, to_dataset
 from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
+from handbook_utils.data.recognise import Row
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.training import TrainingRecipe
+
+# rows of a source that are looked at before training
+SAMPLE = 500
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first examples of one source, to be looked at before training."""
+
+    name: str
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -23,11 +37,13 @@ class TrainingData:
         train: examples to train on, in memory or, where the recipe says `streaming`, as a stream.
         evaluation: held-out examples; None where the recipe has no `eval_data`.
         sources: what each source of `data` gave.
+        samples: the first examples of each source of `data` and `eval_data`.
     """
 
     train: Dataset | IterableDataset
     evaluation: Dataset | None
     sources: list[SourceReport]
+    samples: list[Sample] = field(default_factory=list)
 
     @property
     def rows(self) -> int | None:
@@ -62,16 +78,32 @@ def load_training_data(recipe: TrainingRecipe, run: Locator) -> TrainingData:
     kind = STAGES[recipe.stage].kind
     assert kind is not None  # of every training stage
     evaluation, tested = None, frozenset[str]()
+    samples: list[Sample] = []
     if recipe.eval_data:
-        held_out = load_mixture(recipe.eval_data, run, kind=kind, seed=recipe.seed).examples
-        evaluation = to_dataset(held_out)
-        tested = frozenset(example_key(example, kind) for example in held_out)
+        held_out = load_mixture(recipe.eval_data, run, kind=kind, seed=recipe.seed)
+        evaluation = to_dataset(held_out.examples)
+        samples = _samples(held_out)
+        tested = frozenset(example_key(example, kind) for example in held_out.examples)
     if recipe.streaming:
-        stream, reports = stream_sources(recipe.data, run, kind=kind, seed=recipe.seed, tested=tested)
-        return TrainingData(stream, evaluation, reports)
+        streamed = stream_sources(recipe.data, run, kind=kind, seed=recipe.seed, tested=tested)
+        first = [Sample(r.source, rows) for r, rows in zip(streamed.reports, streamed.first, strict=True)]
+        return TrainingData(streamed.rows, evaluation, streamed.reports, [*first, *samples])
     mixture = load_mixture(recipe.data, run, kind=kind, seed=recipe.seed, tested=tested)
-    data = TrainingData(to_dataset(mixture.examples), evaluation, mixture.reports)
+    train = to_dataset(mixture.examples)
+    data = TrainingData(train, evaluation, mixture.reports, [*_samples(mixture), *samples])
     if data.left_out:
         message = f"{data.left_out:,} training examples have a prompt of `eval_data`: left out."
         warn_and_log(message, LeakedRowsWarning)
     return data
+
+
+def _samples(mixture: Mixture) -> list[Sample]:
+    """The first examples of each source, which follow one another in a mixture."""
+    begins = accumulate((report.examples or 0 for report in mixture.reports), initial=0)
+    counts = (min(report.examples or 0, SAMPLE) for report in mixture.reports)
+    parts = zip(mixture.reports, begins, counts, strict=False)
+    return [
+        Sample(report.source, mixture.examples[begin : begin + count])
+        for report, begin, count in parts
+        if count
+    ]

@@ -22,7 +22,7 @@ from handbook_utils.training.arguments import evaluates, trainer_arguments
 from handbook_utils.training.initial_model import check_start, start_tokenizer
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches
-from handbook_utils.training.rows.labelled import check_rows, training_rows
+from handbook_utils.training.rows.labelled import check_samples, labels_itself, training_rows
 from handbook_utils.training.rows.lengths import Shortened, check_stream_lengths, report_lengths
 from handbook_utils.training.rows.packing import with_packing
 from handbook_utils.training.rows.prepared import Counted, count_rows
@@ -80,7 +80,7 @@ def _counted(
         return None, None  # not yet downloaded: the table says "not counted"
     with quiet_libraries():
         if is_chat:
-            check_rows(tokenizer, data.train)
+            check_samples(tokenizer, data.samples, has_marks=labels_itself(recipe))
         if not isinstance(data.train, Dataset):
             check_stream_lengths(recipe, tokenizer, data.train)
             return None, None

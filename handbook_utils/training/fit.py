@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
 from handbook_utils.data.quiet import quiet_libraries
-from handbook_utils.data.training_data import load_training_data
+from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.generation_settings import settle_generation
@@ -31,7 +31,7 @@ from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
 from handbook_utils.training.reference.logps import add_reference_logps, reference_store
 from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, prompts_computed_once
-from handbook_utils.training.rows.labelled import check_rows, training_rows
+from handbook_utils.training.rows.labelled import check_samples, labels_itself, training_rows
 from handbook_utils.training.rows.lengths import check_stream_lengths, report_lengths
 from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
 from handbook_utils.training.rows.prepared import count_rows
@@ -40,7 +40,7 @@ LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
 
 
-def load_rows(recipe: TrainingRecipe, run: RunFolder) -> tuple[Dataset | IterableDataset, Dataset | None]:
+def load_rows(recipe: TrainingRecipe, run: RunFolder) -> TrainingData:
     """Training and held-out rows of a recipe; batch size and start model are checked first.
 
     What each source gave goes into the manifest.
@@ -52,15 +52,14 @@ def load_rows(recipe: TrainingRecipe, run: RunFolder) -> tuple[Dataset | Iterabl
     reference_store(recipe, source, run.path)  # refuses one that is another model's
     data = load_training_data(recipe, run)
     run.note(**data.notes())
-    return data.train, data.evaluation
+    return data
 
 
 def fit(
     recipe: TrainingRecipe,
     run: RunFolder,
+    data: TrainingData,
     *,
-    train: Dataset | IterableDataset,
-    evaluation: Dataset | None = None,
     measure: Measure,
     head: Head = "causal",
 ) -> dict[str, Estimate]:
@@ -69,8 +68,8 @@ def fit(
     Args:
         recipe: the stage's recipe.
         run: the open run folder.
-        train: training examples in TRL's form, in memory or as a stream.
-        evaluation: held-out examples, used while training only where `training.eval_strategy` asks for it.
+        data: training examples in TRL's form, in memory or as a stream; held-out ones are used while training
+            only where `training.eval_strategy` asks for it.
         measure: makes the metrics of (model as saved, tokenizer, held-out examples).
         head: "causal" or "reward".
     Returns:
@@ -80,6 +79,7 @@ def fit(
         TemplateError: the chat template would spoil training; no model is loaded then.
         TrainingError: a loss, or in the end a weight, is not a number.
     """
+    train, evaluation = data.train, data.evaluation
     source = run.locate(recipe.model)
     recipe, packing = with_packing(recipe, source)
     run.note(**packing)
@@ -89,7 +89,7 @@ def fit(
     if not decided_by_main(lambda: run.has(MODEL)):
         with quiet_libraries():
             if for_chat:
-                check_rows(tokenizer, train)
+                check_samples(tokenizer, data.samples, has_marks=labels_itself(recipe))
             if isinstance(train, IterableDataset):
                 check_stream_lengths(recipe, tokenizer, train)
             rows = training_rows(recipe, tokenizer, train)

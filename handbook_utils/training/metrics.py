@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from handbook_utils.data.formats import GOLD_COLUMNS, IgnoredColumnWarning, prompt_hash
+from handbook_utils.chat.thinking import THINKING_KEYS
+from handbook_utils.data.formats import GOLD_COLUMNS, prompt_hash
+from handbook_utils.data.keys.unread import IgnoredColumnWarning
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.models.logprobs import (
@@ -26,6 +28,8 @@ from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.initial_model import load_reference
 from handbook_utils.training.plan import setting
 
+# what an answer may hold beside its content
+_BESIDE = ("tool_calls", *THINKING_KEYS)
 # metrics of (model as saved, tokenizer, held-out rows)
 Measure = Callable[[Any, Any, Dataset], dict[str, Estimate]]
 
@@ -162,6 +166,7 @@ def _accuracy(higher: Floats, lower: Floats, pairs: Dataset, seed: int) -> Estim
 
 def _conversations(rows: Dataset, answer: str) -> list[Conversation]:
     unheeded = {"tools", TEMPLATE_OPTIONS} & set(rows.column_names)
+    unheeded |= {key for row in rows for key in row[answer][0] if key in _BESIDE and row[answer][0][key]}
     if unheeded:
         warn_and_log(
             f"held-out rows are measured without their {' and '.join(sorted(unheeded))}: compare these "

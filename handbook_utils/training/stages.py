@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from handbook_utils.records import Estimate
@@ -35,12 +36,10 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
         RecipeError, DataError, ModelError: before any training.
         TrainingError: the loss is no longer a number.
     """
-    train, held_out = load_rows(recipe, run)
     return fit(
         recipe,
         run,
-        train=train,
-        evaluation=held_out,
+        load_rows(recipe, run),
         measure=lambda model, tokenizer, rows: {
             "eval_loss": text_loss(model, tokenizer, rows["text"], seed=recipe.seed)
         },
@@ -57,12 +56,10 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Book: chapter "Supervised fine-tuning".
     """
-    train, held_out = load_rows(recipe, run)
     return fit(
         recipe,
         run,
-        train=train,
-        evaluation=held_out,
+        load_rows(recipe, run),
         measure=lambda model, tokenizer, rows: {
             "eval_loss": answer_loss(model, tokenizer, rows, seed=recipe.seed)
         },
@@ -81,9 +78,8 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
         RecipeError, DataError, ModelError, TemplateError: before any training.
         TrainingError: the loss is no longer a number.
     """
-    train, held_out = load_rows(recipe, run)
     measure = partial(reward_accuracy, seed=recipe.seed)
-    return fit(recipe, run, train=train, evaluation=held_out, measure=measure, head="reward")
+    return fit(recipe, run, load_rows(recipe, run), measure=measure, head="reward")
 
 
 def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -96,9 +92,8 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Book: chapter "Direct preference optimisation".
     """
-    train, held_out = load_rows(recipe, run)
     measure = against_reference(recipe, run, implicit_reward_metrics)
-    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
+    return fit(recipe, run, load_rows(recipe, run), measure=measure)
 
 
 def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -111,9 +106,8 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
-    train, held_out = load_rows(recipe, run)
     measure = partial(odds_ratio_metrics, seed=recipe.seed)
-    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
+    return fit(recipe, run, load_rows(recipe, run), measure=measure)
 
 
 def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -127,9 +121,9 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
         TrainingError: the loss is no longer a number.
     Source: Ethayarajh et al. 2024, arXiv 2402.01306.
     """
-    train, held_out = load_rows(recipe, run)
+    data = load_rows(recipe, run)
     # TRL reads KTO's rows in order, for its KL is measured on neighbours: unshuffled, a pair's two answers
     # would be each other's, and one source's marks would come all at once
-    train = train.shuffle(seed=recipe.seed)
+    data = replace(data, train=data.train.shuffle(seed=recipe.seed))
     measure = against_reference(recipe, run, feedback_metrics)
-    return fit(recipe, run, train=train, evaluation=held_out, measure=measure)
+    return fit(recipe, run, data, measure=measure)

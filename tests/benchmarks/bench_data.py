@@ -153,7 +153,7 @@ def measure_stream(folder: Path) -> None:
 def stream(path: str) -> None:
     """Go through a file and print: examples, peak GiB of this process, seconds."""
     began = time.perf_counter()
-    rows, _ = stream_sources([DataSource(name=path)], ResolvedInputs(), kind="text", seed=0)
+    rows = stream_sources([DataSource(name=path)], ResolvedInputs(), kind="text", seed=0).rows
     examples = sum(1 for _ in rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # kibibytes on Linux, bytes on macOS

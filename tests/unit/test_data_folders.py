@@ -34,7 +34,7 @@ def folder(path: Path, *names: str, readme: str = "") -> str:
 def read(name: str, **options: str) -> list[str]:
     """The texts of a split, the same in memory and streamed."""
     loaded: list[str] = load_dataset(name, kind="text", **options)["text"][:]  # type: ignore[arg-type]
-    rows, _ = stream_sources([DataSource(name=name, **options)], ResolvedInputs(), kind="text", seed=0)
+    rows, *_ = stream_sources([DataSource(name=name, **options)], ResolvedInputs(), kind="text", seed=0)
     assert sorted(row["text"] for row in rows) == sorted(loaded)
     return loaded
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.data.formats import IgnoredColumnWarning, Normaliser, normalise_rows, prompt_hash
+from handbook_utils.data.formats import Normaliser, normalise_rows, prompt_hash
+from handbook_utils.data.keys.unread import IgnoredColumnWarning
 from handbook_utils.errors import DataError
 
 

@@ -32,8 +32,8 @@ def write(path: Path, rows: list[dict[str, str]]) -> str:
 
 
 def stream(*sources: DataSource, seed: int = 0, tested: Any = ()) -> list[str]:
-    rows, _ = stream_sources(sources, ResolvedInputs(), kind="text", seed=seed, tested=tested)
-    return [row["text"] for row in rows]
+    streamed = stream_sources(sources, ResolvedInputs(), kind="text", seed=seed, tested=tested)
+    return [row["text"] for row in streamed.rows]
 
 
 def test_a_stream_gives_every_row_once_in_an_order_of_its_seed(tmp_path: Path) -> None:
@@ -141,6 +141,6 @@ def test_a_recipe_that_streams_says_how_many_steps_and_nothing_that_counts_rows(
 
 def test_the_endless_stream_of_a_trainer_repeats_one_order(tmp_path: Path) -> None:
     source = DataSource(name=write(tmp_path / "a.jsonl", texts("a", 7)))
-    rows, _ = stream_sources([source], ResolvedInputs(), kind="text", seed=0)
-    endless = [row["text"] for row in islice(rows.repeat(None), 14)]
+    streamed = stream_sources([source], ResolvedInputs(), kind="text", seed=0)
+    endless = [row["text"] for row in islice(streamed.rows.repeat(None), 14)]
     assert endless == stream(source) * 2

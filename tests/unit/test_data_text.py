@@ -142,7 +142,7 @@ def test_an_answer_stays_the_text_it_is_alone_beside_others_and_streamed(tmp_pat
         assert answers(load_dataset(name, kind="conversation")) == texts
         if form != "json":
             source = DataSource(name=name)
-            streamed, _ = stream_sources([source], ResolvedInputs(), kind="conversation", seed=0)
+            streamed, *_ = stream_sources([source], ResolvedInputs(), kind="conversation", seed=0)
             assert sorted(answers(streamed)) == sorted(texts)
 
 
@@ -219,7 +219,7 @@ def test_whole_numbers_of_any_size_and_options_of_templates_keep_their_digits(tm
     assert made[0]["chat_template_kwargs"] == row["chat_template_kwargs"]
     assert made.select([1])[0] == made[1]
     source = DataSource(name=str(tmp_path / "r.jsonl"))
-    stream, _ = stream_sources([source], ResolvedInputs(), kind="conversation", seed=0)
+    stream, *_ = stream_sources([source], ResolvedInputs(), kind="conversation", seed=0)
     assert sorted(map(json.dumps, map(arguments, stream))) == sorted(
         json.dumps(arguments_of(one)) for one in rows
     )

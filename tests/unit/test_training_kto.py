@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from handbook_utils.data.training_data import TrainingData
 from handbook_utils.training import stages
 
 
@@ -16,10 +17,10 @@ def test_rows_are_shuffled_by_the_seed_so_that_a_pairs_answers_are_not_neighbour
 ) -> None:
     rows = Dataset.from_list([{"number": n, "label": n % 2 == 0} for n in range(40)])
     seen: list[list[int]] = []
-    monkeypatch.setattr(stages, "load_rows", lambda *_, **__: (rows, None))
+    monkeypatch.setattr(stages, "load_rows", lambda *_, **__: TrainingData(rows, None, []))
 
-    def fit(recipe: Any, run: Any, *, train: Dataset, **_: Any) -> dict[str, Any]:
-        seen.append(list(train["number"]))
+    def fit(recipe: Any, run: Any, data: TrainingData, **_: Any) -> dict[str, Any]:
+        seen.append(list(data.train["number"]))
         return {}
 
     monkeypatch.setattr(stages, "fit", fit)

@@ -174,7 +174,11 @@ def _ours(message: Any) -> list[dict[str, Any]]:
     if calls:
         own["tool_calls"] = calls
     if parts.thinking:
-        own.setdefault("reasoning_content", parts.thinking)
+        if own.get("reasoning_content") not in (*_EMPTY, parts.thinking):
+            raise ShapeError(
+                "thinks in 'reasoning_content' and otherwise in its content. Keep one of the two."
+            )
+        own["reasoning_content"] = parts.thinking
     if role == "tool" and (given := first_of(message, ("tool_use_id", *CALL_IDS[1:]))):
         own["tool_call_id"] = given
     return [*parts.results, own] if parts.text or calls or not parts.results else parts.results

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +25,8 @@ _PAIR_RATINGS = (
     *(("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating")),
     *(("chosen-rating", "rejected-rating"), ("chosen_avg_rating", "rejected_avg_rating")),
 )
+# columns that say how good the answers of a pair are
+PAIR_RATINGS = frozenset({*chain.from_iterable(_PAIR_RATINGS), "rating"})
 # which of two answers people prefer: below 0 the first (HelpSteer 2 and 3), or by votes and ranks (Argilla)
 COMPARED = {
     "preference_strength": ("response_1", "response_2"),
@@ -235,3 +238,9 @@ def rating_gap(row: Mapping[str, Any]) -> float | None:
         one, other = map(number_of, ratings)
         return None if one is None or other is None else abs(one - other)
     return None
+
+
+def is_even(row: Mapping[str, Any]) -> bool:
+    """Whether a pair's own ratings say that the chosen answer is no better than the rejected one."""
+    gap = rating_gap(row)
+    return gap is not None and gap <= 0

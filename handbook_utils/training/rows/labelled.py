@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -14,18 +14,26 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
+from handbook_utils.chat.bounded_render import templates_of
 from handbook_utils.chat.checks import check_chat_template
+from handbook_utils.chat.learned import Kind, Lost, lost_parts
 from handbook_utils.chat.loss_masks import (
     RenderedTurns,
+    TokenRow,
     Turn,
     encode_turns,
     join_turns,
     render_turns,
     tokenize_turns,
 )
-from handbook_utils.data.load import arrow_dataset
+from handbook_utils.chat.thinking import thinking_keys_read, thinking_of, under_names_read
+from handbook_utils.data.load import arrow_dataset, to_dataset
+from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
+from handbook_utils.data.shapes.values import shown
+from handbook_utils.data.training_data import SAMPLE, Sample
 from handbook_utils.errors import TemplateError
+from handbook_utils.libraries.exact_json import ExactJson
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 
@@ -41,10 +49,19 @@ TOKEN_FIELDS: dict[str, tuple[Any, ...]] = {
 # rows tokenized at once; turns are joined within them
 BATCH = 1000
 TOKENS = pa.schema(dict.fromkeys(("input_ids", "labels"), pa.list_(pa.int64())))
-# rows looked at before training
-SAMPLE = 500
+# columns of messages
+_MESSAGES = ("prompt", "completion", "chosen", "rejected")
 # warnings about what only some data has, by the role that has it
 NEEDS = {"system-turn": "system", "tool-turns": "tool"}
+# what to do where the template loses part of the answers
+_CURES: dict[Kind, str] = {
+    "thinking": "Use a template that shows the thinking of an answer (`model.chat_template`), or take it out "
+    "of the rows.",
+    "call": "Use a template that shows calls of tools (`model.chat_template`), such as the instruction-tuned "
+    "sibling's, or leave rows with calls out.",
+    "text": "Use another template (`model.chat_template`), or mend this one.",
+}
+_WORDS: dict[Kind, str] = {"thinking": "the thinking", "call": "the tool call", "text": "the text"}
 
 
 class TemplateWarning(UserWarning):
@@ -66,10 +83,33 @@ def training_rows(
     Returns:
         A dataset of `input_ids` and `labels`, -100 where no loss falls; or the rows as they are.
     """
+    if labels_itself(recipe) and isinstance(rows, Dataset):
+        return arrow_dataset(_tokenized(tokenizer, rows), TOKENS)
+    return rows if recipe.stage == "pretrain" else _under_names_read(tokenizer, rows)
+
+
+def labels_itself(recipe: TrainingRecipe) -> bool:
+    """Whether a recipe's rows are labelled here, generation marks included, and not by TRL."""
     ours = all(recipe.training.get(name) in values for name, values in TOKEN_FIELDS.items())
-    if recipe.stage != "sft" or not isinstance(rows, Dataset) or not ours:
+    return recipe.stage == "sft" and not recipe.streaming and ours
+
+
+def _under_names_read(tokenizer: Any, rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Rows for TRL, which hands messages to the template as they are: thinking has the name it reads."""
+
+    def renamed(row: Row) -> dict[str, Any]:
+        template = tokenizer.get_chat_template(None, row.get("tools"))
+        columns = [name for name in _MESSAGES if name in row]
+        return {**row, **{name: under_names_read(template, row[name]) for name in columns}}
+
+    if not any(map(thinking_keys_read, templates_of(tokenizer))):
         return rows
-    return arrow_dataset(_tokenized(tokenizer, rows), TOKENS)
+    if isinstance(rows, IterableDataset):
+        return rows.map(renamed)
+    # messages of a role and a content alone have columns of their own in Arrow
+    columns = [name for name in _MESSAGES if isinstance(rows.features.get(name), ExactJson)]
+    thinks = any(thinking_of(message) for name in columns for messages in rows[name] for message in messages)
+    return to_dataset([renamed(row) for row in rows]) if thinks else rows
 
 
 def _tokenized(tokenizer: Any, rows: Dataset) -> Iterator[pa.RecordBatch]:
@@ -110,9 +150,22 @@ def _placed(place: str) -> Iterator[None]:
         raise TemplateError(f"training rows {place}: {error}") from error
 
 
-def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
+def check_rows(tokenizer: Any, rows: Iterable[Row]) -> None:
     """Refuse a chat template that would spoil training, on small conversations and on the first rows.
 
+    Raises:
+        TemplateError: what is wrong and what to do.
+    """
+    check_samples(tokenizer, [Sample("", list(islice(rows, SAMPLE)))])
+
+
+def check_samples(tokenizer: Any, samples: Sequence[Sample], *, has_marks: bool = True) -> None:
+    """Refuse a chat template that would spoil training, on small conversations and on rows of each source.
+
+    Args:
+        tokenizer: with its chat template.
+        samples: the first rows of each source.
+        has_marks: whether the template's generation marks decide what is learned.
     Raises:
         TemplateError: what is wrong and what to do.
     """
@@ -120,13 +173,50 @@ def check_rows(tokenizer: Any, rows: Dataset | IterableDataset) -> None:
     if not report.ok:
         wrong = " ".join(f"[{c.name}] {c.message} {c.remedy}" for c in report.failed("error"))
         raise TemplateError(f"training with this chat template would go wrong. {wrong}")
-    turns = [turn_of(row, "completion" if "completion" in row else "chosen") for row in islice(rows, SAMPLE)]
-    roles = {message["role"] for turn in turns for message in turn.prompt}
+    turns = {sample.name: [turn for row in sample.rows for turn in _turns(row)] for sample in samples}
+    roles = {message["role"] for turn in chain.from_iterable(turns.values()) for message in turn.prompt}
     for check in report.failed("warning"):
         if NEEDS.get(check.name, "user") in {"user", *roles}:
             warn_and_log(f"chat template, {check.name}: {check.message} {check.remedy}", TemplateWarning)
-    _check_prompts(tokenizer, turns)
-    _check_text(tokenizer, turns)
+    for name, found in turns.items():
+        with _placed(f"of {name}"):
+            rows = tokenize_turns(tokenizer, found)
+        place = f"{name}: " if name else ""
+        _check_learned(tokenizer, place, found, rows, has_marks=has_marks)
+        _check_prompts(tokenizer, place, rows)
+        _check_text(tokenizer, place, found)
+
+
+def _turns(row: Row) -> list[Turn]:
+    """A row's answer, or both answers of a pair."""
+    return [turn_of(row, column) for column in ("completion", "chosen", "rejected") if column in row]
+
+
+def _check_learned(
+    tokenizer: Any, place: str, turns: Sequence[Turn], rows: Sequence[TokenRow], *, has_marks: bool
+) -> None:
+    """What answers say has to be learned: some templates leave out what they do not know."""
+    lost: dict[Kind, list[tuple[int, Lost]]] = {}
+    for number, (turn, row) in enumerate(zip(turns, rows, strict=True), start=1):
+        for part in lost_parts(tokenizer, turn, row, has_marks=has_marks):
+            lost.setdefault(part.kind, []).append((number, part))
+    if not lost:
+        return
+    said = [_lost(kind, found, place, len(turns)) for kind, found in lost.items()]
+    if 2 * len({number for found in lost.values() for number, _ in found}) > len(turns):
+        raise TemplateError(f"training would learn other answers than the data has. {' '.join(said)}")
+    for text in said:
+        warn_and_log(text, TemplateWarning)
+
+
+def _lost(kind: Kind, found: Sequence[tuple[int, Lost]], place: str, answers: int) -> str:
+    number, first = found[0]
+    count = len({number for number, _ in found})
+    how = "has no loss on" if first.is_rendered else "leaves out"
+    return (
+        f"{place}the chat template {how} {_WORDS[kind]} ('{first.where}') in {count} of the first {answers} "
+        f"answers; the first is answer {number}, {shown(first.said)}. {_CURES[kind]}"
+    )
 
 
 def turn_of(row: Mapping[str, Any], answer: str) -> Turn:
@@ -134,24 +224,23 @@ def turn_of(row: Mapping[str, Any], answer: str) -> Turn:
     return Turn(row["prompt"], row[answer], row.get("tools"), row.get(TEMPLATE_OPTIONS, {}))
 
 
-def _check_prompts(tokenizer: Any, turns: Sequence[Turn]) -> None:
+def _check_prompts(tokenizer: Any, place: str, rows: Sequence[TokenRow]) -> None:
     """Each row has to begin with the prompt that inference would give."""
-    rows = tokenize_turns(tokenizer, turns)
     apart = [row for row in rows if row.start < row.prompt_tokens]
     if not apart:
         return
     row = apart[0]
     message = (
-        f"{len(apart)} of the first {len(rows)} rows do not begin with the prompt that inference would give: "
-        f"behind {tokenizer.decode(row.ids[: row.start][-8:])!r} they go on otherwise. The usual causes: an "
-        "answer that begins with white space, or without the thinking that the template opens."
+        f"{place}{len(apart)} of the first {len(rows)} rows do not begin with the prompt that inference "
+        f"would give: behind {tokenizer.decode(row.ids[: row.start][-8:])!r} they go on otherwise. The usual "
+        "causes: an answer that begins with white space, or without the thinking that the template opens."
     )
     if 2 * len(apart) > len(rows):
         raise TemplateError(f"{message} So many would train the model on contexts it never meets.")
     warn_and_log(message, TemplateWarning)
 
 
-def _check_text(tokenizer: Any, turns: Sequence[Turn]) -> None:
+def _check_text(tokenizer: Any, place: str, turns: Sequence[Turn]) -> None:
     """Say where messages hold special tokens written out: they become the tokens themselves."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     if not special:
@@ -166,7 +255,8 @@ def _check_text(tokenizer: Any, turns: Sequence[Turn]) -> None:
     if found:
         number, token = found[0]
         warn_and_log(
-            f"row {number} and {len({n for n, _ in found}) - 1} more of the first {len(turns)}: a message "
-            f"holds {token!r}, which becomes the special token and not its text. Remove or rewrite it.",
+            f"{place}row {number} and {len({n for n, _ in found}) - 1} more of the first {len(turns)}: a "
+            f"message holds {token!r}, which becomes the special token and not its text. Remove or rewrite "
+            "it.",
             TemplateWarning,
         )

@@ -10,11 +10,12 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from handbook_utils.chat.loss_masks import Turn, encode_conversations
+from handbook_utils.data.training_data import SAMPLE
 from handbook_utils.errors import DataError
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.plan import setting
-from handbook_utils.training.rows.labelled import SAMPLE, turn_of
+from handbook_utils.training.rows.labelled import turn_of
 from handbook_utils.training.rows.prepared import BATCH, sequence_lengths
 
 # of pairs whose prompt and answers are one sequence each, what is learned of them

@@ -1,0 +1,83 @@
+"""What an answer says against what is learned of it: its text, its thinking, the names of its calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from handbook_utils.chat.loss_masks import TokenRow, Turn
+from handbook_utils.chat.thinking import THINKING_KEYS
+
+Kind = Literal["thinking", "call", "text"]
+_THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Something that an answer says and that is not learned.
+
+    Attributes:
+        kind: what it is.
+        said: its text, or the name of the function that is called.
+        where: the key of the message that holds it.
+        is_rendered: it is in the row, and carries no loss.
+    """
+
+    kind: Kind
+    said: str
+    where: str
+    is_rendered: bool
+
+
+def lost_parts(tokenizer: Any, turn: Turn, row: TokenRow, *, has_marks: bool = True) -> list[Lost]:
+    """What of a turn's answer is not in the learned text of its row.
+
+    White space does not count, for templates strip it.
+
+    Args:
+        tokenizer: the row's.
+        turn: the answer and what precedes it.
+        row: made of the turn.
+        has_marks: whether the template's generation marks decide; otherwise all behind the prompt is learned.
+    """
+    learned = [token for token, counts in zip(row.ids, row.loss, strict=True) if counts]
+    text = _plain(tokenizer.decode(learned if has_marks else row.ids[row.start :]))
+    lost = []
+    for kind, said, where in _said(turn.answer):
+        if _holds(tokenizer, text, said):
+            continue
+        # what the prompt has as well does not show that the answer is rendered
+        is_rendered = _holds(tokenizer, _plain(tokenizer.decode(row.ids[row.start :])), said)
+        lost.append(Lost(kind, said, where, is_rendered))
+    return lost
+
+
+def _said(answer: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Kind, str, str]]:
+    """(kind, text, key) of all that an answer says; what is white space alone is left out."""
+    for message in answer:
+        content = str(message.get("content") or "")
+        parts: list[tuple[Kind, str, str]] = [
+            ("thinking", str(message[key]), key) for key in THINKING_KEYS if message.get(key)
+        ]
+        parts += [("thinking", thought, "content") for thought in _THINK.findall(content)]
+        parts += [
+            ("text", text.replace("</think>", ""), "content")
+            for text in _THINK.sub("\0", content).split("\0")
+        ]
+        for call in message.get("tool_calls") or ():
+            parts.append(("call", str(call.get("function", call).get("name", "")), "tool_calls"))
+        yield from (part for part in parts if part[1].strip())
+
+
+def _holds(tokenizer: Any, text: str, said: str) -> bool:
+    """Whether a text without white space holds what was said, or what the tokenizer leaves of it."""
+    if _plain(said) in text:
+        return True
+    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    return _plain(tokenizer.decode(ids)) in text
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,185 @@
+"""Columns of a row in the words of other tools: the system's text, earlier turns, thinking, weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
+from handbook_utils.data.keys.marks import ROW_MARKS, is_learned
+from handbook_utils.data.keys.messages import EMPTY
+from handbook_utils.data.row_reader import RowReader
+from handbook_utils.records import Message
+
+HISTORY = "history"
+# without their separators, in small letters: system_prompt, systemPrompt, System Prompt
+_SYSTEM = frozenset(
+    {
+        *("system", "systemprompt", "systemmessage", "systemmsg", "systeminstruction", "systeminstructions"),
+        *("systemtext", "systemcontent", "sysprompt", "sysmessage", "sysmsg"),
+    }
+)
+# prompts in front of which earlier turns may stand
+_OPEN = ("instruction", "prompt")
+
+
+def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:
+    """Messages behind the earlier turns and the system's text that the row keeps in columns of their own.
+
+    A conversation's own system message counts, and a column beside it that says something else is told.
+    """
+    history = earlier_turns(reader)
+    begin = messages[0]["role"] == "system"
+    if messages[begin : begin + len(history)] == history:  # there already
+        history = []
+    if history and (column not in _OPEN or messages[0]["role"] == "system"):
+        raise reader.error(HISTORY, f"stands beside the conversation of '{column}'. Put its turns in there.")
+    messages = [*history, *messages]
+    name, system = system_text(reader)
+    if not system.strip():
+        return messages
+    if messages[0]["role"] != "system":
+        return [Message(role="system", content=system), *messages]
+    if messages[0]["content"].strip() != system.strip():
+        reader.read.discard(name)
+    return messages
+
+
+def system_text(reader: RowReader) -> tuple[str, str]:
+    """The column that holds what the system says, and its text; both "" where there is none.
+
+    Raises:
+        DataError: two columns say different things, or one is no text.
+    """
+    said = {name: reader.optional_text(name) for name in _system_columns(tuple(reader.row))}
+    said = {name: text for name, text in said.items() if text.strip()}
+    if len(set(said.values())) > 1:
+        names = " and ".join(f"'{name}'" for name in said)
+        raise reader.error(next(iter(said)), f"{names} are different system messages. Keep one.")
+    return next(iter(said.items()), ("", ""))
+
+
+@lru_cache(maxsize=64)
+def _system_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    plain = {name: "".join(filter(str.isalnum, str(name))).lower() for name in columns}
+    return tuple(name for name, letters in plain.items() if letters in _SYSTEM)
+
+
+def earlier_turns(reader: RowReader) -> list[Message]:
+    """Turns of LLaMA-Factory's `history`: pairs of what was asked and answered; [] where there is none."""
+    given = reader.structure(HISTORY, "pairs of questions and answers")
+    if given in EMPTY:
+        return []
+    pairs = isinstance(given, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in given
+    )
+    if not pairs:
+        raise reader.error(HISTORY, "expected pairs [question, answer] of earlier turns.")
+    return [
+        Message(role=role, content=text)
+        for pair in given
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def earlier_answers(reader: RowReader, prompt: list[Message]) -> list[int]:
+    """Places in a prompt of the answers of `history`, which LLaMA-Factory lets the model learn as well."""
+    begin = prompt[0]["role"] == "system"
+    places = range(begin, begin + len(earlier_turns(reader)))
+    return [place for place in places if prompt[place]["role"] == "assistant"]
+
+
+def add_thinking_column(reader: RowReader, *answers: Message) -> None:
+    """Give the one answer of a row the thinking that the row keeps in a column of its own."""
+    names = _thinking_columns(reader)
+    if not names:
+        return
+    if len(answers) > 1:
+        refuse_thinking_column(reader, "the conversation has several answers")
+    (answer,) = answers
+    texts = {reader.text(name).strip() for name in names}
+    own = thinking_of(answer).strip()
+    if len(texts) > 1 or (own and own not in texts):
+        beside = f"'{names[1]}'" if len(texts) > 1 else "the message's own"
+        raise reader.error(names[0], f"is other thinking than {beside}. Keep one.")
+    if not own and not any(text in answer["content"] for text in texts):
+        answer["reasoning_content"] = reader.text(names[0])
+
+
+def refuse_thinking_column(reader: RowReader, why: str) -> None:
+    """Refuse thinking in a column where it cannot be said whose it is."""
+    if names := _thinking_columns(reader):
+        raise reader.error(
+            names[0],
+            f"is thinking, and {why}. Put it into its message as 'reasoning_content', or, where it is none, "
+            f"give the column another name: `columns: {{{names[0]}: {names[0]}_note}}`.",
+        )
+
+
+def _thinking_columns(reader: RowReader) -> list[str]:
+    """Text columns that say they are thinking; a flag or a number of that name is none."""
+    found = (key for key in THINKING_KEYS if isinstance(reader.row.get(key), str))
+    return [key for key in found if reader.row[key].strip()]
+
+
+def is_row_learned(reader: RowReader) -> bool:
+    """Whether the row's own weight says that it is learned.
+
+    Raises:
+        DataError: a weight that is neither 0 nor 1.
+    """
+    said: dict[str, bool] = {}
+    for key in _row_marks(reader):
+        value = reader.value(key)
+        if isinstance(value, list | tuple):
+            continue
+        try:
+            said[key] = is_learned(key, value)
+        except ValueError as error:
+            raise reader.error(
+                key, f"{error} If it means something else, rename it: `columns: {{{key}: {key}_note}}`."
+            ) from None
+    reader.skipped += [(key, Message(role="", content="")) for key, learns in said.items() if not learns]
+    return all(said.values())
+
+
+def mark_by_list(reader: RowReader, column: str, messages: list[Message]) -> None:
+    """Heed a column that holds one weight for each message of the row."""
+    for key in _row_marks(reader):
+        values = reader.row[key]
+        if not isinstance(values, list | tuple):
+            continue
+        if len(values) != len(messages):
+            problem = f"has {len(values)} values for the {len(messages)} messages of '{column}'."
+            raise reader.error(key, problem)
+        for message, value in zip(messages, values, strict=True):
+            reader.mark(key, f"'{column}'", {"weight": value}, message)
+
+
+def refuse_marks(reader: RowReader, *answers: Message) -> None:
+    """Refuse answers that are marked as not to be learned where a row is learned as a whole."""
+    for key, message in reader.skipped:
+        if any(message is answer for answer in answers):
+            raise reader.error(
+                key, "says that an answer is not learned, and its row is for nothing else. Leave the row out."
+            )
+    for key in _row_marks(reader):
+        if isinstance(reader.row[key], list | tuple):
+            raise reader.error(key, "gives messages their weight, and only turns of a conversation have one.")
+
+
+def _row_marks(reader: RowReader) -> list[str]:
+    row = reader.row
+    return [key for key in row if key in ROW_MARKS and row[key] not in EMPTY and _is_mark(row[key])]
+
+
+def _is_mark(value: Any) -> bool:
+    """Whether a value can be meant as a weight; a text such as the name of a split cannot."""
+    if not isinstance(value, str):
+        return not isinstance(value, dict)
+    try:
+        float(value)
+    except ValueError:
+        return value.strip().lower() in ("true", "false")
+    return True

@@ -1,0 +1,88 @@
+"""What says of a message or a row whether it is learned, as other tools write it.
+
+OpenAI, Mistral and Together write `weight`, 0 or 1; axolotl `train` and `training`, ms-swift `loss`, Tinker
+`trainable`, LLaMA-Factory `loss_weight`, slime `step_loss_mask`. torchtune's `masked` says the opposite.
+Fireworks gives a whole row a `weight`, which may be any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# true or 1: learned
+_LEARN = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "step_loss_mask")
+# true or 1: not learned
+_SKIP = ("masked",)
+MESSAGE_MARKS = frozenset({*_LEARN, *_SKIP})
+# of a whole row; with a list of values, one for each message
+ROW_MARKS = frozenset(
+    {
+        "weight",
+        "weights",
+        "sample_weight",
+        "example_weight",
+        "loss_weight",
+        "loss_weights",
+        "train",
+        "trainable",
+    }
+)
+# parts of a message that are learned: no answer is learned in part here
+PARTIAL = frozenset({"train_detail", "training_detail", "mask"})
+_WORDS = {"true": 1.0, "false": 0.0}
+
+
+def mark_of(message: Mapping[str, Any], *, is_answer: bool) -> tuple[str, bool] | None:
+    """The key by which a message says whether it is learned, and what it says; None where none does.
+
+    Raises:
+        ValueError: a mark that cannot be heeded, with the key's name: a share of the loss, a part of a
+            message, two that contradict each other, or a question or result that is to be learned.
+
+    >>> mark_of({"role": "assistant", "content": "5", "weight": 0}, is_answer=True)
+    ('weight', False)
+    """
+    for key in PARTIAL & message.keys():
+        if message[key] not in (None, "", [], {}):
+            raise ValueError(f"'{key}' cannot be heeded: an answer is learned as a whole. Take the key out.")
+    said = dict(_said(message))
+    if len(set(said.values())) > 1:
+        raise ValueError(f"{' and '.join(map(repr, said))} contradict each other. Keep one.")
+    # `weight: 1` on every message is a habit; the other keys ask for it
+    asks = [key for key, learns in said.items() if learns and key != "weight"]
+    if asks and not is_answer:
+        raise ValueError(
+            f"'{asks[0]}' says that the message is learned, and only answers of the assistant are. "
+            "Take the key out, or set it to 0."
+        )
+    return next(iter(said.items()), None)
+
+
+def _said(message: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """(key, whether it says "learn") of each mark of a message."""
+    for key in (*_LEARN, *_SKIP):
+        if (value := message.get(key)) is not None:
+            yield key, is_learned(key, value) != (key in _SKIP)
+
+
+def is_learned(key: str, value: Any) -> bool:
+    """A weight of 1 or 0, or true or false, also as text.
+
+    Raises:
+        ValueError: any other value.
+
+    >>> is_learned("weight", "0.0")
+    False
+    """
+    try:
+        text = value.strip().lower() if isinstance(value, str) else value
+        number = _WORDS[text] if text in _WORDS else float(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"'{key}' is {value!r}, where 1 (learned) or 0 (not learned) is known.") from None
+    if number not in (0, 1):
+        raise ValueError(
+            f"'{key}' is {value!r}: an answer is learned (1) or not (0), and no share of its loss can be "
+            "heeded. Round it, or leave out what counts little."
+        )
+    return bool(number)

@@ -1,0 +1,47 @@
+"""Keys of one message in the words of other tools: which are read, and the thinking beside an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from handbook_utils.chat.thinking import THINKING_KEYS
+from handbook_utils.data.keys.marks import MESSAGE_MARKS, PARTIAL
+from handbook_utils.data.shapes.calls import CALL_IDS
+
+# thinking in a form that no template reads
+_OTHER_THINKING = ("reasoning_details", "thinking_blocks", "thought", "thoughts", "reasoning_text")
+# what `shapes` makes of a message, and the names of ids that it has read
+_CONTENT = ("role", "content", "tool_calls", "tool_call_id", "name", "tool_use_id", *CALL_IDS[1:])
+READ = frozenset({*_CONTENT, *THINKING_KEYS, *MESSAGE_MARKS, *PARTIAL})
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+def unread_keys(message: Mapping[str, Any]) -> list[str]:
+    """Keys of a message that say something and that nobody reads."""
+    return [key for key in message if key not in READ and message[key] not in EMPTY]
+
+
+def thinking_beside(message: Mapping[str, Any], *, is_answer: bool) -> dict[str, str]:
+    """The thinking of a message under one name; {} where there is none.
+
+    Raises:
+        ValueError: it is no text, not the assistant's, there twice, or in a form that no template reads.
+
+    >>> thinking_beside({"content": "84", "reasoning": "70 + 14.", "thinking": None}, is_answer=True)
+    {'reasoning': '70 + 14.'}
+    """
+    given = {key: message[key] for key in THINKING_KEYS if message.get(key) not in EMPTY}
+    if wrong := [key for key, value in given.items() if not isinstance(value, str)]:
+        raise ValueError(f"'{wrong[0]}' is thinking and has to be text, found {given[wrong[0]]!r}.")
+    given = {key: text for key, text in given.items() if text.strip()}
+    other = [key for key in _OTHER_THINKING if message.get(key) not in EMPTY]
+    if other and not given and is_answer:
+        raise ValueError(
+            f"'{other[0]}' is no thinking that templates read. Give its text as 'reasoning_content'."
+        )
+    if given and not is_answer:
+        raise ValueError(f"'{next(iter(given))}' is thinking, and only answers of the assistant think.")
+    if len({text.strip() for text in given.values()}) > 1:
+        raise ValueError(f"{' and '.join(map(repr, given))} are different thinking. Keep one.")
+    return dict(list(given.items())[:1])

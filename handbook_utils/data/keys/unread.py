@@ -1,0 +1,95 @@
+"""What nobody reads in a source: counted row by row, and told once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from handbook_utils.data.keys.messages import EMPTY
+from handbook_utils.data.recognise import FORMATS
+from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
+from handbook_utils.data.shapes.ratings import PAIR_RATINGS
+from handbook_utils.runs.log import warn_and_log
+
+# columns that rows of a format may have: read, or known to be of no use to what is made of them
+_ALWAYS = (*PAIR_RATINGS, "gold_chosen", "gold_rejected", "prompt_id", TEMPLATE_OPTIONS, "tools")
+_KNOWN = {
+    name: frozenset({*known.columns, *known.example, *known.names.values(), *_ALWAYS})
+    for name, known in FORMATS.items()
+}
+# what stands in `told` for rows left out
+LEFT_OUT = ""
+
+
+class IgnoredColumnWarning(UserWarning):
+    """A column says something that is ignored here."""
+
+
+class UnreadKeys:
+    """Keys of the rows and messages of one source that say something and that nobody reads.
+
+    Attributes:
+        columns: rows by the column that is not read.
+        keys: messages by the key that is not read.
+        skipped: answers by the key that says they are not learned.
+        left_out: rows without an answer to learn, because of such keys.
+        told: what was told already.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.columns: Counter[str] = Counter()
+        self.keys: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.left_out = 0
+        self.told: set[str] = set()
+
+    def note(self, reader: RowReader, format: str, *, is_left_out: bool) -> None:
+        """Count what a row of a format says and nobody has read."""
+        known = _KNOWN[format]
+        for column in reader.row:
+            if column not in known and column not in reader.read and reader.row[column] not in EMPTY:
+                self.columns[str(column)] += 1
+        self.keys.update(reader.unread)
+        self.skipped.update(key for key, _ in reader.skipped)
+        self.left_out += is_left_out
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is something that has not been told yet."""
+        return not (self.columns.keys() <= self.told and self.keys.keys() <= self.told)
+
+    def tell(self, where: str = "") -> None:
+        """Warn of what was not told yet; `where` says which rows were looked at."""
+        for news in self._news(where):
+            warn_and_log(f"{self._name}: {news}", IgnoredColumnWarning, stacklevel=4)
+
+    def _news(self, where: str) -> list[str]:
+        made = []
+        counts = [
+            f"{what} {_counts(counter, noun, self.told)}"
+            for what, noun, counter in (
+                ("columns", "row", self.columns),
+                ("keys of messages", "message", self.keys),
+            )
+            if counter.keys() - self.told
+        ]
+        if counts:
+            made.append(
+                f"ignored{where}, for nobody reads them: {'; '.join(counts)}. "
+                "A column that has another name here is read after `columns: {theirs: ours}`."
+            )
+        if self.left_out and LEFT_OUT not in self.told:
+            marks = " and ".join(f"'{key}'" for key in self.skipped)
+            made.append(f"{_count(self.left_out, 'row')}{where} left out: {marks} leaves no answer to learn.")
+        self.told |= self.columns.keys() | self.keys.keys() | {LEFT_OUT}
+        return made
+
+
+def _counts(counter: Counter[str], noun: str, told: Collection[str]) -> str:
+    new = ((key, count) for key, count in counter.most_common() if key not in told)
+    return ", ".join(f"'{key}' ({_count(count, noun)})" for key, count in new)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
