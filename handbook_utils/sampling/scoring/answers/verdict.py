@@ -19,6 +19,7 @@ from handbook_utils.sampling.scoring.answers.reading import (
 )
 from handbook_utils.sampling.scoring.answers.texts import after_thinking, clean, stated_answers
 
+PATTERN_S = 1.0
 # a longer text is a solution, and equal to no answer that a model gives
 MOST_WORDS = 20
 _THOUSANDS = regex.compile(r"\d{1,3}(?:,\d{3})+")
@@ -66,7 +67,7 @@ class AnswerVerdict:
         """1 for the answer on record, else 0."""
         reference, completion = item
         if self.pattern is not None:
-            found = list(regex.compile(self.pattern).finditer(completion))
+            found = list(regex.compile(self.pattern).finditer(completion, timeout=PATTERN_S))
             stated = [found[-1][1 if found[-1].re.groups else 0] or ""] if found else []
         else:
             rest = after_thinking(completion)
