@@ -50,7 +50,7 @@ _UNIT = regex.compile(
     r"(?P<number>.*[\d)}%])\s*(?P<unit>(?:\s*\\text\{[^{}]*\}|(?<=[\d)}\s])(?:"
     + _SHORT_UNITS
     + r")(?![a-zA-Z])"
-    r"|\s+[a-zA-Z]{3,}\.?|(?<=[a-zA-Z}])\s*/\s*[a-zA-Z]+)(?:\s*(?:per|[/a-zA-Z]+))*)(?:\s*\^\s*\{?-?\d\}?)?"
+    r"|\s*(?:(?![\x00-\x7f])[^\W\d_])+|\s+[a-zA-Z]{3,}\.?|(?<=[a-zA-Z}])\s*/\s*[a-zA-Z]+)(?:\s*(?:per|[/a-zA-Z]+))*)(?:\s*\^\s*\{?-?\d\}?)?"
 )
 _DEGREES = regex.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?\s*[CF]?$")
 _CURRENCY = regex.compile(r"(-?)\s*(?:\\?\$|£|€|¥|₹|US\$)\s*(?=[\d.-])")
@@ -249,7 +249,10 @@ def _words(text: str) -> Words | None:
     if _OPTION.fullmatch(plain.strip()):
         return Words(plain.strip().casefold())
     runs = regex.findall(r"[^\W\d_]{3,}", plain)
-    if regex.search(r"[\\=^_<>|+*{}\[\]]", plain) or not runs or all(map(_FUNCTIONS.fullmatch, runs)):
+    is_foreign = regex.search(r"(?![\x00-\x7f])[^\W\d_]", plain)  # letters that no formula has
+    if regex.search(r"[\\=^_<>|+*{}\[\]]", plain):
+        return None
+    if not is_foreign and (not runs or all(map(_FUNCTIONS.fullmatch, runs))):
         return None
     return Words(" ".join(regex.sub(r"[^\w\s'/.-]", " ", plain).casefold().split()).strip(" .'"))
 

@@ -87,7 +87,7 @@ def clean(text: str) -> str:
     text = _BOLD.sub("", text.translate(_SIGNS)).strip()
     while True:
         text = text.strip(" \n\t").removesuffix("\\").rstrip()
-        if text.endswith((".", ";", ",")) and not text.endswith("\\;"):
+        if text.endswith((".", ";", ",", "。")) and not text.endswith("\\;"):
             text = text[:-1]
             continue
         inner = _WRAPPED.fullmatch(text)
