@@ -37,7 +37,9 @@ def recipes(
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(help="A recipe of the alignment-handbook or of TRL.")],
+    file: Annotated[
+        Path, typer.Argument(help="Of the alignment-handbook, TRL, open-r1, axolotl or LLaMA-Factory.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the recipe to this file.")] = None,
     stage: Annotated[
         str | None, typer.Option(help="sft, reward, dpo, ... Default: inferred from the folder or the keys.")
@@ -47,7 +49,7 @@ def convert(
     ] = 8,
     json: Json = False,
 ) -> None:
-    """Convert a recipe of the 2023 alignment-handbook or of TRL, and say what became of every key.
+    """Convert a recipe of another tool (TRL, axolotl, ...), and say what became of every key.
 
     Example: handbook convert config_full.yaml --out my.yaml
     """

@@ -1,23 +1,25 @@
-"""Recipes of the alignment-handbook and of TRL, turned into ours; nothing is dropped in silence."""
+"""Recipes of other tools, turned into ours; nothing is dropped in silence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from handbook_utils.convert.data import convert_data
+from handbook_utils.convert.foreign import Foreign, read_axolotl, read_factory
 from handbook_utils.convert.notes import BY_ITSELF, Note, Work, expect, shown
 from handbook_utils.convert.tables import (
-    DPO_KEYS,
-    KTO_KEYS,
     LEFT_OUT,
     NEW_VALUES,
+    OWN_KEYS,
     RENAMED,
-    REWARD_KEYS,
     SAME_AS_OURS,
     SFT_LOSS,
     SFT_PACKING,
+    SHARED_KEYS,
+    UNPAIRED_LOSSES,
 )
+from handbook_utils.convert.tools import refuse_methods, tool_of
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
 from handbook_utils.schema.stage_table import STAGES, training_stages
@@ -25,6 +27,10 @@ from handbook_utils.schema.training import TrainingRecipe
 
 # GPUs that the alignment-handbook's per-device batch sizes are meant for
 PROCESSES = 8
+READERS: dict[str, Callable[[Mapping[str, Any]], Foreign]] = {
+    "axolotl": read_axolotl,
+    "LLaMA-Factory": read_factory,
+}
 
 
 def convert_recipe(
@@ -39,7 +45,8 @@ def convert_recipe(
     Returns:
         (recipe, notes): content for `check_recipe`, and what became of every key that is not simply kept.
     Raises:
-        RecipeError: an accelerate config, a recipe of ours, an unknown stage, no model or no data.
+        RecipeError: an accelerate config, a recipe of ours, of a tool that is not read or for a method that
+            has no stage here; an unknown stage, no model or no data.
 
     >>> flat = {"model_name_or_path": "m", "dataset_name": "d", "max_seq_length": 64, "bf16": True}
     >>> recipe, notes = convert_recipe(flat)
@@ -47,15 +54,23 @@ def convert_recipe(
     ('sft', 64, {'max_length': 64, 'packing': False, 'per_device_train_batch_size': 8})
     """
     _refuse_other_files(content)
-    work = Work(dict(content))
-    stage = _checked_stage(stage) if stage else _told_stage(work)
+    told = tool_of(content)
+    if told is None:
+        refuse_methods(content)
+        work, foreign = Work(dict(content)), None
+        stage = _checked_stage(stage) if stage else _told_stage(work)
+    else:
+        foreign = READERS[told[0]](content)
+        work, stage = foreign.work, _checked_stage(stage) if stage else foreign.stage
+        work.note("(tool)", "changed", f"a recipe of {told[0]}, told by '{told[1]}'.")
     recipe: dict[str, Any] = {"stage": stage, "model": _model(work)}
-    if lora := _lora(work):
+    if lora := _lora(work) if foreign is None else foreign.lora:
         recipe["lora"] = lora
     if (seed := work.take("seed")) is not None:
         recipe["seed"] = seed
-    recipe |= convert_data(work) | _batch(work, processes)
-    recipe["training"] = _training(work, stage, has_held_out="eval_data" in recipe)
+    recipe |= (convert_data(work) if foreign is None else foreign.data) | _batch(work, processes)
+    learned_all = foreign is None and not work.left.get("assistant_only_loss")
+    recipe["training"] = _training(work, stage, "eval_data" in recipe, learned_all=learned_all)
     if not recipe["training"]:
         del recipe["training"]
     return recipe, work.notes
@@ -71,7 +86,7 @@ def _refuse_other_files(content: Mapping[str, Any]) -> None:
             "an accelerate config, not a training recipe. In a recipe this line does its work: "
             f"{line}nodes: {content.get('num_machines', 1)}}}."
         )
-    if "stage" in content:
+    if "stage" in content and tool_of(content) is None:
         raise RecipeError(f"a recipe of ours already (stage: {content['stage']}): nothing to convert.")
 
 
@@ -82,12 +97,22 @@ def _checked_stage(stage: str) -> str:
 
 
 def _told_stage(work: Work) -> str:
-    """The stage by the keys that only one trainer has."""
-    for stage, keys in (("kto", KTO_KEYS), ("reward", REWARD_KEYS), ("dpo", DPO_KEYS)):
+    """The stage by the keys that only one trainer has; else a guess, which is called one."""
+    for stage, keys in OWN_KEYS.items():
         if found := sorted(keys & work.left.keys()):
-            hint = " ORPO's files have it too: then say --stage orpo." if stage == "dpo" else ""
-            work.note("(stage)", "changed", f"{stage}, told by '{found[0]}'.{hint}")
+            work.note("(stage)", "changed", f"{stage}, told by '{found[0]}'.")
             return stage
+    loss = work.left.get("loss_type")
+    if isinstance(loss, str) and loss in UNPAIRED_LOSSES:
+        work.note("(stage)", "changed", f"kto, told by 'loss_type: {loss}'.")
+        return "kto"
+    if found := sorted(SHARED_KEYS & work.left.keys()):
+        why = f"dpo, a guess: '{found[0]}' is of DPO, ORPO and KTO alike. For those say --stage orpo or kto."
+        work.note("(stage)", "changed", why)
+        return "dpo"
+    work.note(
+        "(stage)", "changed", "sft, a guess: no key is of one method alone. Say --stage where it is another."
+    )
     return "sft"
 
 
@@ -184,11 +209,11 @@ def _batch(work: Work, processes: int) -> dict[str, int]:
     return {"global_batch_size": total}
 
 
-def _training(work: Work, stage: str, *, has_held_out: bool) -> dict[str, Any]:
+def _training(work: Work, stage: str, has_held_out: bool, *, learned_all: bool) -> dict[str, Any]:
     kind = STAGES[stage].recipe
     assert issubclass(kind, TrainingRecipe)  # held by `_checked_stage`
     fields = trainer_fields(kind.trainer)
-    if stage == "sft" and not work.left.get("assistant_only_loss"):
+    if stage == "sft" and learned_all:
         work.note("(loss)", "changed", SFT_LOSS)
     if stage == "sft" and "packing" not in work.left:
         work.left["packing"] = False

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-# keys that only one kind of trainer has
-KTO_KEYS = {"desirable_weight", "undesirable_weight"}
-REWARD_KEYS = {"center_rewards_coefficient"}
-DPO_KEYS = {"beta", "loss_type", "max_prompt_length", "ref_model_sync_steps", "precompute_ref_log_probs"}
+# keys that only one trainer has
+OWN_KEYS = {
+    "kto": {"desirable_weight", "undesirable_weight"},
+    "reward": {"center_rewards_coefficient"},
+    "sft": {
+        *("packing", "packing_strategy", "max_seq_length", "assistant_only_loss", "completion_only_loss"),
+        *("dataset_text_field", "eval_packing", "neftune_noise_alpha", "dataset_kwargs"),
+    },
+    "dpo": {
+        *("ref_model_sync_steps", "ref_model_mixup_alpha", "sync_ref_model", "rpo_alpha", "use_weighting"),
+        *("f_divergence_type", "f_alpha_divergence_coef", "ld_alpha", "discopop_tau", "loss_weights"),
+    },
+}
+# keys of DPO, ORPO and KTO alike, and losses of single answers
+SHARED_KEYS = {
+    *("beta", "loss_type", "max_prompt_length", "max_completion_length", "precompute_ref_log_probs"),
+    *("label_smoothing", "reference_free", "disable_dropout"),
+}
+UNPAIRED_LOSSES = {"kto", "apo_zero_unpaired"}
 
 # how the names of official test splits start
 HELD_OUT = ("test", "val", "eval", "heldout")

@@ -31,6 +31,10 @@ class CoverageWarning(UserWarning):
     """The interval is known, or must be feared, not to cover as often as its level says."""
 
 
+class EqualSamplesWarning(CoverageWarning):
+    """Samples that were to differ are equal, so the figures are of one answer per prompt."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the intervals of some figures rest on, shared by all of them.

@@ -19,6 +19,14 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def checked_extra(extra: dict[str, Any]) -> dict[str, Any]:
+    """Further fields of requests, if none of them contradicts what the recipe says elsewhere."""
+    for name in extra:
+        if name in OWN_FIELDS:
+            raise ValueError(f"'{name}' follows from the recipe; set it there, not in `extra_body`.")
+    return extra
+
+
 class TransformersSection(Section):
     """The model in this process, by transformers."""
 
@@ -37,19 +45,17 @@ class EndpointSection(Section):
     attempts: PositiveInt = Field(6, description="tries of one answer before giving up")
     parallel: PositiveInt = Field(8, description="answers asked for at once")
     logprobs: bool = Field(False, description="ask for log-probabilities; not every server has them")
+    thinking: Literal["keep", "drop"] = Field(
+        "keep",
+        description="what a server tells beside the answer: kept before it in <think> marks, or dropped",
+    )
     extra_body: dict[str, Any] = Field(
         default_factory=dict, description="further fields of each request, such as {top_k: -1} for vLLM"
     )
 
     _is_http = field_validator("url")(checked_url)
 
-    @field_validator("extra_body")
-    @classmethod
-    def _adds_only(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        for name in extra:
-            if name in OWN_FIELDS:
-                raise ValueError(f"'{name}' follows from the recipe; set it there, not in `extra_body`.")
-        return extra
+    _adds_only = field_validator("extra_body")(checked_extra)
 
 
 class VllmSection(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
-from handbook_utils.schema.engines import checked_url
+from handbook_utils.schema.engines import checked_extra, checked_url
 from handbook_utils.schema.sections import DataSource, ModelSection, Reads, Section, Source
 
 Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "rso_pairs", "random"]
@@ -74,13 +74,15 @@ class RegexSection(Section):
 
 
 class AnswerSection(Section):
-    """1 where the answer is the one on record, else 0."""
+    """1 where the answer is the one on record, else 0; compared by value, as sets, words or formulas."""
 
     kind: Literal["answer"]
     answers: DataSource = Field(description="rows with the prompt (or its prompt_id) and the right answer")
     column: str = Field("answer", description="of the rows in `answers`")
     pattern: str | None = Field(
-        None, description="what of a completion is its answer: the last match, its group where it has one"
+        None,
+        description="what of a completion is its answer: the last match, its group where it has one; absent: "
+        "the last \\boxed{}, what follows #### or `the answer is`, or what stands at the end",
     )
 
     _is_pattern = field_validator("pattern")(checked_pattern)
@@ -139,7 +141,10 @@ class JudgeSection(Section):
         "The better answer is the more helpful one: right, harmless, and no longer than it needs to be.",
         description="what makes an answer better, as told to the judge",
     )
-    max_tokens: PositiveInt = Field(512, description="of a reply")
+    max_tokens: PositiveInt = Field(512, description="of a reply, its thinking included")
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict, description="further fields of each request, such as {reasoning_effort: low}"
+    )
     key_env: str | None = Field(
         None, description="environment variable that holds the key; absent: none is sent"
     )
@@ -148,6 +153,7 @@ class JudgeSection(Section):
     parallel: PositiveInt = Field(8, description="comparisons asked for at once")
 
     _is_http = field_validator("url")(checked_url)
+    _adds_only = field_validator("extra_body")(checked_extra)
 
 
 def _kind_of(scorer: Any) -> str:

@@ -187,6 +187,141 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(content: dict[str, 
         convert_recipe(content)
 
 
+AXOLOTL = {
+    "base_model": "org/base",
+    "datasets": [{"path": "org/rows", "type": "alpaca"}],
+    "micro_batch_size": 2,
+}
+FACTORY = {"model_name_or_path": "org/base", "stage": "sft", "dataset": "rows", "finetuning_type": "full"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "stage", "said"),
+    [
+        ({"packing": False}, "sft", "told by 'packing'"),
+        ({"rpo_alpha": 1.0}, "dpo", "told by 'rpo_alpha'"),
+        ({"loss_type": "apo_zero_unpaired", "beta": 0.1}, "kto", "told by 'loss_type: apo_zero_unpaired'"),
+        ({"beta": 0.1}, "dpo", "a guess: 'beta' is of DPO, ORPO and KTO alike"),
+        ({}, "sft", "a guess: no key is of one method alone"),
+    ],
+)
+def test_a_guess_of_the_stage_is_called_a_guess(keys: dict[str, Any], stage: str, said: str) -> None:
+    recipe, notes = convert_recipe({**FLAT, **keys})
+    (note,) = (note for note in notes if note.key == "(stage)")
+    assert recipe["stage"] == stage
+    assert said in note.why
+
+
+@pytest.mark.parametrize(
+    ("keys", "method"),
+    [
+        ({"reward_funcs": ["accuracy"], "beta": 0.04, "max_prompt_length": 512}, "GRPO"),
+        ({"num_generations": 8, "loss_type": "dr_grpo"}, "GRPO"),
+        ({"rloo_k": 4}, "RLOO"),
+        ({"num_ppo_epochs": 4}, "PPO"),
+        ({"simpo_gamma": 0.5, "beta": 2.0}, "SimPO"),
+        ({"teacher_model_name_or_path": "t"}, "GKD"),
+    ],
+)
+@pytest.mark.parametrize("stage", [None, "dpo"])
+def test_a_method_without_a_stage_is_refused_by_its_name(
+    keys: dict[str, Any], method: str, stage: str | None
+) -> None:
+    with pytest.raises(RecipeError, match=f"a recipe for {method}"):
+        convert_recipe({**FLAT, **keys}, stage=stage)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {"_component_": "torchtune.models.llama3_8b"}}, "of torchtune"),
+        ({"actor_rollout_ref": {}, "data": {}}, "of verl"),
+        ({"task": "llm-sft", "base_model": "m", "project_name": "p"}, "of AutoTrain"),
+        ({**AXOLOTL, "rl": "grpo"}, "of axolotl for GRPO"),
+        ({**AXOLOTL, "rl": "simpo"}, "of axolotl for SIMPO"),
+        ({**AXOLOTL, "adapter": "llama-adapter"}, "'adapter: llama-adapter' has no equal"),
+        ({**AXOLOTL, "datasets": []}, "'datasets' names no data"),
+        ({**FACTORY, "stage": "pt"}, "of LLaMA-Factory for pre-training"),
+        ({**FACTORY, "stage": "ppo"}, "of LLaMA-Factory for PPO"),
+        ({**FACTORY, "stage": "dpo", "pref_loss": "simpo"}, "of LLaMA-Factory for simpo"),
+        ({**FACTORY, "finetuning_type": "freeze"}, "'finetuning_type: freeze' has no equal"),
+    ],
+)
+def test_whose_recipe_it_is_stands_in_the_refusal(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        convert_recipe(content)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stage"),
+    [
+        ({}, "sft"),
+        ({"rl": "dpo"}, "dpo"),
+        ({"rl": "kto"}, "kto"),
+        ({"rl": "orpo"}, "orpo"),
+        ({"reward_model": True}, "reward"),
+    ],
+)
+def test_recipes_of_axolotl_are_converted_for_the_same_stages(keys: dict[str, Any], stage: str) -> None:
+    recipe, notes = convert_recipe(
+        {
+            **AXOLOTL,
+            "adapter": "qlora",
+            "load_in_4bit": True,
+            "lora_r": 32,
+            "lora_target_linear": True,
+            "sequence_len": 1024,
+            "num_epochs": 3,
+            "optimizer": "adamw_bnb_8bit",
+            "bf16": "auto",
+            "flash_attention": True,
+            "val_set_size": 0.05,
+            **keys,
+        },
+        processes=1,
+    )
+    checked = check_recipe(recipe, "test")
+    assert checked.stage == stage
+    assert recipe["model"] == {"name": "org/base", "quantization": "nf4"}
+    assert recipe["data"] == [{"name": "org/rows", "split": "train"}]
+    assert recipe["lora"] == {"rank": 32, "alpha": 16, "dropout": 0.0}
+    assert recipe["global_batch_size"] == 2
+    kept = {"max_length": 1024, "num_train_epochs": 3, "optim": "adamw_bnb_8bit"}
+    assert kept.items() <= recipe["training"].items()
+    assert outcomes(notes)["(tool)"] == "changed"
+    assert "unknown" not in outcomes(notes).values()
+
+
+@pytest.mark.parametrize(
+    ("keys", "stage", "training"),
+    [
+        ({"stage": "sft"}, "sft", {}),
+        ({"stage": "rm"}, "reward", {}),
+        ({"stage": "dpo", "pref_beta": 0.2, "pref_loss": "ipo"}, "dpo", {"beta": 0.2, "loss_type": "ipo"}),
+        ({"stage": "dpo", "pref_beta": 0.2, "pref_loss": "orpo"}, "orpo", {"beta": 0.2}),
+        ({"stage": "kto", "kto_chosen_weight": 1.5}, "kto", {"desirable_weight": 1.5}),
+    ],
+)
+def test_recipes_of_llama_factory_are_converted_for_the_same_stages(
+    keys: dict[str, Any], stage: str, training: dict[str, Any]
+) -> None:
+    lora = {"finetuning_type": "lora", "lora_rank": 16, "lora_target": "q_proj,v_proj", "cutoff_len": 512}
+    others = {
+        "template": "llama3",
+        "dataset": "a, b",
+        "quantization_bit": 4,
+        "do_train": True,
+        "plot_loss": True,
+    }
+    recipe, notes = convert_recipe({**FACTORY, **lora, **others, **keys})
+    assert check_recipe(recipe, "test").stage == stage
+    assert recipe["data"] == [{"name": "a", "split": "train"}, {"name": "b", "split": "train"}]
+    # LLaMA-Factory's own alpha is twice the rank
+    assert recipe["lora"] == {"rank": 16, "alpha": 32, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    assert {"max_length": 512, **training}.items() <= recipe["training"].items()
+    assert "unknown" not in outcomes(notes).values()
+
+
 def test_an_unknown_stage_names_the_nearest_one() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'orpo'"):
         convert_recipe(FLAT, stage="orpoo")

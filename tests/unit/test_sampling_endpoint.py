@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from handbook_utils.errors import DataError, ModelError, RecipeError
+from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.endpoint_client import EndpointClient, wait_before
 from handbook_utils.sampling.generation.engines.endpoint import EndpointEngine
 from handbook_utils.sampling.generation.engines.interface import SamplingSettings
 from handbook_utils.schema.engines import EndpointSection
+from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.schema.stages import GenerateRecipe
 
 PROMPTS = [(f"p{row}", [{"role": "user", "content": f"question {row}"}]) for row in range(3)]
@@ -132,6 +134,86 @@ def test_each_answer_is_asked_for_by_itself_and_comes_in_order(server):
     kept = {(body["model"], body["max_tokens"], body["temperature"], body["top_p"]) for body in bodies}
     assert kept == {("served", 7, 1.0, 0.9)}
     assert len({body["seed"] for body in bodies}) == 6
+
+
+THINKING = [
+    (
+        {"content": "Pear.", "reasoning_content": "A fruit."},
+        "stop",
+        "<think>\nA fruit.\n</think>\n\nPear.",
+        "Pear.",
+    ),
+    ({"content": "Pear.", "reasoning": "A fruit."}, "stop", "<think>\nA fruit.\n</think>\n\nPear.", "Pear."),
+    # the limit fell into the thinking: a cut answer, its thinking open as where tokens are read
+    ({"content": None, "reasoning_content": "A fr"}, "length", "<think>\nA fr", ""),
+    ({"content": None}, "length", "", ""),
+    (
+        {"content": [{"type": "thinking", "thinking": "A fruit."}, {"type": "text", "text": "Pear."}]},
+        "stop",
+        "<think>\nA fruit.\n</think>\n\nPear.",
+        "Pear.",
+    ),
+    ({"content": "Pear.", "reasoning_content": None}, "stop", "Pear.", "Pear."),
+]
+
+
+@pytest.mark.parametrize(("message", "reason", "kept", "dropped"), THINKING)
+def test_what_a_server_tells_of_the_thinking_stands_before_the_answer_or_is_dropped(
+    server, message, reason, kept, dropped
+):
+    for thinking, text in (("keep", kept), ("drop", dropped)):
+        server.script = [replies(200, json.dumps(chat(message=message, finish_reason=reason)))]
+        (row,) = engine(server, thinking=thinking).answer(PROMPTS[:1], SamplingSettings()).completions
+        assert (row.completion, row.finish_reason) == (text, reason)
+
+
+@pytest.mark.parametrize(
+    ("answers", "temperature", "is_told"),
+    [(["yes", "yes"], 0.7, True), (["yes", "no"], 0.7, False), (["yes", "yes"], 0, False)],
+)
+def test_samples_that_are_all_equal_at_a_temperature_are_a_caution(
+    server, tmp_path, answers, temperature, is_told
+):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "Is it?"}\n', encoding="utf-8")
+    server.script = [replies(200, json.dumps(chat(message={"content": text}))) for text in answers]
+    content = {
+        "stage": "generate",
+        "model": {"name": "served"},
+        "engine": {"kind": "endpoint", "url": server.url, "parallel": 1},
+        "data": [{"name": str(file)}],
+        "samples": 2,
+        "temperature": temperature,
+    }
+    result = run_stage(check_recipe(content, "test"), tmp_path / "run", progress=False)
+    told = [caution for caution in result.cautions if "equal at temperature" in caution]
+    assert bool(told) == is_told
+    if is_told:
+        assert told[0].startswith("all 2 samples of each of 1 prompts are equal at temperature 0.7.")
+        assert "generation_config" in told[0]
+
+
+def refuses(parameter: str, why: str = "Unsupported parameter") -> Reply:
+    return replies(
+        400, json.dumps({"error": {"message": f"{why}: '{parameter}' is not supported with this model."}})
+    )
+
+
+def test_a_server_that_takes_the_limit_by_its_newer_name_gets_it_so_from_then_on(server):
+    server.script = [refuses("max_tokens"), refuses("temperature")]
+    answers = engine(server).answer(PROMPTS[:2], SamplingSettings(max_new_tokens=7))
+    assert len(answers.completions) == 2
+    bodies = [body for _, _, _, body in server.seen]
+    assert [body.get("max_completion_tokens") for body in bodies] == [None, 7, 7, 7]
+    assert "max_tokens" not in bodies[-1]
+    # 1 is what a server draws at that is told no temperature
+    assert "temperature" not in bodies[-1]
+
+
+def test_a_temperature_that_a_server_does_not_take_is_not_left_out_in_silence(server):
+    server.script = [refuses("temperature", "Unsupported value")]
+    with pytest.raises(DataError, match="Unsupported value: 'temperature'"):
+        engine(server).answer(PROMPTS[:1], SamplingSettings(temperature=0.5))
 
 
 def test_seeds_follow_from_seed_prompt_and_sample_alone(server):

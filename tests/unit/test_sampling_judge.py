@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,8 +23,10 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import endpoint_client
+from handbook_utils.sampling.chat_endpoint import ChatEndpoint
+from handbook_utils.sampling.endpoint_client import RefusedError
 from handbook_utils.sampling.scoring.score import NoScore
-from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict
+from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict, reply_text
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
 from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 from handbook_utils.sampling.tables import UnscoredWarning, samples_table
@@ -279,6 +281,8 @@ def test_what_the_judge_reads_between_marks_is_what_was_answered(a, b):
     [
         ("VERDICT: A", "A"),
         ("because\n**Verdict: tie**\n\n", "TIE"),
+        ("**VERDICT:** [[B]]", "B"),
+        ("Verdict: Answer A.", "A"),
         ("VERDICT: A\nbut on reflection", None),
         ("VERDICT: A or B", None),
         ("", None),
@@ -286,6 +290,49 @@ def test_what_the_judge_reads_between_marks_is_what_was_answered(a, b):
 )
 def test_a_verdict_is_the_whole_last_line(reply, verdict):
     assert read_verdict(reply) == verdict
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "text"),
+    [
+        ({"content": "VERDICT: A", "reasoning_content": "VERDICT: B"}, "stop", "VERDICT: A"),
+        ({"content": [{"type": "text", "text": "VERDICT: A"}]}, "stop", "VERDICT: A"),
+        ({"content": None, "reasoning_content": "I compare"}, "length", "Raise `max_tokens`"),
+        (
+            {"content": None, "refusal": "I cannot judge this."},
+            "stop",
+            "the model refused: I cannot judge this",
+        ),
+    ],
+)
+def test_a_judge_that_thinks_is_read_by_its_answer_and_one_that_was_cut_names_the_setting(
+    message, reason, text
+):
+    content = {"choices": [{"message": message, "finish_reason": reason}]}
+    if text.startswith("VERDICT"):
+        assert reply_text(content) == text
+    else:
+        with pytest.raises(RefusedError, match=text):
+            reply_text(content)
+
+
+def test_a_judge_that_takes_neither_temperature_nor_max_tokens_is_asked_in_its_way(caplog):
+    class Fussy:
+        url = "http://judge/v1"
+        seen: ClassVar[list[dict[str, Any]]] = []
+
+        def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+            self.seen.append(body)
+            for name in ("max_tokens", "temperature"):
+                if name in body:
+                    raise RefusedError(f"HTTP 400, Unsupported parameter: '{name}' is not supported")
+            return {"choices": [{"message": {"content": "VERDICT: A"}, "finish_reason": "stop"}]}
+
+    asked = ChatEndpoint(Fussy(), may_drop=frozenset({"temperature"}))  # type: ignore[arg-type]
+    body = {"model": "m", "messages": [], "temperature": 0, "max_tokens": 9}
+    assert reply_text(asked.post(body)) == "VERDICT: A"
+    assert Fussy.seen[-1] == {"model": "m", "messages": [], "max_completion_tokens": 9}
+    assert "takes no 'temperature'" in caplog.text
 
 
 def test_a_line_that_a_kill_cut_short_is_bought_again_and_spoils_no_other(tmp_path):

@@ -119,6 +119,36 @@ def test_a_prompt_without_an_answer_on_record_has_no_score_and_two_answers_are_a
         load_scorers(sections({"check": {**answers, "column": "anser"}}), ResolvedInputs())
 
 
+def test_lists_of_numbers_are_no_numbers_and_a_number_may_have_thousands(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    rows = [
+        {"prompt_id": "roots", "prompt": "a", "answer": "1,2"},
+        {"prompt_id": "metres", "prompt": "b", "answer": "1,000"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    boxed = {"kind": "answer", "answers": {"name": str(file)}, "pattern": r"boxed\{(.+)\}"}
+    assert scores_of(boxed, r"\boxed{12}", r"\boxed{1,2}", prompt_id="roots") == [0, 1]
+    assert scores_of(boxed, r"\boxed{1000}", r"\boxed{1}", prompt_id="metres") == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (r"\frac{1", r"row 2: 'answer' cannot be read as an answer: '\\frac\{1' is neither"),
+        ("", "row 2: 'answer' cannot be read as an answer: it is empty"),
+        (["4", "four"], "row 2: 'answer' is a list. Write one answer as text"),
+    ],
+)
+def test_an_answer_on_record_that_cannot_be_read_is_an_error_with_its_row(tmp_path, answer, message):
+    file = tmp_path / "answers.jsonl"
+    rows = [{"prompt": "a", "answer": "#### 4"}, {"prompt": "b", "answer": answer}]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        load_scorers(
+            sections({"check": {"kind": "answer", "answers": {"name": str(file)}}}), ResolvedInputs()
+        )
+
+
 @pytest.fixture
 def checks(tmp_path, monkeypatch) -> str:
     """A module of a user's own verifiers."""

@@ -6,17 +6,21 @@ with the first missing part, and ends with the same files as a run that was not.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from handbook_utils.data.load import Locator, ResolvedInputs
 from handbook_utils.data.mixture import LeftOutPromptsWarning
 from handbook_utils.data.prompts import LeftOut, iterate_prompts
 from handbook_utils.errors import DataError, HandbookError
+from handbook_utils.evaluation.statistics import EqualSamplesWarning
 from handbook_utils.runs.atomic import remove_leftovers
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.runs.log import warn_and_log
@@ -81,6 +85,7 @@ def write_samples(recipe: SamplingRecipe, run: RunFolder) -> None:
     if getattr(recipe, "speculative", None) is not None:
         costs = ("answers", "tokens", "rejected", "scored_tokens")
         run.note(**{name: sum(shard[name] for shard in proof["shards"]) for name in costs})
+    _warn_if_equal(recipe, run)
     skipped, shortened, left_out = counts.values()
     warn_of_left_out(skipped, shortened, left_out, see=f"see {run.path / 'shards.json'}")
 
@@ -93,6 +98,27 @@ def warn_of_left_out(skipped: int, shortened: int, bad: int, see: str) -> None:
             f"prompts; {see}",
             LeftOutPromptsWarning,
         )
+
+
+def _warn_if_equal(recipe: SamplingRecipe, run: RunFolder) -> None:
+    """Warn where several samples of each prompt are one answer: the engine took the likeliest tokens."""
+    if recipe.samples < 2 or recipe.temperature == 0:
+        return
+    prompts = 0
+    for file in sorted((run.path / "samples").glob("*.parquet")):
+        table = pq.read_table(file, columns=["prompt_id", "completion"])
+        distinct = table.group_by("prompt_id").aggregate([("completion", "count_distinct")])
+        if pc.max(distinct["completion_count_distinct"]).as_py() > 1:
+            return
+        prompts += len(distinct)
+    hint = (
+        "The server decodes greedily: `transformers serve` needs `engine.extra_body.generation_config` with "
+        "do_sample, as JSON text."
+        if isinstance(recipe.engine, EndpointSection)
+        else "Raise `temperature` or `top_p`, or take one sample per prompt."
+    )
+    message = f"all {recipe.samples} samples of each of {prompts} prompts are equal at temperature"
+    warnings.warn(f"{message} {recipe.temperature:g}. {hint}", EqualSamplesWarning, stacklevel=3)
 
 
 def make_shards(

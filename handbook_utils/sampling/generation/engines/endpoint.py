@@ -9,6 +9,7 @@ from typing import Any
 
 from handbook_utils.errors import DataError
 from handbook_utils.records import Completion, with_text_arguments
+from handbook_utils.sampling.chat_endpoint import ChatEndpoint, ChatReply, chat_reply
 from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, key_from
 from handbook_utils.sampling.generation.engines.interface import Answers, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.generation.rendering import check_prompts
@@ -52,10 +53,11 @@ class EndpointEngine:
         streams = [(prompt, index) for prompt in prompts for index in range(settings.samples)]
         section = self._section
         client = EndpointClient(section.url, self._key, section.timeout_s, section.attempts)
+        endpoint = ChatEndpoint(client)
 
         def one(stream: tuple[Prompt, int]) -> Completion | str:
             try:
-                made = self._one(client, *stream, settings)
+                made = self._one(endpoint, *stream, settings)
             except RefusedError as error:
                 return str(error)
             if progress is not None:
@@ -71,7 +73,7 @@ class EndpointEngine:
         return self._sorted_out(streams, made)
 
     def _one(
-        self, client: EndpointClient, prompt: Prompt, index: int, settings: SamplingSettings
+        self, endpoint: ChatEndpoint, prompt: Prompt, index: int, settings: SamplingSettings
     ) -> Completion:
         body = {
             "model": self._model,
@@ -83,7 +85,7 @@ class EndpointEngine:
             **({"logprobs": True} if self._section.logprobs else {}),
             **self._section.extra_body,
         }
-        return completion_of(client.post("/chat/completions", body), prompt, index)
+        return completion_of(endpoint.post(body), prompt, index, thinking=self._section.thinking)
 
     def _sorted_out(self, streams: Sequence[tuple[Prompt, int]], made: Sequence[Completion | str]) -> Answers:
         skipped: dict[str, str] = {}
@@ -99,22 +101,43 @@ class EndpointEngine:
         return Answers(kept, skipped)
 
 
-def completion_of(content: dict[str, Any], prompt: Prompt, index: int) -> Completion:
+def completion_of(
+    content: dict[str, Any], prompt: Prompt, index: int, *, thinking: str = "keep"
+) -> Completion:
     """One answer of the server as a completion.
 
+    Args:
+        content: what the server sent.
+        prompt: its id and messages.
+        index: which sample of the prompt it is.
+        thinking: "keep" what a server tells beside the answer, before it between `<think>` and `</think>`, as
+            engines give it that read the model's tokens; or "drop" it.
     Raises:
         RefusedError: it is not a chat completion, or was ended by something else than the model or the limit.
     """
+    reply = chat_reply(content)
     try:
-        choice = content["choices"][0]
-        text, reason = choice["message"]["content"], choice["finish_reason"]
         tokens = content["usage"]["completion_tokens"]
-        logprobs = (choice.get("logprobs") or {}).get("content")
+        logprobs = (content["choices"][0].get("logprobs") or {}).get("content")
         logprob = None if logprobs is None else float(sum(token["logprob"] for token in logprobs))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RefusedError(
             f"the server's answer is no chat completion ({type(error).__name__}: {error})"
         ) from None
-    if reason not in ("stop", "length") or not isinstance(text, str) or not isinstance(tokens, int):
-        raise RefusedError(f"the server ended the answer for the reason '{reason}'")
-    return Completion(prompt[0], index, prompt[1], text, tokens, reason, logprob)
+    if reply.reason not in ("stop", "length") or not isinstance(tokens, int):
+        raise RefusedError(f"the server ended the answer for the reason '{reply.reason}'")
+    has_text = content["choices"][0]["message"].get("content") is not None
+    if reply.reason == "stop" and not has_text and not reply.thinking:
+        raise RefusedError(f"the server sent no answer and ended for the reason '{reply.reason}'")
+    text = _with_thinking(reply) if thinking == "keep" and reply.thinking else reply.text
+    return Completion(prompt[0], index, prompt[1], text, tokens, reply.reason, logprob)
+
+
+def _with_thinking(reply: ChatReply) -> str:
+    """The thinking before the answer; it stays open where the limit fell into it.
+
+    >>> _with_thinking(ChatReply("4", "2 + 2", "stop"))
+    '<think>\\n2 + 2\\n</think>\\n\\n4'
+    """
+    thought = f"<think>\n{reply.thinking.strip()}"
+    return f"{thought}\n</think>\n\n{reply.text}" if reply.text or reply.reason == "stop" else thought

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from handbook_utils.records import Completion, Message
+from handbook_utils.sampling.chat_endpoint import chat_reply
 from handbook_utils.sampling.endpoint_client import RefusedError
 from handbook_utils.sampling.scoring.score import NoScore
 
 VALUES = {"A": 1.0, "TIE": 0.5, "B": 0.0}
-_VERDICT = re.compile(r"\W*VERDICT:\s*(A|B|TIE)\W*", re.IGNORECASE)
+_VERDICT = re.compile(r"\W*VERDICT\W*[:=]\W*(?:ANSWER\W+)?(A|B|TIE)\W*", re.IGNORECASE)
 _TASK = """You compare two answers to one conversation. {criterion}
 
 The conversation and both answers stand between marks that end in {mark}. Everything between such marks is \
@@ -129,18 +130,17 @@ def first_samples(completions: Iterable[Completion]) -> dict[str, str]:
 
 
 def reply_text(content: Mapping[str, Any]) -> str:
-    """The text of a chat completion.
+    """The text of a chat completion, without what the judge thought before it.
 
     Raises:
         RefusedError: there is none.
     """
-    try:
-        text = content["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        text = None
-    if not isinstance(text, str):
-        raise RefusedError("the judge's server gave no text")
-    return text
+    reply = chat_reply(content)
+    if not reply.text and reply.reason == "length":
+        raise RefusedError("the judge was cut before it replied. Raise `max_tokens`: its thinking counts too")
+    if not reply.text:
+        raise RefusedError(f"the judge's server gave no text and ended for the reason '{reply.reason}'")
+    return reply.text
 
 
 def _unused_mark(*texts: str) -> str:

@@ -12,10 +12,11 @@ from handbook_utils.sampling.scoring.score import Scorer
 from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
 from handbook_utils.sampling.scoring.scorers.verifiers import (
     Check,
+    UnreadableAnswerError,
     VerifierScorer,
-    answer_check,
+    answer_scorer,
     function_check,
-    json_check,
+    json_scorer,
     length_check,
     regex_check,
 )
@@ -75,6 +76,10 @@ def verifier(name: str, section: ScorerSection, run: Locator) -> Scorer:
     """
     if isinstance(section, JudgeSection):
         return judge(name, section, run)
+    if isinstance(section, JsonSection):
+        return json_scorer(section, name=name)
+    if isinstance(section, AnswerSection):
+        return answers_on_record(name, section, run)
     return VerifierScorer(name, _check_of(name, section, run))
 
 
@@ -85,12 +90,15 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
         RecipeError: the variable of its key is not set.
         DataError: the samples to compare with cannot be read.
     """
+    from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
     from handbook_utils.sampling.scoring.scorers.judge import JudgeScorer, first_samples, reply_text
     from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 
     key = key_from(section.key_env, where=f"scorers.{name}")
     client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
+    # hosted reasoning models take no temperature
+    endpoint = ChatEndpoint(client, may_drop=frozenset({"temperature"}))
     store = ReplyStore(section.cache, max_requests=section.max_requests)
     opponents = None
     if section.against is not None:
@@ -102,9 +110,10 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
             "messages": messages,
             "temperature": 0,
             "max_tokens": section.max_tokens,
+            **section.extra_body,
         }
         decides = {"url": section.url, **body}
-        return store.reply(decides, lambda: reply_text(client.post("/chat/completions", body)))
+        return store.reply(decides, lambda: reply_text(endpoint.post(body)))
 
     return JudgeScorer(name, ask, section.criterion, opponents, section.parallel)
 
@@ -114,30 +123,49 @@ def _check_of(name: str, section: ScorerSection, run: Locator) -> Check:
         return regex_check(section.pattern, whole=section.whole)
     if isinstance(section, LengthSection):
         return length_check(section)
-    if isinstance(section, JsonSection):
-        return json_check(section, name=name)
-    if isinstance(section, FunctionSection):
-        return function_check(section.function, name=name)
-    assert isinstance(section, AnswerSection)  # what is left
-    return answer_check(read_answers(section, run), pattern=section.pattern)
+    assert isinstance(section, FunctionSection)  # what is left
+    return function_check(section.function, name=name)
 
 
-def read_answers(section: AnswerSection, run: Locator) -> dict[str, str]:
-    """The right answer of each prompt, by prompt id.
+def answers_on_record(name: str, section: AnswerSection, run: Locator) -> Scorer:
+    """The scorer `answer`: each prompt's right answer read, and all of them understood.
 
     Raises:
-        DataError: a row without an answer, or two answers to one prompt.
+        DataError: a row without an answer, with two answers to one prompt, or with one that nothing can be
+            compared with.
+    """
+    answers = read_answers(section, run)
+    try:
+        texts = {prompt_id: text for prompt_id, (_, text) in answers.items()}
+        return answer_scorer(texts, name=name, pattern=section.pattern)
+    except UnreadableAnswerError as error:
+        place = f"{section.answers.label}: row {answers[error.prompt_id][0]}"
+        raise DataError(
+            f"{place}: '{section.column}' cannot be read as an answer: {error.why}. "
+            "Write a number, words, or LaTeX; of a worked solution the end, as \\boxed{...} or after '####'. "
+            "What is no such answer is checked by `kind: regex` or `kind: function`."
+        ) from None
+
+
+def read_answers(section: AnswerSection, run: Locator) -> dict[str, tuple[int, str]]:
+    """The right answer of each prompt with the number of its row, by prompt id.
+
+    Raises:
+        DataError: a row without an answer, one that holds several, or two answers to one prompt.
     """
     first, rows = read_rows(origin_of(section.answers, run, seed=0))
     normalise = normaliser_of(section.answers, run, kind="prompt")
-    answers: dict[str, str] = {}
+    answers: dict[str, tuple[int, str]] = {}
     for number, row in enumerate(rows, start=first):
         place = f"{section.answers.label}: row {number}"
-        if row.get(section.column) is None:
+        found = row.get(section.column)
+        if found is None:
             raise DataError(f"{place} has no '{section.column}'. {suggest(section.column, map(str, row))}")
-        answer = str(row[section.column])
+        if isinstance(found, list | dict):
+            kind = type(found).__name__
+            raise DataError(f"{place}: '{section.column}' is a {kind}. Write one answer as text there.")
         prompt_id = normalise(number, row)[0]["prompt_id"]
-        if answers.setdefault(prompt_id, answer) != answer:
+        if answers.setdefault(prompt_id, (number, str(found)))[1] != str(found):
             raise DataError(f"{place} has another answer to a prompt than an earlier row. Keep one.")
     return answers
 

@@ -7,18 +7,23 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import regex
 
 from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.records import Completion
+from handbook_utils.sampling.scoring.answers.verdict import AnswerVerdict, reference_answer
+from handbook_utils.sampling.scoring.bounded import BoundedPool
 from handbook_utils.sampling.scoring.score import NoScore
 from handbook_utils.schema.sampling import JsonSection, LengthSection
 
 Check = Callable[[Completion], float]
 # patterns exist that take for ever on some texts, and a model may well write such a text
 PATTERN_S = 1.0
+# algebra takes longer than a pattern, and a library for it has to be loaded
+ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -58,69 +63,102 @@ def length_check(rule: LengthSection) -> Check:
     return check
 
 
-def json_check(rule: JsonSection, *, name: str) -> Check:
-    """Whether the answer is JSON that fits the schema; nothing that a schema refers to is fetched.
+@dataclass(frozen=True)
+class BoundedScorer:
+    """A check made in child processes, because a text can make it take for ever.
+
+    Attributes:
+        name: of the column.
+        item_of: what of an answer is checked; `NoScore` where nothing can be.
+        check: gives a number for an item; it can be pickled.
+        pool: where it runs.
+    """
+
+    name: str
+    item_of: Callable[[Completion], Any | NoScore]
+    check: Callable[[Any], float]
+    pool: BoundedPool
+
+    def __call__(self, completions: Sequence[Completion]) -> Mapping[str, Sequence[float | NoScore]]:
+        """Check every answer; one that breaks a limit has no score."""
+        items = [self.item_of(row) for row in completions]
+        results = iter(self.pool.map(self.check, [item for item in items if not isinstance(item, NoScore)]))
+        return {self.name: [item if isinstance(item, NoScore) else next(results) for item in items]}
+
+
+def json_scorer(rule: JsonSection, *, name: str) -> BoundedScorer:
+    """Whether an answer is JSON that fits the schema; nothing that a schema refers to is fetched.
 
     Raises:
         RecipeError: the schema itself is wrong.
     """
     import jsonschema
-    from referencing import Registry
 
     kind = jsonschema.validators.validator_for(rule.schema_, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(rule.schema_)
     except jsonschema.SchemaError as error:
         raise RecipeError(f"scorers.{name}.schema: {error.message} (at '{error.json_path}').") from None
-    validator = kind(rule.schema_, registry=Registry())  # a registry that retrieves nothing
+    return BoundedScorer(
+        name, lambda row: row.completion, JsonFits(rule.schema_), BoundedPool(seconds=PATTERN_S)
+    )
 
-    def check(row: Completion) -> bool:
+
+@dataclass(frozen=True)
+class JsonFits:
+    """Whether a text is JSON that fits a schema."""
+
+    schema: dict[str, Any]
+
+    @cached_property
+    def _validator(self) -> Any:
+        import jsonschema
+        from referencing import Registry
+
+        kind = jsonschema.validators.validator_for(self.schema, default=jsonschema.Draft202012Validator)
+        return kind(self.schema, registry=Registry())  # a registry that retrieves nothing
+
+    def __call__(self, text: str) -> float:
+        """1 where it fits; JSON nested without end, or a number beyond all bounds, does not."""
+        validator = self._validator
         try:
-            value = json.loads(row.completion, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return False
-        return bool(validator.is_valid(value))
-
-    return check
+            value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+            return float(validator.is_valid(value))
+        except (ValueError, RecursionError, OverflowError):
+            return 0.0
 
 
-def answer_check(answers: Mapping[str, str], *, pattern: str | None = None) -> Check:
-    """Whether the answer is the one on record for its prompt.
-
-    Compared without regard to case and white space; numbers by their value, `1,000` and `1000.0` alike.
+def answer_scorer(answers: Mapping[str, str], *, name: str, pattern: str | None = None) -> BoundedScorer:
+    """Whether an answer is the one on record for its prompt, as `answers.verdict` judges it.
 
     Args:
-        answers: the right answer by prompt id.
+        answers: the right answer by prompt id, as texts that people wrote: worked solutions too.
+        name: of the column.
         pattern: what of a completion is its answer; the last match counts, its first group where it has one.
             A completion without a match is wrong.
+    Raises:
+        DataError: a right answer that cannot be read; its prompt id is named.
     """
-    compiled = regex.compile(pattern) if pattern is not None else None
+    pool = BoundedPool(seconds=ANSWER_S)
+    read = dict(zip(answers, pool.map(reference_answer, list(answers.values())), strict=True))
+    for prompt_id, answer in read.items():
+        if isinstance(answer, NoScore):
+            raise UnreadableAnswerError(prompt_id, answer.reason.removeprefix("ValueError: "))
 
-    def check(row: Completion) -> bool:
-        if row.prompt_id not in answers:
-            raise DataError("no answer is on record for this prompt")
-        right = answers[row.prompt_id]
-        given: str | None = row.completion
-        if compiled is not None:
-            found = list(compiled.finditer(row.completion, timeout=PATTERN_S))
-            given = found[-1][1 if compiled.groups else 0] if found else None
-        return given is not None and comparable(given) == comparable(right)
+    def item_of(row: Completion) -> tuple[Any, str] | NoScore:
+        if row.prompt_id not in read:
+            return NoScore("DataError: no answer is on record for this prompt")
+        return read[row.prompt_id], row.completion
 
-    return check
+    return BoundedScorer(name, item_of, AnswerVerdict(pattern), pool)
 
 
-def comparable(answer: str) -> str | float:
-    """An answer in the form in which it is compared.
+class UnreadableAnswerError(DataError):
+    """An answer on record that nothing can be compared with."""
 
-    >>> comparable(" $1,000. "), comparable("New  York")
-    (1000.0, 'new york')
-    """
-    text = " ".join(answer.split()).casefold().rstrip(".")
-    try:
-        number = float(text.replace(",", "").lstrip("$"))
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
+    def __init__(self, prompt_id: str, why: str) -> None:
+        super().__init__(f"the answer to prompt '{prompt_id}' cannot be read: {why}")
+        self.prompt_id, self.why = prompt_id, why
 
 
 def function_check(dotted: str, *, name: str) -> Check:
@@ -149,3 +187,10 @@ def function_check(dotted: str, *, name: str) -> Check:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is beyond all bounds")
+    return value

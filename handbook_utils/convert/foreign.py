@@ -1,0 +1,250 @@
+"""Recipes of axolotl and of LLaMA-Factory, said in the keys of TRL that `flat.py` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from handbook_utils.convert.notes import BY_ITSELF, Work, expect, shown
+from handbook_utils.errors import RecipeError
+
+_FORMAT = "the format of a source's rows is recognised; write data[].format where it is not"
+_SPEED = "speed or memory only; `handbook train --dry-run` plans both"
+_TEMPLATE = "the tokenizer's own chat template is used; for one without, write model.chat_template"
+_RUNS = "the run folder decides"
+_LAUNCH = "how processes share the work is said by `launch: {strategy: ...}`"
+
+# new names of keys whose values stay
+AXOLOTL_NAMES = {
+    "base_model": "model_name_or_path",
+    "revision_of_model": "model_revision",
+    "sequence_len": "max_length",
+    "micro_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "num_epochs": "num_train_epochs",
+    "optimizer": "optim",
+    "lr_scheduler": "lr_scheduler_type",
+    "sample_packing": "packing",
+    "rl_beta": "beta",
+    "orpo_alpha": "beta",
+    "dpo_beta": "beta",
+    "kto_desirable_weight": "desirable_weight",
+    "kto_undesirable_weight": "undesirable_weight",
+}
+AXOLOTL_LEFT_OUT = {
+    **dict.fromkeys(
+        ("model_type", "tokenizer_type", "base_model_config", "tokenizer_config"), "the model's files say it"
+    ),
+    **dict.fromkeys(
+        ("is_llama_derived_model", "is_mistral_derived_model", "strict", "local_rank", "debug"), BY_ITSELF
+    ),
+    **dict.fromkeys(("chat_template", "special_tokens", "tokens", "default_system_message"), _TEMPLATE),
+    **dict.fromkeys(("dataset_prepared_path", "shuffle_merged_datasets", "dataset_processes"), _RUNS),
+    **dict.fromkeys(("evals_per_epoch", "saves_per_epoch", "eval_table_size", "eval_max_new_tokens"), _RUNS),
+    **dict.fromkeys(("resume_from_checkpoint", "auto_resume_from_checkpoints", "save_safetensors"), _RUNS),
+    **dict.fromkeys(
+        ("flash_attention", "xformers_attention", "sdp_attention", "tf32", "pad_to_sequence_len"), _SPEED
+    ),
+    **dict.fromkeys(("eval_sample_packing", "sample_packing_eff_est", "group_by_length", "plugins"), _SPEED),
+    **dict.fromkeys(
+        ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "unsloth_cross_entropy_loss"), _SPEED
+    ),
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "fsdp_version"), _LAUNCH),
+    **dict.fromkeys(("wandb_watch", "wandb_name", "wandb_log_model", "wandb_run_id", "use_wandb"), _RUNS),
+    "val_set_size": "no rows are split off; name held-out rows in eval_data",
+    "train_on_inputs": "loss always falls on the answers only",
+    "early_stopping_patience": "a run trains as long as its recipe says",
+    "lora_model_dir": "to go on from an adapter, name it as the model and write model.adapter",
+}
+FACTORY_NAMES = {
+    "cutoff_len": "max_length",
+    "pref_beta": "beta",
+    "kto_chosen_weight": "desirable_weight",
+    "kto_rejected_weight": "undesirable_weight",
+}
+FACTORY_LEFT_OUT = {
+    **dict.fromkeys(("template", "default_system", "enable_thinking"), _TEMPLATE),
+    **dict.fromkeys(("dataset_dir", "media_dir"), "data sources are named by path or hub name"),
+    **dict.fromkeys(("overwrite_cache", "overwrite_output_dir", "plot_loss", "save_only_model"), _RUNS),
+    **dict.fromkeys(("resume_from_checkpoint", "ddp_timeout", "export_dir"), _RUNS),
+    **dict.fromkeys(
+        ("flash_attn", "neat_packing", "upcast_layernorm", "use_unsloth", "enable_liger_kernel"), _SPEED
+    ),
+    **dict.fromkeys(("deepspeed", "fsdp"), _LAUNCH),
+    "val_size": "no rows are split off; name held-out rows in eval_data",
+    "max_samples": "write a slice: data[].split: train[:1000]",
+    "do_predict": "`handbook evaluate` does it",
+    "quantization_method": "model.quantization is bitsandbytes'",
+    "train_on_prompt": "loss always falls on the answers only",
+    "ref_model": "the reference is the model that training starts from",
+}
+_FACTORY_STAGES = {"sft": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "orpo": "orpo"}
+
+
+@dataclass
+class Foreign:
+    """A file of another tool, read.
+
+    Attributes:
+        stage: of the new recipe.
+        work: what is left of it, in TRL's keys, with the notes so far.
+        data: `data` and, where held-out rows are named, `eval_data`.
+        lora: the section; empty for none.
+    """
+
+    stage: str
+    work: Work
+    data: dict[str, Any]
+    lora: dict[str, Any] = field(default_factory=dict)
+
+
+def read_axolotl(content: Mapping[str, Any]) -> Foreign:
+    """Read axolotl's keys.
+
+    Raises:
+        RecipeError: a method, an adapter or data that have no equal here.
+    """
+    work = Work(dict(content))
+    stage = _axolotl_stage(work)
+    adapter = work.take("adapter", "now the section `lora`.")
+    if adapter not in (None, "", "lora", "qlora"):
+        raise RecipeError(f"'adapter: {adapter}' has no equal here; lora and qlora have.")
+    lora = {"rank": 8, "alpha": 16, "dropout": 0.0} if adapter else {}
+    targets = work.take("lora_target_modules", "now lora.targets.")
+    if work.take("lora_target_linear", "all linear layers are what lora.targets says by itself."):
+        targets = None
+    names = {"lora_r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+    names |= {"lora_modules_to_save": "modules_to_save", "peft_use_rslora": "rslora"}
+    _fill_lora(work, lora, names, targets)
+    data = {"data": _axolotl_sources(work, "datasets")}
+    if "test_datasets" in work.left:
+        data["eval_data"] = _axolotl_sources(work, "test_datasets")
+    _rename(work, AXOLOTL_NAMES, AXOLOTL_LEFT_OUT)
+    for key in ("bf16", "fp16"):
+        if work.left.get(key) == "auto":
+            work.drop(key, BY_ITSELF)
+    return Foreign(stage, work, data, lora)
+
+
+def read_factory(content: Mapping[str, Any]) -> Foreign:
+    """Read LLaMA-Factory's keys.
+
+    Raises:
+        RecipeError: a stage, a loss or a kind of training that have no equal here.
+    """
+    work = Work(dict(content))
+    stage = _factory_stage(work)
+    kind = work.take("finetuning_type", "now the section `lora`, or none.") or "lora"
+    if kind not in ("lora", "full"):
+        raise RecipeError(f"'finetuning_type: {kind}' has no equal here; lora and full have.")
+    lora: dict[str, Any] = {}
+    targets = work.take("lora_target", "now lora.targets.")
+    if kind == "lora":
+        rank = work.take("lora_rank", "now lora.rank.") or 8
+        lora = {"rank": rank, "alpha": work.take("lora_alpha", "now lora.alpha.") or 2 * rank, "dropout": 0.0}
+    if isinstance(targets, str):
+        targets = None if targets == "all" else [name.strip() for name in targets.split(",")]
+    names = {"lora_rank": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
+    _fill_lora(work, lora, names | {"additional_target": "modules_to_save"}, targets)
+    for key in ("quantization_bit",):
+        bits = work.take(key, "now model.quantization.")
+        if bits not in (None, 4, 8):
+            raise RecipeError(f"'{key}: {bits}' has no equal here; 4 and 8 have.")
+        if bits:
+            work.left["load_in_4bit" if bits == 4 else "load_in_8bit"] = True
+    data = {"data": _factory_sources(work, "dataset")}
+    if work.left.get("eval_dataset"):
+        data["eval_data"] = _factory_sources(work, "eval_dataset")
+    _rename(work, FACTORY_NAMES, FACTORY_LEFT_OUT)
+    return Foreign(stage, work, data, lora)
+
+
+def _axolotl_stage(work: Work) -> str:
+    method = work.take("rl", "it names the stage.")
+    if work.take("reward_model"):
+        return "reward"
+    if method == "ipo":
+        work.left["loss_type"] = "ipo"
+        return "dpo"
+    if method not in (None, False, "dpo", "kto", "orpo"):
+        raise RecipeError(
+            f"a recipe of axolotl for {str(method).upper()} ('rl'), and no stage does that yet."
+        )
+    return str(method or "sft")
+
+
+def _factory_stage(work: Work) -> str:
+    named = work.take("stage", "the names of some stages differ.") or "sft"
+    loss = work.take("pref_loss", "now the stage, or training.loss_type.")
+    if named not in _FACTORY_STAGES:
+        what = {"pt": "pre-training on plain text", "ppo": "PPO"}.get(str(named), f"the stage '{named}'")
+        raise RecipeError(f"a recipe of LLaMA-Factory for {what}, and no stage does that yet.")
+    if named != "dpo" or loss in (None, "sigmoid"):
+        return _FACTORY_STAGES[named]
+    if loss == "orpo":
+        return "orpo"
+    if loss not in ("hinge", "ipo"):
+        raise RecipeError(f"a recipe of LLaMA-Factory for {loss} ('pref_loss'), and no stage does that yet.")
+    work.left["loss_type"] = loss
+    return "dpo"
+
+
+def _fill_lora(work: Work, lora: dict[str, Any], names: Mapping[str, str], targets: Any) -> None:
+    for old, new in names.items():
+        if old not in work.left:
+            continue
+        if not lora:
+            work.drop(old, "no adapter is trained")
+            continue
+        value = work.take(old, f"now lora.{new}.")
+        if new == "modules_to_save" and isinstance(value, str):
+            value = value.split(",")
+        if value is not None:
+            lora[new] = value
+    if lora and targets:
+        lora["targets"] = targets
+
+
+def _axolotl_sources(work: Work, key: str) -> list[dict[str, Any]]:
+    items = work.take(key, "now a source per line.")
+    expect(items, list, key, "a list of data sets")
+    sources = []
+    for item in items:
+        expect(item, Mapping, key, "a list of mappings")
+        expect(item.get("path"), str, f"{key}.path", "a name")
+        name = item["path"]
+        if name in ("json", "csv", "parquet") and item.get("data_files"):
+            files = item["data_files"]
+            name = files if isinstance(files, str) else files[0]
+        sources.append({"name": name, "split": item.get("split") or "train"})
+        if item.get("name"):
+            sources[-1]["subset"] = item["name"]
+        known = ("path", "split", "name", "data_files", "ds_type")
+        others = {inner: value for inner, value in item.items() if inner not in known}
+        for inner, value in others.items():
+            outcome = "left out" if inner in ("type", "chat_template", "conversation") else "unknown"
+            work.note(f"{key}.{inner}", outcome, f"{shown(value)}: {_FORMAT}.")  # type: ignore[arg-type]
+    if not sources:
+        raise RecipeError(f"'{key}' names no data.")
+    return sources
+
+
+def _factory_sources(work: Work, key: str) -> list[dict[str, Any]]:
+    why = "names of LLaMA-Factory's dataset_info.json: write the file, folder or hub name that stands there."
+    named = work.take(key, why)
+    names = named if isinstance(named, list) else str(named or "").split(",")
+    sources = [{"name": str(name).strip(), "split": "train"} for name in names if str(name).strip()]
+    if not sources:
+        raise RecipeError(f"'{key}' names no data.")
+    return sources
+
+
+def _rename(work: Work, names: Mapping[str, str], left_out: Mapping[str, str]) -> None:
+    for key in list(work.left):
+        if key in left_out:
+            work.drop(key, left_out[key])
+        elif key in names:
+            value = work.take(key, f"now {names[key]}.")
+            if value is not None:
+                work.left[names[key]] = value

@@ -1,0 +1,59 @@
+"""Formulas compared by math-verify: read whole or not at all, and the same whichever answer comes first.
+
+Measured on math-verify 0.9: of what is no LaTeX to its end `parse` takes the last number (`x^2 ? 1` is 1), it
+adds numbers that stand side by side and leaves out a subscript of digits; and `verify` has another result
+with its arguments exchanged, for equations and for intervals. `tests/contract` holds that.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+import regex
+
+from handbook_utils.sampling.scoring.answers.texts import clean
+
+_PARSES_KEPT = 20_000
+# numbers side by side, and digits with a subscript
+_MISREAD = regex.compile(r"(?<![_^]\s?)\d(?:\s|\\q?quad)+\d|\d\s*_")
+
+
+def is_formula(text: str) -> bool:
+    """Whether math-verify reads a formula, to its end. It takes any prose for a product of letters."""
+    cleaned = clean(text)
+    return not (_MISREAD.search(cleaned) or _is_prose(cleaned)) and bool(_parsed(cleaned))
+
+
+def same_formula(a: str, b: str) -> bool:
+    """Whether two formulas are one, in both orders; False where one cannot be read."""
+    from math_verify import verify
+
+    first, second = _parsed(clean(a)), _parsed(clean(b))
+    if not first or not second:
+        return False
+    return all(
+        verify(list(gold), list(given), allow_set_relation_comp=True, timeout_seconds=None)
+        for gold, given in ((first, second), (second, first))
+    )
+
+
+def _is_prose(text: str) -> bool:
+    bare = regex.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\*?\}|\\[a-zA-Z]+", " \\\\ ", text)
+    return bool(
+        regex.search(r"(?<![a-zA-Z])(?!arc|sin|cos|tan|log)[a-zA-Z]{4,}|[a-zA-Z]{2,}\s+[a-zA-Z]{2,}", bare)
+    )
+
+
+@lru_cache(maxsize=_PARSES_KEPT)
+def _parsed(latex: str) -> tuple[Any, ...]:
+    """What math-verify makes of a formula; empty where it cannot read all of it."""
+    from math_verify import LatexExtractionConfig, parse
+
+    # its own time limit works in the main thread only, so whoever calls this sets one; it warns of that
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    # by its default, the last number of what is no LaTeX is taken for the whole
+    whole = [LatexExtractionConfig()]
+    parsed = parse(f"\\boxed{{{latex}}}", whole, fallback_mode="no_fallback", parsing_timeout=None)
+    return tuple(parsed)
