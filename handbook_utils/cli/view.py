@@ -94,7 +94,7 @@ def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: 
 
 def check_out_folder(recipe: StageRecipe, folder: Path, *, overwrite: bool) -> None:
     """Refuse a run folder that the run would refuse."""
-    from handbook_utils.pipeline.stages import fingerprint_inputs, resolve_inputs
+    from handbook_utils.pipeline.inputs import fingerprint_inputs, resolve_inputs
     from handbook_utils.runs.folder import check_out
 
     # inputs are compared with those of an earlier run, so without one they are not read
