@@ -127,3 +127,11 @@ def test_no_other_cut_into_as_many_runs_has_a_smaller_largest_one(widths: list[i
                 for begin in range(end)
             )
     assert largest(ends) == best[parts, len(falling)]
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_rows_of_the_last_pool_that_is_sorted_together_are_there_too(passes: int) -> None:
+    # 125 steps of 8 rows: at 64 passes a pool, the last one is not full
+    batches = LengthBatches(COSTS, step_rows=8, passes=passes)
+    assert sorted(row for batch in batches.epoch(0) for row in batch) == list(range(1000))
+    assert len(batches.epoch(0)) == len(batches) == 125 * passes

@@ -21,8 +21,10 @@ from handbook_utils.errors import DataError, HandbookError, ModelError, RecipeEr
 from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.pipeline import stages
 from handbook_utils.pipeline.round_stages import all_stages, relocated, round_seed
+from handbook_utils.pipeline.rounds import stop_reason
 from handbook_utils.pipeline.stages import rejection_sample, run_stage
 from handbook_utils.pipeline.tables import run_scores, shared_scores
+from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder, read_result
 from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.schema.recipe import check_recipe, load_recipe
@@ -545,3 +547,14 @@ def test_the_packaged_recipes_differ_only_in_rounds_and_training() -> None:
     assert {name for name in type(one).model_fields if getattr(dpo, name) != getattr(three, name)} == {
         *("description", "select", "train")
     }
+
+
+@pytest.mark.parametrize(("low", "ends"), [(-0.05, True), (0.0, True), (0.05, False)])
+def test_a_gain_whose_interval_reaches_0_is_no_gain_however_high_its_middle(low: float, ends: bool) -> None:
+    def figure(value: float, low: float) -> Estimate:
+        return Estimate(value, low, 2 * value - low, 0.95, 30, "score", "student-t")
+
+    recipe = rejection("m", rounds=2, stop={"stalled": True})
+    found = {"kl": figure(0.1, 0.0), "brief_gain_vs_previous": figure(0.2, low)}
+    reason = stop_reason(recipe, 2, {f"round-2.{name}": each for name, each in found.items()})
+    assert (reason is not None and "whose interval reaches 0" in reason) is ends

@@ -15,6 +15,7 @@ from scipy import stats
 
 from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.records import ScoredCompletion
+from handbook_utils.sampling.noise import keyed_generator
 from handbook_utils.sampling.selection.choose import Choice, Rule, choose
 from handbook_utils.sampling.selection.groups import group_rows
 from handbook_utils.sampling.selection.select import select, select_control, select_pairs, select_random_pairs
@@ -333,3 +334,17 @@ def test_records_take_the_same_strategies_and_their_control_is_as_large():
     control = select_random_pairs(rows, "proxy", strategy="rso_pairs", k=4, beta=1.0)
     assert [pair.prompt_id for pair in control] == ["p0", "p0", "p1", "p1"]
     assert any(pair.chosen < pair.rejected for pair in control)
+
+
+def test_the_random_control_takes_every_sample_equally_often():
+    table = table_of([[(0.0, f"text {sample}") for sample in range(4)] for _ in range(800)])
+    for control in (choose(table, "proxy", Rule()).control, choose(table, "proxy", Rule("random")).chosen):
+        taken = Counter(np.array(table["sample_index"])[control].tolist())
+        assert stats.chisquare([taken[sample] for sample in range(4)]).pvalue > 1e-3
+
+
+def test_the_streams_of_a_prompt_share_no_number():
+    streams = [
+        set(keyed_generator("sample", 0, prompt_id="p", stream=number).random(2000)) for number in range(4)
+    ]
+    assert len(set().union(*streams)) == 4 * 2000

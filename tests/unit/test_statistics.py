@@ -240,3 +240,23 @@ def test_a_seed_gives_one_interval_and_another_seed_another() -> None:
     values = np.random.default_rng(0).random(30)
     assert mean_estimate(values, seed=1) == mean_estimate(values, seed=1)
     assert mean_estimate(np.exp(5 * values), seed=1).high != mean_estimate(np.exp(5 * values), seed=2).high
+
+
+def test_the_rate_of_few_prompts_takes_students_quantile_for_the_normal_one() -> None:
+    # four rows each; rates 1/4, 1/2, 3/4, 1/2, 1: mean p = 0.6, squares of deviations sum to 0.325,
+    # se^2 = 0.325 / 4 / 5 = 0.01625, so p (1 - p) / se^2 = 0.24 / 0.01625 = 14.769 trials
+    rows = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    with pytest.warns(CoverageWarning):
+        found = mean_estimate(np.ravel(rows), clusters=np.repeat(np.arange(5), 4), unit="rate")
+    assert found.method == "wilson-effective"
+    # t(0.975, 4) = 2.7764 in (p + t^2/2n -+ t sqrt(p(1-p)/n + t^2/4n^2)) / (1 + t^2/n); 1.96 gives 0.36, 0.80
+    assert (found.low, found.high) == pytest.approx((0.2767, 0.8546), abs=1e-3)
+
+
+def test_repeating_each_pair_within_its_prompt_narrows_no_difference() -> None:
+    a, b = np.random.default_rng(4).random((2, 40))
+    once = paired_difference(a, b, clusters=np.arange(40))
+    eightfold = paired_difference(np.repeat(a, 8), np.repeat(b, 8), clusters=np.repeat(np.arange(40), 8))
+    assert (eightfold.low, eightfold.high, eightfold.n) == pytest.approx((once.low, once.high, 40))
+    rows_as_prompts = paired_difference(np.repeat(a, 8), np.repeat(b, 8))
+    assert rows_as_prompts.high - rows_as_prompts.low < 0.5 * (once.high - once.low)

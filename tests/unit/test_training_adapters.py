@@ -165,6 +165,19 @@ def test_dpo_starts_from_the_earlier_adapter_and_refers_to_it(
     assert notes(dpo)["adapter"] == mode
 
 
+def test_held_out_figures_of_an_adapter_that_is_trained_on_refer_to_what_it_was(
+    sft_run: tuple[str, Path],
+) -> None:
+    quantization, sft = sft_run
+    model = {"from": "sft", "adapter": "continue", "quantization": quantization}
+    held_out = {"name": str(DATA / FILES["dpo"]), "split": f"train[{ROWS}:{2 * ROWS}]"}
+    unmoved = recipe("dpo", model, None, max_steps=1, learning_rate=0.0)
+    unmoved = load_recipe(unmoved, overrides={"eval_data": [held_out]})
+    # the adapter is as it was, so it is its own reference; the base is some ten nats away (see above)
+    found = run_stage(unmoved, sft.parent / "unmoved", progress=False).final_metrics
+    assert found["margin"].value == pytest.approx(0, abs=1e-4)
+
+
 @pytest.mark.parametrize("mode", ["continue", "stack", "merge"])
 def test_a_reward_model_after_an_earlier_adapter_scores_alike_when_reloaded(
     mode: str, sft_run: tuple[str, Path], monkeypatch: pytest.MonkeyPatch

@@ -68,3 +68,23 @@ def test_odds_ratio_figures_take_the_mean_over_an_answers_tokens(monkeypatch: py
     # odds 0.8/0.2 = 4 and 0.5/0.5 = 1, so the log odds ratio is log 4
     assert found["log_odds_ratio"].value == pytest.approx(np.log(4))
     assert found["accuracy"].value == 1
+
+
+def test_a_tie_is_no_right_answer_of_a_reward_model_or_an_implicit_reward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sides = {"prompt": "q", "chosen": "c", "rejected": "r"}
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    row = {name: message(roles[name], text) for name, text in sides.items()}
+    pairs = Dataset.from_list([{**row, "prompt": message("user", f"q{number}")} for number in range(4)])
+    # one pair is right, one wrong, and two are ties
+    scores = {"c": np.array([1.0, 0.0, 2.0, 2.0]), "r": np.array([0.0, 1.0, 2.0, 2.0])}
+    monkeypatch.setattr(metrics, "reward_scores", lambda model, tokenizer, rows: scores[rows[0][1]])
+    assert metrics.reward_accuracy(None, None, pairs, seed=0)["accuracy"].value == 1 / 4
+    policy = {"policy": scores, "reference": dict.fromkeys("cr", np.zeros(4))}
+    monkeypatch.setattr(
+        metrics, "response_logprobs", lambda model, tokenizer, rows: policy[model][rows[0][1]]
+    )
+    found = metrics.implicit_reward_metrics(("policy", "reference"), None, pairs, beta=0.5, seed=0)
+    # margins 0.5 * (1, -1, 0, 0)
+    assert (found["accuracy"].value, found["margin"].value) == (1 / 4, 0)

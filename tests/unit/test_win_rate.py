@@ -135,3 +135,34 @@ def test_p_value_is_uniform_where_nothing_differs() -> None:
     small = [sign_flip_p_value(rng.standard_normal(10)) < 0.05 for _ in range(600)]
     # 600 trials at 5 %: mean 30, standard deviation 5.3
     assert 12 <= sum(small) <= 48
+
+
+def test_a_p_value_from_drawn_flips_counts_the_data_themselves_and_is_never_0() -> None:
+    # of 2^40 flips two give so large a mean, so none of the 10,000 that are drawn does
+    assert sign_flip_p_value(np.ones(40)) == pytest.approx(1 / 10_001)
+
+
+def of_thirty_prompts(values: dict[int, float], *, others: float) -> dict[str, list[float]]:
+    """Eight samples for each prompt: the first has the value given for its prompt, all else has `others`."""
+    return {f"p{i}": [values.get(i, others)] + [others] * 7 for i in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("base", "ours"),
+    [
+        # all ties but an eighth of six prompts: 2.5 % of pairs decide, and half of them are won
+        (of_thirty_prompts({}, others=1), of_thirty_prompts({0: 2, 1: 2, 2: 2, 3: 0, 4: 0, 5: 0}, others=1)),
+        # all lost but an eighth of six prompts, and all won but as many
+        (of_thirty_prompts({}, others=1), of_thirty_prompts(dict.fromkeys(range(6), 2.0), others=0)),
+        (of_thirty_prompts({}, others=1), of_thirty_prompts(dict.fromkeys(range(6), 0.0), others=2)),
+    ],
+    ids=["few decide", "few are won", "few are lost"],
+)
+def test_a_win_rate_that_rests_on_rare_events_warns_by_the_coverage_of_rare_ones(base, ours) -> None:
+    with pytest.warns(CoverageWarning, match=r"bernoulli-0\.05, win-rate, 30 prompts, rows per prompt: 8"):
+        win_rate(base, ours)
+
+
+def test_a_win_rate_that_rests_on_frequent_events_does_not_warn() -> None:
+    base = {f"p{i}": [1.0] * 8 for i in range(30)}
+    win_rate(base, {f"p{i}": [2.0] * (2 + i % 5) + [0.0] * (6 - i % 5) for i in range(30)})
