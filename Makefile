@@ -8,7 +8,8 @@ CONSTRAINTS ?= constraints.txt
 # passed on to pip, for instance PIP_ARGS="--no-index --find-links wheels/"
 PIP_ARGS ?=
 WORKERS ?= 2
-# `make compatible`: one side only (WITH=newest or lowest); STORE=--store notes the newest releases as tested
+# `make compatible`: one side only (WITH=newest or lowest); STORE=--store notes the newest releases as tested,
+# and of `make mutate` the score in book/results/mutation.json
 WITH ?=
 STORE ?=
 
@@ -20,7 +21,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint types format book notebooks figures compatible bench bench-gpu sabotage calibrate clean
+.PHONY: help venv demo test test-fast lint types format book notebooks figures compatible mutate bench bench-gpu sabotage calibrate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +74,9 @@ figures: $(VENV)/.test ## refresh book/results, the README's figures and its pic
 
 compatible: $(VENV)/.test ## the main job and the contract tests with the newest and the oldest libraries
 	$(BIN)/python tests/compatible/run.py $(WITH) $(STORE)
+
+mutate: $(VENV)/.test ## try small wrong changes, list those that no test notices (about an hour; a run that was ended goes on)
+	$(BIN)/python tests/mutation/run.py --jobs $(WORKERS) $(STORE)
 
 bench: $(VENV)/.test ## measure speed and memory, end with a table
 	$(OFFLINE) $(BIN)/python tests/benchmarks/run.py

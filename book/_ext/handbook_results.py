@@ -10,6 +10,7 @@
 ```{results-cost} sft                    time, memory and hardware
 ```{results-calibration} calibration     how the claims fared on fresh seeds
 ```{results-sabotage} sabotage           which claims fail under which break
+```{results-mutation} mutation           how many small wrong changes the tests notice, and which they do not
 ```{results-gpu} gpu                     training speed on a GPU
 ```{results-shared} shared_prefix        time and memory of pairs with each prompt computed once
 ```{results-coverage} log-normal         how often intervals held the truth, for scores of that distribution
@@ -361,6 +362,40 @@ def under_break(record: Mapping[str, Any], claim: str) -> str:
     return "survives" if has_to_fail else "holds"
 
 
+class MutationTable(ResultsDirective):
+    """How many small wrong changes to the code the tests notice, by module, and those that they do not."""
+
+    def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
+        """Build the sentence and both tables."""
+        if not results["tried"]:
+            text = "No change has been tried yet."
+            return [nodes.paragraph(text, text)]
+        score = results["score"]
+        text = (
+            f"The tests notice {results['noticed']} of {results['tried']} changes: "
+            f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}], Wilson's "
+            f"interval at {score['level']:.0%}, for a sample drawn with seed {results['seed']}."
+        )
+        counts = [
+            [
+                name.removeprefix("handbook_utils/"),
+                *(f"{found[key]:,}" for key in ("mutants", "tried", "noticed")),
+            ]
+            for name, found in results["modules"].items()
+        ]
+        lived = [
+            [
+                each["place"].removeprefix("handbook_utils/"),
+                each["before"],
+                each["after"],
+                each["equivalent"] or DASH,
+            ]
+            for each in results["survivors"]
+        ]
+        shown = [nodes.paragraph(text, text), table(["module", "possible", "tried", "noticed"], counts)]
+        return [*shown, table(["not noticed", "before", "after", "why it changes nothing"], lived)]
+
+
 class GpuTable(ResultsDirective):
     """Training speed and memory on a GPU, a line a case; what nobody has measured yet says so."""
 
@@ -556,7 +591,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("result", ResultRole())
     directives_: dict[str, type[ResultsDirective]] = {"table": FiguresTable, "all": AllFigures}
     directives_ |= {"claims": ClaimsTable, "cost": Cost, "calibration": CalibrationTable}
-    directives_ |= {"sabotage": SabotageTable}
+    directives_ |= {"sabotage": SabotageTable, "mutation": MutationTable}
     directives_ |= {"best-of-n": BestOfNTable, "stages": StagesTable, "provenance": Provenance}
     app.add_directive("results-coverage", CoverageTable)
     directives_ |= {
