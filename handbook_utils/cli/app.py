@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
+    AllowCode,
     Changes,
     DryRun,
     Json,
@@ -30,6 +32,7 @@ from handbook_utils.cli.template import template
 from handbook_utils.errors import HandbookError
 from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.versions import note_untested_versions
+from handbook_utils.redaction import redacted, redacted_traceback
 
 app = typer.Typer(
     name="handbook",
@@ -45,11 +48,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
+    sys.excepthook = _print_without_secrets
     silence_notices()
     try:
         app(prog_name="handbook")
     except HandbookError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redacted(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         note_untested_versions(error)
@@ -57,6 +61,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _print_without_secrets(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    print(redacted_traceback(error), end="", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:
@@ -83,6 +91,7 @@ def run(
     json: Json = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run all stages of a pipeline, each into its own run folder, and write a report.
 
@@ -94,14 +103,22 @@ def run(
     from handbook_utils.cli import view
 
     if dry_run:
-        view.show_pipeline_plan(pipeline, changes or [], seed, json)
+        view.show_pipeline_plan(pipeline, changes or [], seed, json, allow_code=allow_code)
         return
     from handbook_utils.pipeline.run import run_pipeline
     from handbook_utils.reporting.report import write_report
 
     folder = out or view.default_out(pipeline)
     watch = None if json else view.PipelineWatcher(pipeline)
-    run_pipeline(pipeline, folder, overrides=changes or [], seed=seed, overwrite=overwrite, watch=watch)
+    run_pipeline(
+        pipeline,
+        folder,
+        overrides=changes or [],
+        seed=seed,
+        overwrite=overwrite,
+        watch=watch,
+        allow_code=allow_code,
+    )
     report_path = write_report(folder, folder / "report.html")
     view.show_pipeline(folder, report_path, json)
 
@@ -185,12 +202,14 @@ def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
         json: Json = False,
         overwrite: Overwrite = False,
         dry_run: DryRun = False,
+        allow_code: AllowCode = False,
     ) -> None:
         from handbook_utils.cli import view
 
         loaded = view.load_for(name, recipe, changes or [], seed)
         folder = out or view.default_out(recipe)
-        view.run_or_plan(loaded, folder, overwrite=overwrite, dry_run=dry_run, json=json)
+        options = {"overwrite": overwrite, "allow_code": allow_code}
+        view.run_or_plan(loaded, folder, dry_run=dry_run, json=json, **options)
 
     def command_elsewhere(
         recipe: RecipeName,
@@ -201,9 +220,10 @@ def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
         overwrite: Overwrite = False,
         dry_run: DryRun = False,
         executor: OnExecutor = None,
+        allow_code: AllowCode = False,
     ) -> None:
         changes = [*executor_changes(executor), *(changes or [])]
-        command(recipe, out, changes, seed, json, overwrite, dry_run)
+        command(recipe, out, changes, seed, json, overwrite, dry_run, allow_code)
 
     register: Callable[..., Any] = app.command(name, help=text)
     register(command_elsewhere if elsewhere else command)

@@ -31,6 +31,10 @@ Overwrite = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be done. Loads no model, writes nothing.")
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Let the Python functions run that the recipe names as scorers."),
+]
 RecipeName = Annotated[
     str, typer.Argument(help="A packaged recipe (handbook recipes lists them) or a YAML file.")
 ]

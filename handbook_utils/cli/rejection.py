@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handbook_utils.cli.options import (
+    AllowCode,
     Changes,
     DryRun,
     Json,
@@ -36,6 +37,7 @@ def rejection_sample(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     executor: OnExecutor = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Rejection sampling: sample answers, keep the best by score, train on them, measure, and repeat.
 
@@ -60,13 +62,16 @@ def rejection_sample(
     changes = [*executor_changes(executor), *(changes or [])]
     loaded: Any = view.load_for("rejection-sample", recipe, changes, seed)
     folder = out or view.default_out(recipe)
+    from handbook_utils.pipeline.inputs import check_code
+    from handbook_utils.pipeline.stages import rejection_sample
+
     if dry_run:
+        check_code(loaded, allow_code=allow_code)
         view.check_out_folder(loaded, folder, overwrite=overwrite)
         show_rounds_plan(loaded, folder, json)
         return
-    from handbook_utils.pipeline.stages import rejection_sample
-
-    result = rejection_sample(loaded, folder, overwrite=overwrite, progress=not json)
+    options: dict[str, Any] = {"overwrite": overwrite, "allow_code": allow_code}
+    result = rejection_sample(loaded, folder, progress=not json, **options)
     if json:
         view.show_result(result, json)
     else:

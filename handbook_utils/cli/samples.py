@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from handbook_utils.cli.options import (
+    AllowCode,
     Changes,
     DryRun,
     Json,
@@ -56,6 +57,7 @@ def score(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     executor: OnExecutor = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Score answers, or pairs of answers, with reward models, ensembles, verifiers or the gold reward.
 
@@ -73,7 +75,8 @@ def score(
     """
     given = {"--set": changes, "--seed": seed, "--dry-run": dry_run or None, "--executor": executor}
     if not scorer:
-        _run("score", target, {**given, "--out": out, "--json": json, "--overwrite": overwrite})
+        options = {"--out": out, "--json": json, "--overwrite": overwrite, "--allow-code": allow_code}
+        _run("score", target, {**given, **options})
         return
     _only_recipes(given)
     _score_rows(target, scorer, {"split": split, "rows_per_batch": rows_per_batch}, (out, json, overwrite))
@@ -148,6 +151,7 @@ def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
         loaded,
         options["--out"] or view.default_out(recipe),
         overwrite=options["--overwrite"],
+        allow_code=bool(options.get("--allow-code")),
         dry_run=bool(options["--dry-run"]),
         json=options["--json"],
     )

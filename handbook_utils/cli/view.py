@@ -81,15 +81,25 @@ def _check_stage(command: str, recipe: str, stage: Any) -> None:
         )
 
 
-def run_or_plan(recipe: StageRecipe, folder: Path, *, overwrite: bool, dry_run: bool, json: bool) -> None:
-    """Run a stage into a folder and show its metrics; a dry run shows what it would do."""
-    if dry_run:
-        check_out_folder(recipe, folder, overwrite=overwrite)
-        show_stage_plan(recipe, folder, json)
-        return
+def run_or_plan(recipe: StageRecipe, folder: Path, *, dry_run: bool, json: bool, **options: Any) -> None:
+    """Run a stage into a folder and show its metrics; a dry run shows what it would do.
+
+    Args:
+        recipe: the resolved recipe.
+        folder: the run folder.
+        dry_run: only show what would be done.
+        json: print one JSON object.
+        options: `overwrite` and `allow_code` of `run_stage`.
+    """
+    from handbook_utils.pipeline.inputs import check_code
     from handbook_utils.pipeline.stages import run_stage
 
-    show_result(run_stage(recipe, folder, overwrite=overwrite, progress=not json), json)
+    if dry_run:
+        check_code(recipe, allow_code=options.get("allow_code", False))
+        check_out_folder(recipe, folder, overwrite=options.get("overwrite", False))
+        show_stage_plan(recipe, folder, json)
+        return
+    show_result(run_stage(recipe, folder, progress=not json, **options), json)
 
 
 def check_out_folder(recipe: StageRecipe, folder: Path, *, overwrite: bool) -> None:
@@ -240,11 +250,16 @@ def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
     return {"reads": ", ".join(str(path) for path in inputs.values())}
 
 
-def show_pipeline_plan(pipeline: str, changes: Sequence[str], seed: int | None, json: bool) -> None:
+def show_pipeline_plan(
+    pipeline: str, changes: Sequence[str], seed: int | None, json: bool, *, allow_code: bool = False
+) -> None:
     """The stages of a pipeline and what each reads."""
+    from handbook_utils.pipeline.inputs import check_code
     from handbook_utils.pipeline.run import resolve_pipeline, stage_edges
 
     loaded, stages = resolve_pipeline(pipeline, overrides=changes, seed=seed)
+    for recipe in stages.values():
+        check_code(recipe, allow_code=allow_code)
     edges = stage_edges(stages)
     if json:
         plan = {

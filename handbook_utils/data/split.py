@@ -62,7 +62,15 @@ def parse_split(split: str) -> Split:
         raise DataError(
             f"split '{split}': write a name and an optional slice, such as train[:200] or test[10%:]."
         )
-    return Split(matched["base"], matched["start"] or "0", matched["stop"])
+    start, stop = matched["start"] or "0", matched["stop"]
+    if stop is not None and start.endswith("%") == stop.endswith("%"):
+        first, end = int(start.rstrip("%")), int(stop.rstrip("%"))
+        if first >= end:
+            raise DataError(
+                f"split '{split}' holds no row: it begins with row {start} and ends before row {stop}. "
+                f"Write the smaller number first: {matched['base']}[FIRST:END]."
+            )
+    return Split(matched["base"], start, stop)
 
 
 def _rows(bound: str, rows: int) -> int:

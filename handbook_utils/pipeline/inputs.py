@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -14,18 +14,39 @@ from handbook_utils.errors import RecipeError, RunFolderError, suggest
 from handbook_utils.pocket.fingerprint import PREFIX, pocket_fingerprint
 from handbook_utils.runs.checksums import RUN, checksum_of, input_fingerprint
 from handbook_utils.runs.state import check_unaltered, is_finished, read_manifest, run_fingerprint
-from handbook_utils.schema.sections import Reads, Source
+from handbook_utils.schema.sampling import FunctionSection
+from handbook_utils.schema.sections import Reads, Section, Source
 from handbook_utils.schema.training import StageRecipe, TrainingRecipe
 
 # fields of a trainer that may name a file of settings
 SETTINGS = (".json", ".yaml", ".yml", ".jinja")
+Wanted = TypeVar("Wanted", bound=Section)
 
 
 def sources_of(recipe: BaseModel) -> Iterator[tuple[str, Source]]:
     """Every section of a recipe that reads a model or data, with its dotted key."""
+    return _sections_of(recipe, Source)
 
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Source]]:
-        if isinstance(value, Source):
+
+def check_code(recipe: BaseModel, *, allow_code: bool) -> None:
+    """Refuse a recipe that names Python functions unless whoever runs it allows code.
+
+    Raises:
+        RecipeError: names the first one, and how to allow it.
+    """
+    for key, section in _sections_of(recipe, FunctionSection):
+        if not allow_code:
+            raise RecipeError(
+                f"'{key}' runs code, the function '{section.function}'. The recipe allows it, and its writer "
+                "may be somebody else. Where you trust it, give --allow-code too (in Python allow_code=True)."
+            )
+
+
+def _sections_of(recipe: BaseModel, kind: type[Wanted]) -> Iterator[tuple[str, Wanted]]:
+    """Every section of a kind in a recipe, with its dotted key."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Wanted]]:
+        if isinstance(value, kind):
             yield key, value
         elif isinstance(value, BaseModel):
             for name in type(value).model_fields:
@@ -52,7 +73,11 @@ def resolve_inputs(recipe: StageRecipe, out: Path) -> dict[str, Path]:
             path = Path(source.from_)
         if not (path / "manifest.json").exists():
             raise RecipeError(_missing_input(key, source.from_, path))
-        if not is_finished(path):
+        try:
+            done = is_finished(path)
+        except RunFolderError as error:
+            raise RecipeError(f"'{key}' reads the run {path}. {error}") from None
+        if not done:
             status = read_manifest(path)["status"]
             raise RecipeError(
                 f"'{key}' reads the run {path}, which is {status}. Run that stage again to finish it."

@@ -120,7 +120,8 @@ def _run_inner(name: str, stages: Mapping[str, StageRecipe], run: RunFolder) -> 
     if run.progress:
         place = f"{list(stages).index(name) + 1}/{len(stages)}"
         Console(stderr=True, highlight=False).print(f"[bold]{place}[/bold] {name}")
-    result = run_stage(stages[name], run.path / name, progress=run.progress)
+    # this run itself was let run code, or its recipe names none
+    result = run_stage(stages[name], run.path / name, progress=run.progress, allow_code=True)
     run.add_inner(result)
     return result
 

@@ -12,11 +12,11 @@ from handbook_utils.errors import RecipeError
 from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.versions import naming_untested_versions
-from handbook_utils.pipeline.inputs import check_inputs, fingerprint_inputs, resolve_inputs
+from handbook_utils.pipeline.inputs import check_code, check_inputs, fingerprint_inputs, resolve_inputs
 from handbook_utils.pipeline.launched import launch_recipe, needs_launcher
 from handbook_utils.processes import is_launched, rank
 from handbook_utils.records import Estimate, RunResult
-from handbook_utils.runs.folder import RunFolder, open_run, read_result
+from handbook_utils.runs.folder import RunFolder, has_result, open_run, read_result
 from handbook_utils.runs.follower import FollowedRun
 from handbook_utils.runs.state import (
     damaged_outputs,
@@ -43,6 +43,7 @@ def run_stage(
     overwrite: bool = False,
     progress: bool = True,
     processes: int | None = None,
+    allow_code: bool = False,
 ) -> RunResult:
     """Run one stage into a run folder; a finished run is read, an interrupted one goes on.
 
@@ -55,6 +56,8 @@ def run_stage(
         progress: show progress bars.
         processes: train with so many processes instead of as the recipe's section `launch` says. The run
             is the same run: it may be interrupted with one number and go on with another.
+        allow_code: let the Python functions run that the recipe names as scorers. A recipe's own
+            `allow_code: true` is not enough, since whoever wrote the recipe wrote that too.
     Returns:
         The final metrics, each with its interval, and the cost of the run.
     Raises:
@@ -71,6 +74,7 @@ def run_stage(
     inputs = resolve_inputs(loaded, Path(out))
     if not overwrite and is_done(out, loaded, inputs):
         return read_result(out)
+    check_code(loaded, allow_code=allow_code)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
         launch_recipe(loaded, out, overwrite=overwrite, progress=progress)
         return read_result(out)
@@ -112,6 +116,7 @@ def rejection_sample(
     seed: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    allow_code: bool = False,
 ) -> RunResult:
     """Rounds of rejection sampling or iterative DPO; arguments as of `run_stage`.
 
@@ -127,7 +132,7 @@ def rejection_sample(
         raise RecipeError(
             f"a recipe of stage 'rejection' is needed here, this one is of stage '{loaded.stage}'."
         )
-    return run_stage(loaded, out, overwrite=overwrite, progress=progress)
+    return run_stage(loaded, out, overwrite=overwrite, progress=progress, allow_code=allow_code)
 
 
 def stage_function(stage: str) -> StageFunction:
@@ -144,19 +149,27 @@ def finished(recipe: StageRecipe, out: str | Path) -> RunResult | None:
     return read_result(out) if is_there else None
 
 
-def is_done(out: str | Path, recipe: StageRecipe, inputs: Mapping[str, Path]) -> bool:
+def is_done(
+    out: str | Path, recipe: StageRecipe, inputs: Mapping[str, Path], *, thorough: bool = False
+) -> bool:
     """Whether the folder holds this very run, finished.
 
-    Tables of the stages that sample, score and select are compared with their checksums: where one is
-    damaged the run is not done, and goes on to make it again. A trained model is not read for that, and the
-    inputs only where a finished run is there: of several processes that start a run, the first reads them.
+    Where a file that it made is gone the run is not done, and goes on to make it again. Tables of the stages
+    that sample, score and select are compared with their checksums too, trained models only if `thorough`.
+    Inputs are read only where a finished run is there: of several processes that start a run, the first
+    reads them.
     """
     path = Path(out)
     if not (path / "manifest.json").exists() or not is_finished(path):
         return False
     if differences(read_manifest(path), recipe_to_dict(recipe), fingerprint_inputs(recipe, inputs)):
         return False
-    return not any(damaged_outputs(folder) for folder in (path, *inner_runs(path)) if _has_tables(folder))
+    if not has_result(path):
+        return False
+    return not any(
+        damaged_outputs(folder, by_checksum=thorough or _has_tables(folder))
+        for folder in (path, *inner_runs(path))
+    )
 
 
 def _has_tables(folder: Path) -> bool:

@@ -27,7 +27,8 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
 
 
-NO_SPACE = "os error 28"  # how safetensors, which is not Python, words ENOSPC
+# how libraries that are not Python word a disk that is full: safetensors, and PyTorch's writer of checkpoints
+NO_SPACE = ("os error 28", "PytorchStreamWriter", "inline_container")
 
 
 @contextmanager
@@ -43,9 +44,10 @@ def explained_os_errors(path: Path) -> Iterator[None]:
             raise
         raise RunFolderError(message) from error
     except Exception as error:
-        if NO_SPACE not in str(error):
+        message = _explanation_of_others(error, path)
+        if message is None:
             raise
-        raise RunFolderError(_DISK_FULL.format(path)) from error
+        raise RunFolderError(message) from error
 
 
 _DISK_FULL = (
@@ -54,8 +56,32 @@ _DISK_FULL = (
 )
 
 
+def _explanation_of_others(error: Exception, path: Path) -> str | None:
+    """What a library's own error means of a disk, or of a file that it was given."""
+    if any(words in str(error) for words in NO_SPACE) or any(map(_is_no_space, _causes(error))):
+        return _DISK_FULL.format(path)
+    if type(error).__module__.partition(".")[0] in ("pyarrow", "safetensors"):
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return (
+            f"{path}: a file that is read here is damaged ({reason}). If a stage made it, run that stage "
+            "again, which makes anew what is damaged. A file of your own has to be written again."
+        )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _is_no_space(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _explanation(error: OSError, path: Path) -> str | None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _is_no_space(error):
         return _DISK_FULL.format(path)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         where = error.filename or path
@@ -169,7 +195,8 @@ def locked(path: Path, what: Path) -> Iterator[None]:
                 f"{what}: this run folder is in use by {owner}. "
                 "Wait for it, stop it, or choose another folder with --out."
             ) from error
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
+        with explained_os_errors(path):
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+            stream.flush()
         yield

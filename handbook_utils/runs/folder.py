@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from handbook_utils.environment import environment, peak_memory_gib, reset_peak_memory
 from handbook_utils.errors import HandbookError, RunFolderError, TrainingError
 from handbook_utils.records import Estimate, RunResult
+from handbook_utils.redaction import redacted
 from handbook_utils.runs.atomic import (
     TEMPORARY,
     atomic_folder,
@@ -35,6 +36,7 @@ from handbook_utils.runs.state import (
 )
 from handbook_utils.schema.recipe import recipe_to_dict, recipe_to_yaml
 from handbook_utils.schema.sections import Source
+from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.training import StageRecipe
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def open_run(
     """
     path = Path(path)
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    _refuse_foreign(path)
+    check_out(path, recipe, fingerprints or {}, overwrite=overwrite)
     with explained_os_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     with locked(path / LOCK, path), log_file(path / LOG):
@@ -177,8 +179,8 @@ def open_run(
             manifest = _prepared(path, recipe, dict(fingerprints or {}), overwrite)
             with explained_os_errors(path):
                 yield RunFolder(path, recipe, inputs or {}, manifest, progress=progress)
-        except HandbookError as error:
-            LOGGER.error("%s", error)
+        except Exception as error:
+            LOGGER.error("%s", error, exc_info=not isinstance(error, HandbookError))
             _leave(path, error, made)
             raise
 
@@ -192,6 +194,15 @@ def check_out(path: Path, recipe: StageRecipe, fingerprints: Mapping[str, str], 
     _refuse_foreign(path)
     if (path / MANIFEST).exists() and not overwrite:
         _checked(path, recipe_to_dict(recipe), dict(fingerprints), overwrite=False)
+
+
+def _refuse_changes(path: Path, earlier: Mapping[str, Any], changed: Sequence[str]) -> None:
+    if changed:
+        shown = "\n".join(f"  {line}" for line in changed[:12])
+        raise RunFolderError(
+            f"{path}: holds a {earlier['status']} run that differs:\n{shown}\n"
+            "Choose another --out, or --overwrite to delete it and start again."
+        )
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -214,8 +225,7 @@ def _prepared(
     if (path / MANIFEST).exists():
         earlier = _checked(path, content, fingerprints, overwrite)
     if earlier.get("status") == "finished":  # opened again as something in it is damaged: that is made anew
-        for name in damaged_outputs(path):
-            (path / name).unlink(missing_ok=True)
+        _remove_damaged(path, earlier["stage"])
     remove_leftovers(path)
     before_s, before_gib = _earlier_sessions(path, earlier)
     manifest = {
@@ -239,21 +249,10 @@ def _prepared(
 
 def _checked(path: Path, content: Any, fingerprints: dict[str, str], overwrite: bool) -> dict[str, Any]:
     """The manifest of an earlier session of the same run; {} after clearing a folder that may be cleared."""
-    try:
-        earlier = read_manifest(path)
-    except RunFolderError:
-        if not overwrite:
-            raise
-        earlier = {}
-    changed = differences(earlier, content, fingerprints) if earlier else ["damaged manifest"]
-    if not changed and not overwrite:
-        return earlier
     if not overwrite:
-        shown = "\n".join(f"  {line}" for line in changed[:12])
-        raise RunFolderError(
-            f"{path}: holds a {earlier['status']} run that differs:\n{shown}\n"
-            "Choose another --out, or --overwrite to delete it and start again."
-        )
+        earlier = read_manifest(path)
+        _refuse_changes(path, earlier, differences(earlier, content, fingerprints))
+        return earlier
     for entry in path.iterdir():
         if entry.name == LOCK or entry.name == LOG:
             continue
@@ -261,24 +260,44 @@ def _checked(path: Path, content: Any, fingerprints: dict[str, str], overwrite: 
     return {}
 
 
+def _remove_damaged(path: Path, stage: str) -> None:
+    """Delete what is not as it was written, so that it is made again; a trained model only as a whole."""
+    for name in damaged_outputs(path):
+        damaged = path / (Path(name).parts[0] if stage in STAGES and STAGES[stage].trains else name)
+        shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink(missing_ok=True)
+
+
 def _earlier_sessions(path: Path, earlier: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds and memory of earlier, interrupted sessions: until the last file they touched."""
+    """Seconds and memory of earlier sessions.
+
+    A session that was interrupted lasted until the last file it touched. Of a finished run the result says
+    what it took; the time until somebody looked at it again, or damaged it, is none of its cost.
+    """
     if not earlier:
         return 0.0, 0.0
-    began = datetime.fromisoformat(earlier.get("session") or earlier["sitting"]).timestamp()
+    if earlier.get("status") == "finished":
+        with suppress(RunFolderError):
+            result = _result_of(path)
+            return result["runtime_s"], result["peak_memory_gib"]
+        ended = datetime.fromisoformat(earlier["finished"])
+        return _until(earlier, ended.timestamp()), earlier["peak_memory_before_gib"]
     touched = max(file.stat().st_mtime for file in path.rglob("*") if file.name not in (LOCK, LOG))
-    spent = max(0.0, touched - began)
-    return round(earlier["runtime_before_s"] + spent, 3), earlier["peak_memory_before_gib"]
+    return _until(earlier, touched), earlier["peak_memory_before_gib"]
 
 
-def _leave(path: Path, error: HandbookError, made: Sequence[Path]) -> None:
+def _until(earlier: Mapping[str, Any], moment: float) -> float:
+    began = datetime.fromisoformat(earlier.get("session") or earlier["sitting"]).timestamp()
+    return round(float(earlier["runtime_before_s"]) + max(0.0, moment - began), 3)
+
+
+def _leave(path: Path, error: Exception, made: Sequence[Path]) -> None:
     """After an error: of the folders made for it those without anything worth keeping go, innermost first.
 
-    Anything else is marked as failed.
+    Anything else is marked as failed, and so is what failed by an error that nobody expected: its log tells.
     """
     others = [entry for entry in path.iterdir() if entry.name not in (MANIFEST, RECIPE, LOG, LOCK)]
     kept = [entry for entry in others if entry.is_file() or any(entry.iterdir())]
-    if made and not kept and not isinstance(error, TrainingError):
+    if made and not kept and isinstance(error, HandbookError) and not isinstance(error, TrainingError):
         shutil.rmtree(path)
         with suppress(OSError):  # another run has begun beside this one
             for folder in made[1:]:
@@ -288,8 +307,15 @@ def _leave(path: Path, error: HandbookError, made: Sequence[Path]) -> None:
         manifest = read_manifest(path)
     except RunFolderError:
         return
-    if manifest["status"] == "running":
-        write_json(path / MANIFEST, {**manifest, "status": "failed", "error": str(error)})
+    if manifest["status"] != "running":
+        return
+    words = str(error) if isinstance(error, HandbookError) else f"{type(error).__name__}: {error}"
+    try:
+        write_json(path / MANIFEST, {**manifest, "status": "failed", "error": redacted(words)})
+    except RunFolderError:  # no room for a second manifest: change as many bytes of the one there is
+        content = (path / MANIFEST).read_bytes()
+        with suppress(OSError), (path / MANIFEST).open("r+b") as stream:
+            stream.write(content.replace(b'"status": "running"', b'"status": "failed" ', 1))
 
 
 def read_result(path: str | Path) -> RunResult:
@@ -298,11 +324,32 @@ def read_result(path: str | Path) -> RunResult:
     manifest = read_manifest(path)
     if not is_finished(path):
         raise RunFolderError(f"{path}: the run is {manifest['status']}, not finished. Run it again to go on.")
-    record = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    record = _result_of(path)
     named = "final_metrics" if "final_metrics" in record else "figures"  # runs up to November 2026
     metrics = {name: Estimate.from_json(figure) for name, figure in record.pop(named).items()}
     cautions = tuple(record.pop("cautions"))
     return RunResult(**record, path=path, final_metrics=metrics, cautions=cautions)
+
+
+def has_result(path: str | Path) -> bool:
+    """Whether the result of a finished run can be read."""
+    try:
+        _result_of(Path(path))
+    except RunFolderError:
+        return False
+    return True
+
+
+def _result_of(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((path / RESULT).read_text(encoding="utf-8"))
+        if {"stage", "runtime_s", "peak_memory_gib", "cautions"} <= record.keys():
+            return record
+    except (FileNotFoundError, ValueError, AttributeError):
+        pass
+    raise RunFolderError(
+        f"{path / RESULT}: gone or damaged. Run the stage that made it again, which measures anew."
+    )
 
 
 def now() -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handbook_utils.errors import RunFolderError
+from handbook_utils.runs.atomic import explained_os_errors
 from handbook_utils.runs.checksums import checksum_of, is_same_input
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # how many processes train or sample changes nothing of what is computed
 NOT_PART_OF_A_RUN = {"description", "launch", "executor"}
+
+
+REDO = "Run the stage that made it again with --overwrite, which deletes the run and starts again."
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -29,14 +33,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(f"{path}: not a run folder (it has no manifest.json).") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise RunFolderError(
-            f"{file}: damaged, so what the folder holds cannot be trusted. "
-            "Choose another --out, or --overwrite to delete the run and start again."
-        ) from None
+        raise RunFolderError(f"{file}: damaged, so what the folder holds cannot be trusted. {REDO}") from None
     if not isinstance(manifest, dict) or not {"format", "stage", "status", "recipe"} <= manifest.keys():
-        raise RunFolderError(
-            f"{file}: not a manifest of a run. Choose another --out, or --overwrite to redo the run."
-        )
+        raise RunFolderError(f"{file}: not a manifest of a run. {REDO}")
     return manifest
 
 
@@ -64,11 +63,30 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def read_table(path: Path) -> pa.Table:
     """One parquet file, or all parts of a folder in order of their names."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if path.is_dir():
-        return pa.concat_tables([pq.read_table(part) for part in sorted(path.glob("*.parquet"))])
-    return pq.read_table(path)
+        return pa.concat_tables([read_part(part) for part in sorted(path.glob("*.parquet"))])
+    return read_part(path)
+
+
+def read_part(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One parquet file, or some columns of it.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with explained_os_errors(file):
+        return pq.read_table(file, columns=columns if columns is None else list(columns))
+
+
+def read_schema(file: Path) -> pa.Schema:
+    """The columns of a parquet file; raises as `read_part`."""
+    import pyarrow.parquet as pq
+
+    with explained_os_errors(file):
+        return pq.read_schema(file)
 
 
 def run_fingerprint(path: str | Path) -> str:
@@ -93,14 +111,14 @@ def output_checksums(path: Path, *, leave_out: Collection[str]) -> dict[str, str
     return {str(file.relative_to(path)): checksum_of(file) for file in sorted(files) if file.is_file()}
 
 
-def damaged_outputs(path: str | Path) -> list[str]:
-    """Files of a finished run that are gone, or not as they were written."""
+def damaged_outputs(path: str | Path, *, by_checksum: bool = True) -> list[str]:
+    """Files of a finished run that are gone, or (by their checksums) not as they were written."""
     folder = Path(path)
     written = read_manifest(folder).get("outputs", {})
     return [
         name
         for name, checksum in written.items()
-        if not (folder / name).is_file() or checksum_of(folder / name) != checksum
+        if not (folder / name).is_file() or (by_checksum and checksum_of(folder / name) != checksum)
     ]
 
 

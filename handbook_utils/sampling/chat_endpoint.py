@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError
+from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, text_of
 
 LOGGER = logging.getLogger("handbook_utils")
 # vLLM and DeepSeek say `reasoning_content`; OpenRouter, Ollama and newer vLLM say `reasoning`
@@ -112,7 +112,7 @@ def chat_reply(content: Mapping[str, Any]) -> ChatReply:
         said = "".join(_joined(part.get("text")) for part in parts)
     if not isinstance(said, str | None):
         raise RefusedError(f"the server's answer is no text, but {type(said).__name__}")
-    return ChatReply(said or "", thinking, reason)
+    return ChatReply(text_of(said or ""), text_of(thinking), reason)
 
 
 def _joined(value: Any) -> str:

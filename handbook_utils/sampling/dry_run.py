@@ -16,12 +16,13 @@ from handbook_utils.models.places import is_hub_name
 from handbook_utils.sampling.execution.parts import load_prompts, warn_of_left_out
 from handbook_utils.sampling.generation.engines.interface import Prompt
 from handbook_utils.sampling.generation.rendering import fit_prompts
+from handbook_utils.sampling.private_data import host_elsewhere, in_words, private_data, prompt_text
 from handbook_utils.sampling.scoring.scorers.load import check_scorers
 from handbook_utils.sampling.scoring.stage import check_names
 from handbook_utils.sampling.selection.choose import choose
 from handbook_utils.sampling.selection.stage import check_chosen, rule_of
 from handbook_utils.sampling.tables import sample_tables
-from handbook_utils.schema.engines import TransformersSection
+from handbook_utils.schema.engines import EndpointSection, TransformersSection
 from handbook_utils.schema.stages import (
     AnnotateRecipe,
     EvaluateRecipe,
@@ -78,7 +79,17 @@ def _plan_prompts(recipe: SamplingRecipe, run: Locator) -> dict[str, Any]:
         "shortened_prompts": shortened,
         "answers": (prompts - skipped) * recipe.samples,
         "max_new_tokens": recipe.max_new_tokens,
+        **_private(recipe, run),
     }
+
+
+def _private(recipe: SamplingRecipe, run: Locator) -> dict[str, str]:
+    """What the prompts hold that a server elsewhere would get; nothing where they stay on this machine."""
+    host = host_elsewhere(recipe.engine.url) if isinstance(recipe.engine, EndpointSection) else None
+    if host is None:
+        return {}
+    found = private_data(map(prompt_text, load_prompts(recipe, run, left_out=LeftOut())))
+    return {f"prompts go to {host}": f"they hold {in_words(found)}" if found else "nothing private was found"}
 
 
 def _fitted(

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
 import os
 import random
+import re
+import threading
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 from handbook_utils.errors import DataError, ModelError, RecipeError
+from handbook_utils.redaction import keep_secret, redacted
+from handbook_utils.schema.engines import LOOPBACK
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 # the server is busy, restarting, or lost the request: asking again may help
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 # key, right or name are wrong: no other request would fare better
 HOPELESS = frozenset({401, 403, 404, 405})
+
+Answer = TypeVar("Answer")
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_lock = threading.RLock()  # a client that goes may be collected while it is held
 
 
 class RefusedError(DataError):
@@ -32,10 +44,13 @@ class RefusedError(DataError):
 class EndpointClient:
     """Posts JSON to one server; thread-safe.
 
+    Requests run on an event loop, since only there can a try be ended at its deadline whatever the server
+    does: a plain read timeout begins anew with every byte.
+
     Attributes:
         url: up to /v1.
         key: sent as a bearer token; None for none. It is part of no message, record or representation.
-        timeout_s: for one try.
+        timeout_s: for one try, from connecting to the answer's last byte.
         attempts: tries of one request.
     """
 
@@ -43,19 +58,20 @@ class EndpointClient:
     key: str | None = field(default=None, repr=False)
     timeout_s: float = 120.0
     attempts: int = 6
-    _client: httpx2.Client = field(init=False, repr=False)
+    _client: httpx2.AsyncClient = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        client = httpx2.Client(
+        headers = {"Authorization": f"Bearer {keep_secret(self.key)}"} if self.key else {}
+        client = httpx2.AsyncClient(
             headers=headers,
-            timeout=self.timeout_s,
+            timeout=None,  # `_answered` has one for all of it
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
             # a proxy of the environment knows nothing of this machine's own ports
             trust_env=urlsplit(self.url).hostname not in LOOPBACK,
             follow_redirects=False,  # the key is for the server that the recipe names
         )
         object.__setattr__(self, "_client", client)
+        weakref.finalize(self, lambda: _scheduled(client.aclose())).atexit = False
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Post a request until it is answered.
@@ -73,10 +89,10 @@ class EndpointClient:
         for attempt in range(1, self.attempts + 1):
             is_last = attempt == self.attempts
             try:
-                response = self._client.post(self.url + path, json=dict(body))
-            except (httpx2.TransportError, httpx2.DecodingError) as error:
+                response = _scheduled(self._answered(path, body)).result()
+            except (httpx2.TransportError, httpx2.DecodingError, TimeoutError) as error:
                 if is_last:
-                    raise ModelError(self._gave_up(f"{type(error).__name__}: {error}")) from None
+                    raise ModelError(self._gave_up(self._trouble(error))) from None
                 time.sleep(wait_before(attempt, None))
                 continue
             if response.status_code in PASSING:
@@ -94,7 +110,16 @@ class EndpointClient:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        _scheduled(self._client.aclose()).result()
+
+    async def _answered(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
+        async with asyncio.timeout(self.timeout_s):
+            return await self._client.post(self.url + path, json=dict(body))
+
+    def _trouble(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"Timeout, no whole answer within {self.timeout_s:g} s (`timeout_s`)"
+        return redacted(f"{type(error).__name__}: {error}")
 
     def _raise_for(self, response: httpx2.Response) -> None:
         if response.is_success:
@@ -112,17 +137,36 @@ class EndpointClient:
         )
 
 
+def _scheduled(request: Coroutine[Any, Any, Answer]) -> Future[Answer]:
+    """Run it on this process's event loop for requests, which has a thread of its own."""
+    with _lock:
+        loop = _loops.get(os.getpid())
+        if loop is None:  # the first request, or the first one after a fork, which takes no threads along
+            loop = _loops[os.getpid()] = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return asyncio.run_coroutine_threadsafe(request, loop)
+
+
 def key_from(variable: str | None, *, where: str = "engine") -> str | None:
-    """The key that an environment variable holds.
+    """The key that an environment variable holds, without spaces or line breaks around it.
 
     Raises:
-        RecipeError: a variable is named, and it is empty or not set.
+        RecipeError: a variable is named, and it is empty, not set, or holds what no HTTP header can carry.
     """
     if variable is None:
         return None
-    if not os.environ.get(variable):
+    key = os.environ.get(variable, "").removeprefix("\ufeff").strip()  # a file's mark, from `$(cat key.txt)`
+    if not key:
         raise RecipeError(f"{where}.key_env: the environment variable '{variable}' holds no key. Set it.")
-    return os.environ[variable]
+    keep_secret(key)
+    wrong = re.search(r"[^!-~]", key)
+    if wrong:
+        kind = "a space or line break" if wrong[0].isspace() else "no printable ASCII character"
+        raise RecipeError(
+            f"{where}.key_env: what the environment variable '{variable}' holds cannot be sent as a key: "
+            f"character {wrong.start() + 1} of {len(key)} is {kind}. Set it to the key alone."
+        )
+    return key
 
 
 def wait_before(attempt: int, retry_after: str | None) -> float:
@@ -144,23 +188,41 @@ def wait_before(attempt: int, retry_after: str | None) -> float:
 def _seconds(retry_after: str) -> float | None:
     """What a Retry-After header asks for, a number of seconds or a date (RFC 9110, 10.2.3); None for junk."""
     try:
-        return float(retry_after)
+        seconds = float(retry_after)
     except ValueError:
         pass
+    else:
+        return None if math.isnan(seconds) else seconds
     try:
         return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):  # junk, or a date without a time zone
+    except (ValueError, TypeError, OverflowError):  # junk, or a date without a time zone
         return None
 
 
 def _json_object(response: httpx2.Response) -> dict[str, Any] | None:
     try:
-        content = response.json()
-    except ValueError:
+        text = response.content.decode(json.detect_encoding(response.content))
+        content = json.loads(redacted(text, by_shape=False))  # a server may echo what it was sent
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         return None
     return content if isinstance(content, dict) else None
 
 
+def text_of(content: str) -> str:
+    """A text of a server, fit to be kept in a file.
+
+    Raises:
+        RefusedError: it has half a surrogate pair, which no file of text can hold.
+    """
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            f"the server's answer is no text: half a surrogate pair stands at place {error.start + 1}"
+        ) from None
+    return content
+
+
 def _said(response: httpx2.Response) -> str:
-    text = " ".join(response.text.split())[:200]
+    text = redacted(" ".join(response.text.split()))[:200]
     return f"HTTP {response.status_code}" + (f", {text}" if text else "")

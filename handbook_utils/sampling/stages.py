@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import REJECTED, Estimate
 from handbook_utils.runs.folder import RunFolder
+from handbook_utils.runs.state import read_part
 from handbook_utils.sampling.execution.parts import write_part, write_samples
 from handbook_utils.sampling.metrics import mean_over_prompts
 from handbook_utils.sampling.selection.annotate import Annotation, annotate, load_annotator
@@ -85,7 +85,7 @@ def _lengths(run: RunFolder) -> pa.Table:
     """What `sample_metrics` needs of samples/, read a part at a time and without the texts."""
     parts = []
     for file in sorted((run.path / "samples").glob("*.parquet")):
-        part = pq.read_table(file, columns=["prompt_id", "tokens", "finish_reason", "completion"])
+        part = read_part(file, columns=["prompt_id", "tokens", "finish_reason", "completion"])
         words = pa.array([len(text.split()) for text in part["completion"].to_pylist()], pa.float64())
         parts.append(part.drop_columns("completion").append_column("words", words))
     return pa.concat_tables(parts)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Completion, PreferencePair, ScoredCompletion
+from handbook_utils.runs.state import read_part, read_schema
 from handbook_utils.sampling.selection.groups import Ints, text_codes
 from handbook_utils.schema.sections import DataSource
 
@@ -111,7 +111,7 @@ def samples_at(location: str) -> Iterator[ScoredCompletion]:
         DataError: no samples there.
     """
     for file in _sample_files(Path(location)):
-        yield from completions_of(pq.read_table(file), where=str(file))
+        yield from completions_of(read_part(file), where=str(file))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class SamplePart:
 
     def read(self) -> pa.Table:
         """The samples of those prompts."""
-        table = pq.read_table(self.file)
+        table = read_part(self.file)
         numbers = text_codes(table["prompt_id"])
         return table.filter(pa.array((self.first <= numbers) & (numbers < self.end)))
 
@@ -150,7 +150,7 @@ def wanted_parts(sources: Sequence[DataSource], run: Locator) -> list[SamplePart
     parts = [part for part, _ in marked if part.first < part.end]
     scores: set[str] | None = None
     for part in parts:
-        found = set(score_names(pq.read_schema(part.file).empty_table(), where=str(part.file)))
+        found = set(score_names(read_schema(part.file).empty_table(), where=str(part.file)))
         if scores is not None and found != scores:
             raise DataError(
                 f"{part.file}: has the scores {sorted(found)}, an earlier file {sorted(scores)}. "
@@ -237,9 +237,9 @@ def _sample_files(path: Path) -> list[Path]:
 
 def _prompt_ids(file: Path) -> list[str]:
     """Distinct prompt ids of a file in order."""
-    if "prompt_id" not in pq.read_schema(file).names:
+    if "prompt_id" not in read_schema(file).names:
         raise DataError(f"{file}: no column 'prompt_id', so these are not samples.")
-    return list(dict.fromkeys(pq.read_table(file, columns=["prompt_id"])["prompt_id"].to_pylist()))
+    return list(dict.fromkeys(read_part(file, columns=["prompt_id"])["prompt_id"].to_pylist()))
 
 
 def selected_answers(table: pa.Table, rows: Ints, *, scores: Sequence[str]) -> pa.Table:

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
+from handbook_utils.redaction import looks_like_a_key
 from handbook_utils.schema.sections import Section
 
 # what the package itself says in a request, so that `extra_body` adds to it and never contradicts it
 OWN_FIELDS = frozenset({"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n", "stream"})
+# names of this machine itself
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+ADDRESS = "Write http://HOST:PORT/v1 or https://HOST/v1"
 
 
 def checked_url(url: str) -> str:
     """The address without a closing slash, if it is one."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"'{url}' is no address. Write http://HOST:PORT/v1 or https://HOST/v1")
+        raise ValueError(f"'{url.rpartition('@')[2]}' is no address. {ADDRESS}")
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.hostname is not None and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        is_whole = False
+    if not is_whole or re.search(r"[\s\x00-\x1f]", url):
+        raise ValueError(f"'{url.rpartition('@')[2]}' is no address. {ADDRESS}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            f"nothing but host, port and path belongs into the address of '{parts.hostname}': a name, "
+            "password or key in it would stand in every log. Put the key into a variable, and name that in "
+            "`key_env`."
+        )
     return url.rstrip("/")
 
 
@@ -25,6 +44,16 @@ def checked_extra(extra: dict[str, Any]) -> dict[str, Any]:
         if name in OWN_FIELDS:
             raise ValueError(f"'{name}' follows from the recipe; set it there, not in `extra_body`.")
     return extra
+
+
+def checked_variable(name: str | None) -> str | None:
+    """The name of an environment variable, if it is one and not the key itself, which is not repeated."""
+    if name is not None and (not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or looks_like_a_key(name)):
+        raise ValueError(
+            "this is no name of an environment variable. Put the key itself into a variable, such as "
+            "OPENAI_API_KEY, and write the variable's name here: a recipe is stored beside its results."
+        )
+    return name
 
 
 class TransformersSection(Section):
@@ -41,7 +70,7 @@ class EndpointSection(Section):
     key_env: str | None = Field(
         None, description="environment variable that holds the key; absent: none is sent"
     )
-    timeout_s: PositiveFloat = Field(120, description="for one answer")
+    timeout_s: PositiveFloat = Field(120, description="for one try of one answer, all of it")
     attempts: PositiveInt = Field(6, description="tries of one answer before giving up")
     parallel: PositiveInt = Field(8, description="answers asked for at once")
     logprobs: bool = Field(False, description="ask for log-probabilities; not every server has them")
@@ -54,6 +83,7 @@ class EndpointSection(Section):
     )
 
     _is_http = field_validator("url")(checked_url)
+    _names_a_variable = field_validator("key_env")(checked_variable)
 
     _adds_only = field_validator("extra_body")(checked_extra)
 

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from handbook_utils.errors import suggest
+from handbook_utils.errors import RecipeError, suggest
+from handbook_utils.redaction import redacted
 from handbook_utils.schema.fields import trainer_fields
+
+# beyond it a number counts nothing that a machine has, and not every whole one is a float
+LARGEST = 2**53
+
+
+def refuse_values(content: Mapping[str, Any], where: str) -> None:
+    """Refuse what no recipe can hold, whatever its key: numbers that are none, or secrets.
+
+    Args:
+        content: a recipe's, before it is checked against its type.
+        where: opens the message.
+    Raises:
+        RecipeError: names the key; a secret itself is not repeated.
+    """
+    for key, value in _values(content):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(f"{where}: '{key}': {value} is no number to compute with. Write a finite one.")
+        if isinstance(value, int | float) and abs(value) > LARGEST:
+            raise RecipeError(f"{where}: '{key}': larger than {LARGEST:,}, the most that can be meant.")
+        if isinstance(value, str) and redacted(value) != value:
+            raise RecipeError(
+                f"{where}: '{key}' holds a key or token, and a recipe is stored beside its results. Put it "
+                "into an environment variable, and name that in `key_env` where the recipe needs it."
+            )
+
+
+def _values(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of a recipe with its dotted key."""
+    if isinstance(content, Mapping):
+        parts = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list | tuple):
+        parts = [(str(index), value) for index, value in enumerate(content)]
+    else:
+        yield place, content
+        return
+    for name, value in parts:
+        yield from _values(value, f"{place}.{name}" if place else name)
 
 
 def explained(error: ValidationError, kind: type[BaseModel], where: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from handbook_utils.errors import RecipeError, suggest
-from handbook_utils.schema.mistakes import explained
+from handbook_utils.schema.mistakes import explained, refuse_values
 from handbook_utils.schema.sampling import ScorerSection
 from handbook_utils.schema.sections import PipelineStage
 from handbook_utils.schema.stage_table import STAGES
@@ -72,6 +72,7 @@ def check_recipe(content: Mapping[str, Any], where: str) -> StageRecipe:
         raise RecipeError(f"{where}: the key 'stage' is missing. Choose from: {', '.join(sorted(STAGES))}.")
     if not isinstance(stage, str) or stage not in STAGES:
         raise RecipeError(f"{where}: unknown stage '{stage}'. {suggest(str(stage), STAGES)}")
+    refuse_values(content, where)
     kind = STAGES[stage].recipe
     try:
         return kind.model_validate(content)

@@ -34,7 +34,7 @@ class RoundTraining(Section):
 
     stage: Literal["sft", "dpo"]
     lora: LoraSection | None = Field(None, description="train an adapter; later rounds train it on")
-    global_batch_size: PositiveInt
+    global_batch_size: PositiveInt = Field(le=2**24)
     training: dict[str, Any] = Field(
         default_factory=dict, description="any field of the trainer's TRL config"
     )

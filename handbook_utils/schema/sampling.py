@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
-from handbook_utils.schema.engines import checked_extra, checked_url
+from handbook_utils.schema.engines import checked_extra, checked_url, checked_variable
 from handbook_utils.schema.sections import DataSource, ModelSection, Reads, Section, Source
 
 Strategy = Literal["best", "top_k", "threshold", "rso", "pairs", "rso_pairs", "random"]
@@ -111,7 +111,9 @@ class FunctionSection(Section):
     function: Annotated[str, Reads("code")] = Field(
         description="package.module:name, importable where the run runs"
     )
-    allow_code: bool = Field(False, description="has to be true: the function is code, and it is run")
+    allow_code: bool = Field(
+        False, description="has to be true, and `--allow-code` given: the function is code, and it is run"
+    )
 
     @model_validator(mode="after")
     def _may_run(self) -> Self:
@@ -148,12 +150,13 @@ class JudgeSection(Section):
     key_env: str | None = Field(
         None, description="environment variable that holds the key; absent: none is sent"
     )
-    timeout_s: PositiveFloat = Field(120, description="for one reply")
+    timeout_s: PositiveFloat = Field(120, description="for one try of one reply, all of it")
     attempts: PositiveInt = Field(6, description="tries of one request before giving up")
     parallel: PositiveInt = Field(8, description="comparisons asked for at once")
 
     _is_http = field_validator("url")(checked_url)
     _adds_only = field_validator("extra_body")(checked_extra)
+    _names_a_variable = field_validator("key_env")(checked_variable)
 
 
 def _kind_of(scorer: Any) -> str:

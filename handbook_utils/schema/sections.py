@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -263,6 +264,27 @@ def check_reference_logps(recipe: Any) -> Any:
         if is_there:
             raise ValueError(problem)
     return recipe
+
+
+# a stage's name is that of its run folder, beside the pipeline's own files
+STAGE_NAME = re.compile(r"\w(?:[\w.-]{0,98}[\w-])?")
+TAKEN = ("pipeline.yaml", "report.html")
+
+
+def check_stage_names(stages: dict[str, PipelineStage]) -> dict[str, PipelineStage]:
+    """Raise ValueError for a stage whose name is not that of one plain folder, or of another stage's."""
+    folders: dict[str, str] = {}
+    for name in stages:
+        if not STAGE_NAME.fullmatch(name) or name.casefold() in TAKEN:
+            plain = re.sub(r"[^\w-]+", "-", name).strip("-")[:100] or "sft"
+            raise ValueError(
+                f"{name!r:.120} names a stage and so its folder: write at most 100 letters, digits, '-', "
+                f"'_' and dots between them, such as '{plain}'."
+            )
+        other = folders.setdefault(name.casefold(), name)
+        if other != name:
+            raise ValueError(f"'{other}' and '{name}' are one folder on many disks. Rename one of them.")
+    return stages
 
 
 class PipelineStage(BaseModel):

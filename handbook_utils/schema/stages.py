@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from handbook_utils.schema.engines import EngineSection, TransformersSection, check_cut
 from handbook_utils.schema.executor import ExecutorSection, RaySection, check_executor
@@ -22,6 +22,7 @@ from handbook_utils.schema.sections import (
     PipelineStage,
     Source,
     TrainedModelSection,
+    check_stage_names,
     check_trainable,
 )
 from handbook_utils.schema.speculative import SpeculativeSection, check_speculation
@@ -173,3 +174,8 @@ class PipelineRecipe(StageRecipe):
 
     stage: Literal["pipeline"]
     stages: dict[str, PipelineStage] = Field(min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _are_folder_names(cls, stages: dict[str, PipelineStage]) -> dict[str, PipelineStage]:
+        return check_stage_names(stages)

@@ -47,7 +47,9 @@ class TrainingRecipe(StageRecipe):
     data: list[DataSource] = Field(min_length=1)
     eval_data: list[DataSource] = Field(default_factory=list)
     streaming: bool = Field(False, description="read `data` while training; needs training.max_steps")
-    global_batch_size: PositiveInt = Field(description="examples an optimiser step, over all processes")
+    global_batch_size: PositiveInt = Field(
+        le=2**24, description="examples an optimiser step, over all processes"
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="any field of the trainer's TRL config"
     )

@@ -24,6 +24,10 @@ class PlainLoader(yaml.SafeLoader):
         """Refuse a repeated key."""
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key that is a list or mapping", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key.value}' twice", key.start_mark
@@ -51,6 +55,8 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         content = yaml.load(text, Loader=PlainLoader)
     except RecursionError:
         raise RecipeError(f"{where}: nested too deeply for a recipe.") from None
+    except ValueError as error:  # a date such as 2024-13-01, or a number with thousands of digits
+        raise RecipeError(f"{where}: a value that cannot be read ({error}). Put it in quotes.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

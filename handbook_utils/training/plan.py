@@ -166,7 +166,8 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
             f"Sizes that work: {' or '.join(map(str, near))}."
         )
     share = total // processes
-    divisors = [size for size in range(1, share + 1) if share % size == 0]
+    small = [size for size in range(1, math.isqrt(share) + 1) if share % size == 0]
+    divisors = sorted({*small, *(share // size for size in small)})
     given = recipe.training.get("per_device_train_batch_size")
     if getattr(recipe, "max_tokens_per_batch", None):
         given = share  # cut into passes when the rows are counted

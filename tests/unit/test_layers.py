@@ -18,7 +18,7 @@ from handbook_utils.schema.stage_table import STAGES
 PACKAGE = Path(handbook_utils.__file__).parent
 # from the lowest up; those in one pair of braces do not import each other
 LAYERS = [
-    {"errors", "environment", "processes"},
+    {"errors", "environment", "processes", "redaction"},
     {"libraries"},
     {"records"},
     {"schema"},
@@ -44,7 +44,6 @@ SMALL = {
     "pocket/fingerprint.py": "loads neither torch nor the world",
     "processes.py": "asked by rooms that do not import each other",
     "runs/follower.py": "a run folder that is not to be written to",
-    "runs/log.py": "the logger, without the run folder",
     "sampling/scoring/scorers/gold.py": "a module for each scorer",
     "models/towers.py": "asked by adapters, which may not import what copies processors",
 }

@@ -16,6 +16,7 @@ import pytest
 
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.pipeline.stages import run_stage
+from handbook_utils.runs.state import read_table
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.endpoint_client import EndpointClient, wait_before
 from handbook_utils.sampling.generation.engines.endpoint import EndpointEngine
@@ -100,6 +101,22 @@ def breaks_off(handler: Handler) -> None:
 def hangs(handler: Handler) -> None:
     time.sleep(1.0)
     drops(handler)
+
+
+def drips(handler: Handler, begin: bytes) -> None:
+    """One byte a tenth of a second: each read ends in time, and the answer never does."""
+    handler.wfile.write(begin)
+    for _ in range(30):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+def drips_headers(handler: Handler) -> None:
+    drips(handler, b"HTTP/1.1 200 OK\r\nSlow:")
+
+
+def drips_body(handler: Handler) -> None:
+    drips(handler, b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
 
 
 @pytest.fixture
@@ -301,16 +318,30 @@ REFUSALS = {
     "filtered": (replies(200, json.dumps(chat(finish_reason="content_filter"))), "'content_filter'"),
     "no choice": (replies(200, '{"choices": [], "usage": {}}'), "no chat completion"),
     "no text": (replies(200, json.dumps(chat(message={"content": None}))), "the reason 'stop'"),
+    "no number of tokens": (
+        replies(200, json.dumps({**chat(), "usage": {"completion_tokens": -1}})),
+        "-1 tokens",
+    ),
+    "half a surrogate pair": (replies(200, json.dumps(chat(message={"content": "a\ud83d"}))), "at place 2"),
+    "nested too deeply": (
+        replies(200, '{"choices": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        "no JSON object",
+    ),
+    "a log-probability that is none": (
+        replies(200, json.dumps(chat(logprobs={"content": [{"logprob": float("nan")}]}))),
+        "log-probability nan",
+    ),
 }
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_refused_prompt_is_an_error_or_recorded_and_the_others_are_answered(refusal, server):
     reply, told = REFUSALS[refusal]
-    server.script = [well, well, reply]
+    tries = 3 if refusal == "nested too deeply" else 1
+    server.script = [well, well, *[reply] * tries]
     with pytest.raises(DataError, match=rf"prompt 'p1' got no answer: .*{told}"):
         engine(server).answer(PROMPTS, SamplingSettings(samples=2))
-    server.script = [well, well, reply]
+    server.script = [well, well, *[reply] * tries]
     answers = engine(server, skip=True).answer(PROMPTS, SamplingSettings(samples=2))
     assert list(answers.skipped) == ["p1"]
     assert [row.prompt_id for row in answers.completions] == ["p0", "p0", "p2", "p2"]
@@ -355,6 +386,85 @@ def test_the_key_comes_from_the_environment_and_is_told_to_nobody_else(server, m
     assert "sk-secret" not in repr(EndpointClient(server.url, "sk-secret"))
 
 
+def echoes(status: int) -> Reply:
+    """A server that shows what it was sent, as some proxies do."""
+
+    def reply(handler: Handler) -> None:
+        sent = handler.headers["Authorization"]
+        handler.send(
+            status, json.dumps({"error": f"no: {sent}", **chat(message={"content": f"I saw {sent}"})})
+        )
+
+    return reply
+
+
+@pytest.mark.parametrize("written", ["sk-secret\n", " sk-secret ", "\ufeffsk-secret\r\n"])
+def test_a_key_read_from_a_file_loses_the_line_break_that_came_along(written, server, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", written)
+    engine(server, key_env="SOME_KEY").answer(PROMPTS[:1], SamplingSettings())
+    assert server.seen[0][2]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("Bearer sk-secret", "character 7 of 16 is a space"), ("sk-sécret", "character 5 of 9 is no printable")],
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(written, told, server, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", written)
+    with pytest.raises(RecipeError, match=told) as caught:
+        engine(server, key_env="SOME_KEY")
+    assert written not in str(caught.value)
+    assert server.seen == []
+
+
+def test_a_key_that_the_server_shows_stays_out_of_screen_log_manifest_report_and_answers(
+    server, monkeypatch, handbook, tmp_path
+):
+    secret = "key/of-this-test-alone"
+    monkeypatch.setenv("SOME_KEY", secret)
+    recipe = {
+        "stage": "generate",
+        "model": {"name": "served"},
+        "data": [{"name": "pocket:prompts", "split": "test[:7]"}],
+        "prompts_per_part": 1,
+        "engine": {
+            "kind": "endpoint",
+            "url": server.url,
+            "key_env": "SOME_KEY",
+            "attempts": 1,
+            "parallel": 1,
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    out = tmp_path / "run"
+    # the first answer is kept; the second request is refused, and the run fails
+    server.script = [echoes(200), echoes(401)]
+    code, stdout, stderr = handbook("generate", tmp_path / "recipe.yaml", "--out", out)
+    assert code == 2
+    assert "HTTP 401" in stderr
+    assert "no: Bearer [secret]" in stderr
+    manifest = (out / "manifest.json").read_text()
+    assert json.loads(manifest)["status"] == "failed"
+    code, *shown = handbook("generate", tmp_path / "recipe.yaml", "--out", out)
+    assert code == 0
+    answers = str(read_table(out / "samples").to_pylist())
+    assert "I saw Bearer [secret]" in answers
+    handbook("report", out, "--out", tmp_path / "report.html")
+    written = [file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(written) > 8
+    for text in (stdout, stderr, *shown, manifest, answers, *written):
+        assert secret not in text
+
+
+@pytest.mark.parametrize("drip", [drips_headers, drips_body])
+def test_a_try_ends_at_its_deadline_though_every_byte_comes_in_time(drip, server):
+    server.script = [drip]
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"Timeout, no whole answer within 0\.4 s"):
+        engine(server, attempts=1).answer(PROMPTS[:1], SamplingSettings())
+    assert time.monotonic() - began < 2  # the server itself goes on for three seconds
+
+
 def test_no_key_is_sent_unless_the_recipe_names_one(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     engine(server).answer(PROMPTS[:1], SamplingSettings())
@@ -371,6 +481,40 @@ def test_a_key_that_is_not_there_is_an_error_before_anything_is_sent(server, mon
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert engine(server).answer(PROMPTS[:1], SamplingSettings()).completions
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://host:port/v1", "is no address"),
+        ("https://", "is no address"),
+        ("https://[::1/v1", "is no address"),
+        ("https://me:pass-word@host/v1", "name, password or key in it would stand in every log"),
+        ("https://host/v1?api_key=pass-word", "Put the key into a variable"),
+    ],
+)
+def test_an_address_is_an_address_and_holds_no_secret(url, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        EndpointSection(kind="endpoint", url=url)
+    [problem] = caught.value.errors()
+    assert "pass-word" not in problem["msg"]
+
+
+@pytest.mark.parametrize("key", ["sk-" + "a1" * 12, "hf_" + "b2" * 17, "my key", "$OPENAI_API_KEY"])
+def test_a_key_where_its_variables_name_belongs_is_refused_and_not_repeated(key, tmp_path, handbook):
+    recipe = {
+        "stage": "generate",
+        "model": {"name": "served"},
+        "data": [{"name": "pocket:prompts"}],
+        "engine": {"kind": "endpoint", "url": "http://localhost/v1", "key_env": key},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    code, _, stderr = handbook("generate", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    assert code == 2
+    assert "engine.key_env" in stderr
+    assert "variable" in stderr
+    assert key not in stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_that_cannot_work_with_an_endpoint_is_refused():

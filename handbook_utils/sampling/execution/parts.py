@@ -43,6 +43,7 @@ from handbook_utils.sampling.execution.shards import (
 from handbook_utils.sampling.execution.workers import run_workers
 from handbook_utils.sampling.generation.engines.interface import Engine, Progress, Prompt, SamplingSettings
 from handbook_utils.sampling.generation.engines.load import load_engine
+from handbook_utils.sampling.private_data import prompt_text, warn_of_private_data
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.schema.engines import EndpointSection, EngineSection, VllmSection
 from handbook_utils.schema.executor import RaySection
@@ -184,6 +185,10 @@ def _cut(recipe: SamplingRecipe, run: RunFolder) -> list[Shard]:
 def _make(recipe: SamplingRecipe, run: RunFolder, shards: Sequence[Shard], advance: Progress) -> None:
     """Make the missing shards here, by several processes, or on a cluster."""
     location, executor = run.locate(recipe.model), recipe.executor
+    if isinstance(recipe.engine, EndpointSection):
+        missing = [shard for shard in shards if not (run.path / shard.file).exists()]
+        asked = (prompt for prompts in prompts_of(run.path, missing) for prompt in prompts)
+        run.note(private_rows=warn_of_private_data(recipe.engine.url, map(prompt_text, asked)))
     if isinstance(executor, RaySection):
         _make_on_ray(executor, recipe, run, shards, advance)
         return

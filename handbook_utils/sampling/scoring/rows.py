@@ -13,6 +13,7 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.records import Estimate
 from handbook_utils.sampling.metrics import mean_metrics
+from handbook_utils.sampling.private_data import row_text, urls_elsewhere, warn_of_private_data
 from handbook_utils.sampling.rows import AnsweredRow
 from handbook_utils.sampling.scoring.score import ScoreFailure, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
@@ -59,6 +60,8 @@ def score_rows(
     """
     _check(answered, scorers)
     loaded = load_scorers(scorers, ResolvedInputs(), rows_per_batch=rows_per_batch)
+    for url in urls_elsewhere(scorers.values()):
+        warn_of_private_data(url, (row_text(each) for row in answered for each in row.answers.values()))
     sides = list(answered[0].answers)
     rows: list[dict[str, Any]] = [{}] * len(answered)
     failures: list[ScoreFailure] = []

@@ -21,9 +21,11 @@ from handbook_utils.records import REJECTED, Completion, Estimate
 from handbook_utils.runs.atomic import remove_leftovers, write_json, write_table
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.runs.log import warn_and_log
+from handbook_utils.runs.state import read_part, read_schema
 from handbook_utils.sampling.execution.ray_workers import Work, await_file, run_on_ray
 from handbook_utils.sampling.execution.shards import part_name
 from handbook_utils.sampling.metrics import mean_metrics
+from handbook_utils.sampling.private_data import row_text, urls_elsewhere, warn_of_private_data
 from handbook_utils.sampling.progress import answer_bar
 from handbook_utils.sampling.scoring.score import ScoreFailure, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers, models_of
@@ -62,6 +64,7 @@ def write_scores(recipe: ScoreRecipe | EvaluateRecipe, parts: Sequence[SamplePar
     check_names(recipe.scorers)
     files = [run.path / part_name("scores", number) for number in range(len(parts))]
     missing = {number: part for number, part in enumerate(parts) if not files[number].exists()}
+    _warn_of_private_data(recipe, run, missing.values())
     with answer_bar("scoring", None, show=run.progress) as advance:
         for number, written in _scored(recipe, run, missing):
             for name in written:
@@ -69,6 +72,15 @@ def write_scores(recipe: ScoreRecipe | EvaluateRecipe, parts: Sequence[SamplePar
             advance(0, pq.read_metadata(files[number]).num_rows)
     remove_leftovers(run.path)  # of workers that were killed
     _note_failures(run, sum(pq.read_metadata(file).num_rows for file in files))
+
+
+def _warn_of_private_data(
+    recipe: ScoreRecipe | EvaluateRecipe, run: RunFolder, parts: Iterable[SamplePart]
+) -> None:
+    """Say what the rows hold that judges elsewhere would get; where there is none, no row is looked at."""
+    for url in urls_elsewhere(recipe.scorers.values()):
+        rows = (row for part in parts for row in completions_of(part.read(), where=str(part.file)))
+        run.note(private_rows=warn_of_private_data(url, map(row_text, rows)))
 
 
 def _scored(
@@ -141,8 +153,8 @@ def score_metrics(folder: Path) -> dict[str, Estimate]:
     pieces: dict[str, list[Any]] = {}
     prompts, rejected, before = [], [], 0
     for file in sorted(folder.glob("*.parquet")):
-        names = score_names(pq.read_schema(file).empty_table(), where=str(file))
-        table = pq.read_table(file, columns=["prompt_id", "finish_reason", *names])
+        names = score_names(read_schema(file).empty_table(), where=str(file))
+        table = read_part(file, columns=["prompt_id", "finish_reason", *names])
         rejected.append(pc.equal(table["finish_reason"], REJECTED).to_numpy())
         prompts.append(text_codes(table["prompt_id"]) + before)
         before += len(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from math import isfinite
 from typing import Any
 
 from handbook_utils.errors import DataError
@@ -15,6 +16,9 @@ from handbook_utils.sampling.generation.engines.interface import Answers, Progre
 from handbook_utils.sampling.generation.rendering import check_prompts
 from handbook_utils.sampling.noise import request_seed
 from handbook_utils.schema.engines import EndpointSection
+
+MOST_TOKENS = 2**31 - 1  # what a table of samples holds
+ROUNDING = 1e-3  # certain tokens may come out a rounding above probability 1
 
 
 class EndpointEngine:
@@ -120,11 +124,15 @@ def completion_of(
         tokens = content["usage"]["completion_tokens"]
         logprobs = (content["choices"][0].get("logprobs") or {}).get("content")
         logprob = None if logprobs is None else float(sum(token["logprob"] for token in logprobs))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:
         raise RefusedError(
             f"the server's answer is no chat completion ({type(error).__name__}: {error})"
         ) from None
-    if reply.reason not in ("stop", "length") or not isinstance(tokens, int):
+    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
+        raise RefusedError(f"the server says that the answer has {tokens!r:.40} tokens")
+    if logprob is not None and not (isfinite(logprob) and logprob <= ROUNDING):
+        raise RefusedError(f"the server gives the answer the log-probability {logprob}, which none can have")
+    if reply.reason not in ("stop", "length"):
         raise RefusedError(f"the server ended the answer for the reason '{reply.reason}'")
     has_text = content["choices"][0]["message"].get("content") is not None
     if reply.reason == "stop" and not has_text and not reply.thinking:
