@@ -32,19 +32,26 @@ NO_SPACE = ("os error 28", "PytorchStreamWriter", "inline_container")
 
 
 @contextmanager
-def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn what an operating system refuses into an error that says what to do."""
+def explained_os_errors(path: Path, *, reading: bool = False) -> Iterator[None]:
+    """Turn what an operating system refuses into an error that says what to do.
+
+    Args:
+        path: what is written or read.
+        reading: the block only reads `path`: what a library cannot make sense of there is damage.
+    """
     try:
         yield
     except HandbookError:
         raise
     except OSError as error:
         message = _explanation(error, path)
+        if message is None and reading and error.errno is None:  # pyarrow's, of a file it cannot read
+            message = _damage(error, path)
         if message is None:
             raise
         raise RunFolderError(message) from error
     except Exception as error:
-        message = _explanation_of_others(error, path)
+        message = _explanation_of_others(error, path, reading=reading)
         if message is None:
             raise
         raise RunFolderError(message) from error
@@ -56,17 +63,23 @@ _DISK_FULL = (
 )
 
 
-def _explanation_of_others(error: Exception, path: Path) -> str | None:
+def _explanation_of_others(error: Exception, path: Path, *, reading: bool) -> str | None:
     """What a library's own error means of a disk, or of a file that it was given."""
     if any(words in str(error) for words in NO_SPACE) or any(map(_is_no_space, _causes(error))):
         return _DISK_FULL.format(path)
-    if type(error).__module__.partition(".")[0] in ("pyarrow", "safetensors"):
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return (
-            f"{path}: a file that is read here is damaged ({reason}). If a stage made it, run that stage "
-            "again, which makes anew what is damaged. A file of your own has to be written again."
-        )
+    library = type(error).__module__.partition(".")[0]
+    is_unreadable = isinstance(error, UnicodeDecodeError) or library == "pyarrow"
+    if library == "safetensors" or (reading and is_unreadable):
+        return _damage(error, path)
     return None
+
+
+def _damage(error: Exception, path: Path) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (
+        f"{path}: a file that is read here is damaged ({reason}). If a stage made it, run that stage "
+        "again, which makes anew what is damaged. A file of your own has to be written again."
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -77,7 +77,7 @@ def read_part(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     import pyarrow.parquet as pq
 
-    with explained_os_errors(file):
+    with explained_os_errors(file, reading=True):
         return pq.read_table(file, columns=columns if columns is None else list(columns))
 
 
@@ -85,7 +85,7 @@ def read_schema(file: Path) -> pa.Schema:
     """The columns of a parquet file; raises as `read_part`."""
     import pyarrow.parquet as pq
 
-    with explained_os_errors(file):
+    with explained_os_errors(file, reading=True):
         return pq.read_schema(file)
 
 

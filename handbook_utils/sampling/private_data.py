@@ -7,9 +7,7 @@ was found there may still be something.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +15,10 @@ from urllib.parse import urlsplit
 
 from handbook_utils.records import Completion
 from handbook_utils.redaction import KEY_SHAPE
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.sampling.generation.engines.interface import Prompt
 from handbook_utils.schema.engines import LOOPBACK
 from handbook_utils.schema.sampling import JudgeSection, ScorerSection
-
-LOGGER = logging.getLogger("handbook_utils")
 
 
 class PrivateDataWarning(UserWarning):
@@ -136,8 +133,7 @@ def warn_of_private_data(url: str, rows: Iterable[tuple[str, str]]) -> dict[str,
         message = (
             f"rows that go to {host} hold {in_words(found)}. Stop now, or go on if they may be sent there."
         )
-        LOGGER.warning("%s", message)
-        warnings.warn(message, PrivateDataWarning, stacklevel=2)
+        warn_and_log(message, PrivateDataWarning)
     return {kind: each.rows for kind, each in found.items()}
 
 

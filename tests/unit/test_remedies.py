@@ -14,7 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from reporting_fakes import use_fakes
+from safetensors.torch import load_file, save_file
 
 from handbook_utils.errors import HandbookError, RecipeError, RunFolderError
 from handbook_utils.pipeline.run import resolve_pipeline, run_pipeline
@@ -276,17 +278,39 @@ def test_a_run_that_fails_in_any_way_says_so_in_its_manifest_and_goes_on(tmp_pat
     assert is_finished(tmp_path / "run")
 
 
+def flip(file: Path, place: int) -> None:
+    """Spoil some bytes."""
+    written = bytearray(file.read_bytes())
+    written[place : place + 8] = bytes(255 - byte for byte in written[place : place + 8])
+    file.write_bytes(written)
+
+
+@pytest.mark.parametrize("spoil", [cut, lambda file: flip(file, 30), lambda file: flip(file, -200)])
 def test_a_table_that_is_no_parquet_file_is_one_message_with_its_name(
-    tmp_path: Path, handbook: Handbook
+    spoil: Callable[[Path], None], tmp_path: Path, handbook: Handbook
 ) -> None:
-    pq.write_table(pa.Table.from_pylist([], SAMPLES), tmp_path / "rows.parquet")
-    cut(tmp_path / "rows.parquet")
+    row = {"prompt_id": "p", "sample_index": 0, "prompt": [{"role": "user", "content": "a question"}]}
+    row |= {"completion": "an answer", "tokens": 1, "finish_reason": "stop", "logprob": None}
+    pq.write_table(pa.Table.from_pylist([row] * 50, SAMPLES), tmp_path / "rows.parquet")
+    spoil(tmp_path / "rows.parquet")
     recipe = {"stage": "score", "data": [{"name": str(tmp_path / "rows.parquet")}]}
     (tmp_path / "s.yaml").write_text(json.dumps({**recipe, "scorers": {"short": {"kind": "length"}}}))
     code, _, stderr = handbook("score", tmp_path / "s.yaml", "--out", tmp_path / "out", "--json")
     assert code == 2
     assert "rows.parquet: a file that is read here is damaged" in stderr
     assert "Traceback" not in stderr
+
+
+def test_weights_that_were_cut_short_are_one_message(tmp_path: Path, recipe: Any) -> None:
+    save_file({"weight": torch.zeros(100)}, tmp_path / "model.safetensors")
+    cut(tmp_path / "model.safetensors")
+    with (
+        pytest.raises(RunFolderError, match="is read here is damaged"),
+        open_run(tmp_path / "run", recipe) as run,
+    ):
+        run.log_metrics({"step": 1})
+        load_file(tmp_path / "model.safetensors")
+    assert read_manifest(tmp_path / "run")["status"] == "failed"
 
 
 @pytest.mark.parametrize(
