@@ -33,6 +33,7 @@ from tests.mutation.mutants import Mutant, mutants_of, mutated, sample  # noqa: 
 PACKAGE = ROOT / "handbook_utils"
 WORK = ROOT / "_build" / "mutation"
 STORE = ROOT / "book" / "results" / "mutation.json"
+# "MODULE: BEFORE -> AFTER": why nobody could see that change
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 # what is changed, and the tests that have to notice it, quick ones first
 TESTS: dict[str, list[str]] = {
@@ -256,7 +257,7 @@ def summary_of(records: Sequence[Record], sizes: dict[str, int], seed: int) -> d
         by_module[module] = {"mutants": sizes[module], "tried": len(own), "noticed": sum(own)}
     survivors = [
         {key: record[key] for key in ("place", "operator", "before", "after")}
-        | {"equivalent": explained.get(f"{record['place']} {record['before']} -> {record['after']}")}
+        | {"equivalent": explained.get(f"{record['module']}: {record['before']} -> {record['after']}")}
         for record in records
         if record["outcome"] == LIVED
     ]
