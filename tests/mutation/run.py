@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -47,7 +48,7 @@ TESTS: dict[str, list[str]] = {
     "pipeline/evaluate": ["test_pipeline_measures", "test_rounds"],
 }
 EXAMPLES = "tests/unit/test_doctests.py::test_examples_are_true"
-LIBRARIES = ("torch", "transformers", "datasets", "pyarrow.parquet", "scipy.stats", "hypothesis", "pytest")
+LIBRARIES = ("torch", "transformers", "datasets", "pyarrow.parquet", "scipy.stats")  # no plugin of pytest
 SHORTEST_LIMIT_S = 60.0
 CAUGHT, LIVED, OVERTIME = "killed", "survived", "timeout"
 Record = dict[str, Any]
@@ -202,7 +203,12 @@ def _start(module: str, code: CodeType | None, name: str) -> int:
             dotted = module.removesuffix(".py").replace("/", ".")
             sys.meta_path.insert(0, _Instead(dotted, ROOT / module, code))
         status = _run_tests(module, _told(name))
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 
@@ -215,7 +221,8 @@ def _run_tests(module: str, told: Path) -> int:
                 told.write_text(report.nodeid, encoding="utf-8")
 
     told.unlink(missing_ok=True)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+    # pytest cannot rewrite the asserts of plugins that the libraries have imported already
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "--hypothesis-seed=0"]
     return int(pytest.main([*options, *assigned_tests(module)], plugins=[FirstFailure()]))
 
 
