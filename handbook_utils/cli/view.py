@@ -224,9 +224,10 @@ def _cell(value: Any) -> str:
 
 def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
     """Examples, steps and batch of a stage; data is read, no model is."""
-    from handbook_utils.pipeline.inputs import resolve_inputs
+    from handbook_utils.pipeline.inputs import check_inputs, resolve_inputs
 
     inputs = resolve_inputs(recipe, folder)
+    check_inputs(recipe, inputs)
     if isinstance(recipe, TrainingRecipe):
         from handbook_utils.training.dry_run import plan_training
 

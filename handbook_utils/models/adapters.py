@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -22,6 +23,7 @@ from handbook_utils.errors import ModelError
 from handbook_utils.models.embeddings import fit_embeddings, untie_trained
 from handbook_utils.models.places import ADAPTER_CONFIG, ADAPTER_WEIGHTS, weights_fingerprint
 from handbook_utils.models.precision import QUANTIZATIONS, Head
+from handbook_utils.models.towers import tower_names
 from handbook_utils.schema.sections import LoraSection
 
 BASE_RECORD = "base.json"
@@ -185,11 +187,13 @@ def new_adapter(model: Any, section: LoraSection, head: Head) -> Any:
     to_save = [*section.modules_to_save, *([SCORE_HEAD] if is_reward else [])]
     embeddings = model.get_input_embeddings()
     trains_embeddings = any(model.get_submodule(name) is embeddings for name in _named(model, to_save))
+    towers = "|".join(map(re.escape, tower_names(model)))
     config = LoraConfig(
         r=section.rank,
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
         target_modules=section.targets,
+        exclude_modules=rf"({towers})\..*" if towers else None,  # text does not go through them
         use_rslora=section.rslora,
         modules_to_save=to_save or None,
         # a tied head would otherwise keep the old embeddings, and lose the tie when saved

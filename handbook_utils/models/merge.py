@@ -15,6 +15,7 @@ from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import adapter_head, merged, read_base
 from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import adapter_base, load_model, load_on_base, load_tokenizer
+from handbook_utils.models.multimodal import copy_processor
 from handbook_utils.models.places import is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import DTYPES, Loading
 from handbook_utils.runs.atomic import atomic_folder
@@ -98,6 +99,7 @@ def merge_adapter(
         settle_generation(model, tokenizer, name=name)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        copy_processor(place, folder)
         del model  # one model at a time
         report = _compared(before, folder, how, adapter_base(place).quantization, place)
     return MergeReport(**{**vars(report), "folder": out})

@@ -17,6 +17,7 @@ from handbook_utils.errors import DataError, TrainingError
 from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import check_vocabulary, load_model
+from handbook_utils.models.multimodal import copy_processor
 from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
@@ -177,6 +178,8 @@ def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, exampl
 def _save(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:
     from handbook_utils.training.trl_bridge import collect_weights
 
+    assert isinstance(run.recipe, TrainingRecipe)  # a run of a training stage
+    section = run.recipe.model
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = collect_weights(trainer)
     named = model.named_parameters() if weights is None else weights.items()
@@ -193,4 +196,5 @@ def _save(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:
             else:
                 save_adapter(model, folder, start.base, final=run.path / MODEL, weights=weights)
             tokenizer.save_pretrained(folder)
+            copy_processor(run.locate(section), folder, revision=section.revision)
     wait_for_all()  # the others have written to the last checkpoint before it is deleted

@@ -21,6 +21,7 @@ from handbook_utils.models.load import (
     options_of,
     stored_as,
 )
+from handbook_utils.models.multimodal import copy_processor, freeze_towers
 from handbook_utils.models.places import INIT, is_adapter, resolve_model, weights_fingerprint
 from handbook_utils.models.precision import (
     DEQUANTIZED_WHILE_LOADED,
@@ -33,12 +34,11 @@ from handbook_utils.models.precision import (
 )
 from handbook_utils.runs.atomic import atomic_folder
 from handbook_utils.runs.folder import RunFolder
-from handbook_utils.runs.log import LOGGER
+from handbook_utils.runs.log import LOGGER, warn_and_log
 from handbook_utils.schema.sections import ADAPTER_MODES, ZERO3_QUANTIZED
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.distributed import wait_for_all
 from handbook_utils.training.plan import trains_on_cpu
-from handbook_utils.training.rows.labelled import warn_and_log
 
 MERGED = "base"
 DEQUANTIZED = (*QUANTIZATIONS, *DEQUANTIZED_WHILE_LOADED)
@@ -187,6 +187,8 @@ def start_tokenizer(recipe: TrainingRecipe, source: str) -> Any:
 def start_model(recipe: TrainingRecipe, run: RunFolder, head: Head) -> Start:
     """The model to train, with its adapter where there is one; what is new is drawn from torch's seed."""
     start = start_base(recipe, run, head)
+    if recipe.model.adapter != "continue":
+        freeze_towers(start.model)
     if recipe.lora is not None and recipe.model.adapter != "continue":
         start = Start(new_adapter(start.model, recipe.lora, head), start.base)
     if start.base is not None:
@@ -256,6 +258,7 @@ def _merged_folder(run: RunFolder, place: str, how: Loading) -> str:
             settle_generation(model, tokenizer, name=place)
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            copy_processor(place, temporary)
     wait_for_all()
     return str(folder)
 
