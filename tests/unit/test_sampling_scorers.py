@@ -15,7 +15,8 @@ import torch
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, ModelError, RecipeError
 from handbook_utils.models.load import load_tokenizer
-from handbook_utils.pipeline.stages import run_stage, sources_of
+from handbook_utils.pipeline.inputs import sources_of
+from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.state import read_manifest, read_table
 from handbook_utils.sampling.scoring.score import NoScore, score
