@@ -283,6 +283,8 @@ def test_a_source_whose_keys_are_all_read_tells_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(write(tmp_path / "a.jsonl", row), kind="conversation")
+        chat = {"prompt": "a", "prompt_id": "1", "messages": TALK}  # as UltraChat
+        load_dataset(write(tmp_path / "c.jsonl", chat), kind="conversation")
         pair = {"prompt": "a", "chosen": "b", "rejected": "c", "prompt_id": "1", "gold_chosen": 1}
         load_dataset(write(tmp_path / "b.jsonl", pair), kind="feedback")
         load_dataset("pocket:preferences", kind="preference", split="train[:3]")

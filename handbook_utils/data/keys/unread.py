@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from handbook_utils.data.keys.messages import EMPTY
 from handbook_utils.data.recognise import FORMATS
@@ -48,7 +48,8 @@ class UnreadKeys:
         """Count what a row of a format says and nobody has read."""
         known = _KNOWN[format]
         for column in reader.row:
-            if column not in known and column not in reader.read and reader.row[column] not in EMPTY:
+            is_read = column in known or column in reader.read or _repeats(reader, column)
+            if not is_read and reader.row[column] not in EMPTY:
                 self.columns[str(column)] += 1
         self.keys.update(reader.unread)
         self.skipped.update(key for key, _ in reader.skipped)
@@ -84,6 +85,14 @@ class UnreadKeys:
             made.append(f"{_count(self.left_out, 'row')}{where} left out: {marks} leaves no answer to learn.")
         self.told |= self.columns.keys() | self.keys.keys() | {LEFT_OUT}
         return made
+
+
+def _repeats(reader: RowReader, column: str) -> bool:
+    """Whether a column repeats the text of a message, as `prompt` does in UltraChat."""
+    turns, value = reader.row.get("messages"), reader.row[column]
+    if not isinstance(value, str) or not isinstance(turns, list | tuple):
+        return False
+    return any(isinstance(turn, Mapping) and turn.get("content") == value for turn in turns)
 
 
 def _counts(counter: Counter[str], noun: str, told: Collection[str]) -> str:
