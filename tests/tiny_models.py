@@ -88,3 +88,11 @@ def tiny_model(architecture: str, folder: Path, *, seed: int = 0, **changes: Any
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_weights(folder: Path) -> None:
+    """A whole weights file with next to nothing in it, for what looks at a model's files and loads none."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")

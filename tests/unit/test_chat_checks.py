@@ -14,7 +14,7 @@ from handbook_utils.chat.checks import CHECKS, check_chat_template
 from handbook_utils.errors import TemplateError
 from handbook_utils.models.load import load_tokenizer
 from tests.chat_templates import BOS, build_tokenizer, trl_templates, trl_tokenizer
-from tests.tiny_models import build_tiny_tokenizer
+from tests.tiny_models import build_tiny_tokenizer, write_weights
 
 # Fails that are the template's own doing; all write special tokens that a user could write as well.
 THINKS = frozenset({"earlier-turns"})
@@ -194,7 +194,7 @@ def test_a_harmful_template_is_refused_and_never_rendered_here(
 def test_a_tokenizer_with_a_harmful_template_does_not_load(tmp_path: Any) -> None:
     build_tokenizer(GOOD + "{{ ''.__class__.__mro__ }}", trusted=False).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    (tmp_path / "model.safetensors").touch()
+    write_weights(tmp_path)
     with pytest.raises(TemplateError, match=r"refused.*SecurityError"):
         load_tokenizer(str(tmp_path))
 

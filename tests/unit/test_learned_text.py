@@ -26,7 +26,7 @@ from handbook_utils.training.rows.labelled import (
     training_rows,
 )
 from tests.chat_templates import UNMARKED, build_tokenizer, tokenizer_of, trl_templates, trl_tokenizer
-from tests.tiny_models import CHAT_TEMPLATE
+from tests.tiny_models import CHAT_TEMPLATE, write_weights
 
 ASK = [{"role": "user", "content": "12 times 7?"}]
 THOUGHT = "Ten times seven, two times seven."
@@ -166,7 +166,7 @@ def test_the_first_rows_of_every_source_are_looked_at(tmp_path: Path, streaming:
 def test_held_out_rows_are_looked_at_too_and_a_dry_run_refuses_what_a_run_refuses(tmp_path: Path) -> None:
     tokenizer_of(CUTS).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
-    (tmp_path / "model" / "model.safetensors").touch()
+    write_weights(tmp_path / "model")
     plain = write(tmp_path / "a.jsonl", row() | {"prompt": "Another question?"})
     lossy = write(tmp_path / "b.jsonl", thinks())
     for data, held_out in ((lossy, plain), (plain, lossy)):

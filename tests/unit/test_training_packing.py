@@ -30,7 +30,7 @@ from handbook_utils.training.rows.packing import (
     why_not_packed,
     with_packing,
 )
-from tests.tiny_models import build_tiny_tokenizer, tiny_config, tiny_model
+from tests.tiny_models import build_tiny_tokenizer, tiny_config, tiny_model, write_weights
 
 # letters of each conversation's question and answer; four markers are added
 LENGTHS = ((9, 14), (3, 1), (20, 22), (5, 8), (11, 3), (1, 17), (2, 2))
@@ -182,7 +182,7 @@ def test_a_model_that_no_test_holds_to_keep_conversations_apart_packs_none(
     architecture: str, tmp_path: Path
 ) -> None:
     CONFIG_MAPPING[architecture]().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+    write_weights(tmp_path)
     assert f"no test holds that a {architecture} model" in str(why_not_packed(recipe("x"), str(tmp_path)))
 
 

@@ -18,7 +18,7 @@ from handbook_utils.training import fit
 from handbook_utils.training.rows import labelled
 from handbook_utils.training.rows.labelled import TemplateWarning, check_rows, training_rows
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of
-from tests.tiny_models import CHAT_TEMPLATE, build_tiny_tokenizer
+from tests.tiny_models import CHAT_TEMPLATE, build_tiny_tokenizer, write_weights
 
 
 def turn(question: str, answer: str, *, system: str = "") -> dict[str, Any]:
@@ -126,7 +126,7 @@ def test_training_refuses_it_before_a_model_is_loaded(
 ) -> None:
     build_tokenizer(UNMARKED.replace("+ '<|end|>'", "")).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
-    (tmp_path / "model" / "model.safetensors").touch()
+    write_weights(tmp_path / "model")
     monkeypatch.setattr(fit, "start_model", lambda *_, **__: pytest.fail("a model was loaded"))
     data = conversations_file if stage == "sft" else pairs_file
     with pytest.raises(TemplateError, match="end-trained"):
