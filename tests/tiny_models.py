@@ -90,9 +90,9 @@ def tiny_model(architecture: str, folder: Path, *, seed: int = 0, **changes: Any
     return folder
 
 
-def write_weights(folder: Path) -> None:
+def write_weights(folder: Path, name: str = "model.safetensors") -> None:
     """A whole weights file with next to nothing in it, for what looks at a model's files and loads none."""
     import torch
     from safetensors.torch import save_file
 
-    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    save_file({"weight": torch.zeros(1)}, folder / name)

@@ -199,8 +199,8 @@ def test_an_adapter_packs_as_its_base_does(architecture: str, packs: bool, tmp_p
     CONFIG_MAPPING[architecture]().save_pretrained(base)
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    for file in (base / "model.safetensors", adapter / "adapter_model.safetensors"):
-        file.touch()
+    write_weights(base)
+    write_weights(adapter, "adapter_model.safetensors")
     assert (why_not_packed(recipe(str(adapter)), str(adapter)) is None) == packs
 
 
