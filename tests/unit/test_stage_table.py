@@ -18,8 +18,8 @@ from handbook_utils.schema.recipe import load_recipe, recipe_names
 from handbook_utils.schema.stage_table import STAGES, stages_of, training_stages
 
 PACKAGE = Path(handbook_utils.__file__).parent
-# the names of TRL's trainers, of which pretrain and sft share one; public functions, some named as stages; and
-# what other tools call their methods
+# the names of TRL's trainers, of which pretrain and sft share one; public functions, some named as stages;
+# and what other tools call their methods
 OTHER_NAMES = {PACKAGE / "training" / "trl_bridge.py", PACKAGE / "__init__.py"}
 OTHER_NAMES |= {PACKAGE / "convert" / "tables.py", PACKAGE / "convert" / "foreign.py"}
 EXAMPLES = {load_recipe(name).stage: name for name in recipe_names()}
