@@ -53,7 +53,7 @@ def test_a_slice_takes_the_rows_it_names(tmp_path: Path) -> None:
     assert len(load_dataset(name, kind="prompt", split="train[80%:]")) == 2
 
 
-@pytest.mark.parametrize("split", ["train[:11]", "train[10:]", "train[5:2]"])
+@pytest.mark.parametrize("split", ["train[:11]", "train[10:]"])
 def test_a_slice_past_the_end_is_refused(tmp_path: Path, split: str) -> None:
     with pytest.raises(DataError, match="has 10"):
         load_dataset(str(write_rows(tmp_path / "rows.jsonl")), kind="prompt", split=split)
