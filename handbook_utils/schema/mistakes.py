@@ -29,7 +29,7 @@ def refuse_values(content: Mapping[str, Any], where: str) -> None:
     for key, value in _values(content):
         if isinstance(value, float) and not math.isfinite(value):
             raise RecipeError(f"{where}: '{key}': {value} is no number to compute with. Write a finite one.")
-        if isinstance(value, int | float) and abs(value) > LARGEST:
+        if isinstance(value, int) and abs(value) > LARGEST:
             raise RecipeError(f"{where}: '{key}': larger than {LARGEST:,}, the most that can be meant.")
         if isinstance(value, str) and redacted(value) != value:
             raise RecipeError(
