@@ -169,7 +169,7 @@ def test_a_folder_without_runs_writes_no_page(tmp_path):
 def test_a_damaged_result_is_named(finished_pipeline, tmp_path):
     shutil.copytree(finished_pipeline / "sft", tmp_path / "sft")
     (tmp_path / "sft" / "result.json").write_text("{")
-    with pytest.raises(RunFolderError, match=r"sft/result\.json: damaged"):
+    with pytest.raises(RunFolderError, match=r"sft/result\.json: gone or damaged"):
         write_report(tmp_path / "sft", tmp_path / "report.html")
 
 

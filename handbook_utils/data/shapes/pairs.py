@@ -8,6 +8,7 @@ from typing import Any
 from handbook_utils.data.recognise import FORMATS, Row
 from handbook_utils.data.row_reader import RowReader
 from handbook_utils.data.shapes.ratings import (
+    ANSWER_LISTS,
     COMPARED,
     GATHERED,
     choose_pairs,
@@ -48,7 +49,10 @@ def _of_rated(reader: RowReader, format: str, pairs: PairsSection | None) -> lis
             "is one of several answers to a prompt, which a stream cannot bring together. "
             "Leave out `streaming`.",
         )
-    return [_pair(reader, *sides) for sides in choose_pairs(rated_answers(reader.row), pairs)]
+    answers = rated_answers(reader.row)
+    # whichever rating is chosen by, the others are no columns that somebody forgot
+    reader.read |= {*ANSWER_LISTS, *(name for answer in answers for name in answer.ratings)}
+    return [_pair(reader, *sides) for sides in choose_pairs(answers, pairs)]
 
 
 def _of_two(reader: RowReader, format: str, pairs: PairsSection | None) -> list[RowReader]:
