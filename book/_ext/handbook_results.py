@@ -138,6 +138,11 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     raise UnknownResultError(f"no style '{style}'. {_nearest(style, STYLES)}")
 
 
+def _unbroken(text: str) -> str:
+    """The text on one line of a table's cell."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _range_over_seeds(figure: Mapping[str, Any]) -> str:
     """The lowest and the highest seed; of a study's figure they stand in its seeds."""
     values = [each[0] for each in figure["by_seed"].values()] if "lowest" not in figure else []
@@ -307,7 +312,7 @@ def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None)
     if calibrated is None:
         return [kind + record["says"], UNTRIED, DASH, bound, DASH, here]
     held = render_figure(calibrated, "held") + (" repeats" if calibrated["over"] == "repeats" else "")
-    fresh = [render_figure(calibrated), render_figure(calibrated, "range")]
+    fresh = [render_figure(calibrated), _unbroken(render_figure(calibrated, "range"))]
     return [kind + record["says"], *fresh, bound, held, here]
 
 
@@ -325,7 +330,8 @@ class CalibrationTable(ResultsDirective):
         for name, found in results["claims"].items():
             margin, rate = found["margin_sd"], found["false_alarm_rate_extrapolated"]
             numbers = [DASH if margin is None else f"{margin:.1f}", DASH if rate is None else f"{rate:.2g}"]
-            mean = [render_figure(found), render_figure(found, "range"), render_figure(found, "held")]
+            spread = _unbroken(render_figure(found, "range"))
+            mean = [render_figure(found), spread, render_figure(found, "held")]
             cells.append([name, *mean, *numbers, found["wording"]])
         seeds = ", ".join(map(str, results["seeds"]))
         return [nodes.paragraph("", f"Fresh seeds: {seeds}."), table(self.head, cells)]
