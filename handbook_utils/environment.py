@@ -21,6 +21,7 @@ LIBRARIES = (
     "datasets",
     "accelerate",
     "bitsandbytes",
+    "math-verify",
     "numpy",
     "scipy",
 )
