@@ -125,7 +125,7 @@ def test_every_table_of_claims_shows_fresh_seeds_first(path: Path) -> None:
         says, mean, spread, _, held, tuning = handbook_results.claim_cells(record, fresh().get(name))
         if name in fresh():
             assert mean == handbook_results.render_figure(fresh()[name])
-            assert " to " in spread
+            assert " to " in spread.replace("\N{NO-BREAK SPACE}", " ")
             assert (says.startswith(record["says"][:10])) == (fresh()[name]["wording"] == "claim")
             assert held.startswith(f"{fresh()[name]['held']} of 5")
         else:
