@@ -301,7 +301,7 @@ def claim_cells(record: Mapping[str, Any], calibrated: Mapping[str, Any] | None)
     >>> claim |= {"value": 0.2, "low": 0.1, "high": 0.3}
     >>> fresh = {"value": 0.1, "low": 0.0, "high": 0.2, "lowest": -0.05, "highest": 0.22}
     >>> claim_cells(claim, fresh | {"wording": "observation", "held": 4, "of": 5, "over": "seeds"})[:3]
-    ['Observation: It grows', '0.100 [0.000, 0.200]', '-0.050 to 0.220']
+    ['Observation: It grows', '0.100 [0.000, 0.200]', '-0.050\xa0to\xa00.220']
     >>> claim_cells(claim, None)[1]
     'not tried on fresh seeds'
     """

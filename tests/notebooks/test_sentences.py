@@ -107,7 +107,11 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
         "The chosen answers fell a little, the rejected ones several times as far",
         chosen_fell_a_little_and_rejected_several_times_as_far,
     ),
-    ("dpo", "less than one might have hoped: the interval includes zero", the_gain_over_the_control_may_be_none),
+    (
+        "dpo",
+        "less than one might have hoped: the interval includes zero",
+        the_gain_over_the_control_may_be_none,
+    ),
     ("dpo", "the two did not go equally far", dpo_went_farther_than_the_control),
     ("dpo", "it also went less far", the_mean_went_less_far_than_the_sum),
     (
