@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -202,31 +203,27 @@ def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
         json: Json = False,
         overwrite: Overwrite = False,
         dry_run: DryRun = False,
+        executor: OnExecutor = None,
         allow_code: AllowCode = False,
     ) -> None:
         from handbook_utils.cli import view
 
-        loaded = view.load_for(name, recipe, changes or [], seed)
+        changes = [*executor_changes(executor), *(changes or [])]
+        loaded = view.load_for(name, recipe, changes, seed)
         folder = out or view.default_out(recipe)
         options = {"overwrite": overwrite, "allow_code": allow_code}
         view.run_or_plan(loaded, folder, dry_run=dry_run, json=json, **options)
 
-    def command_elsewhere(
-        recipe: RecipeName,
-        out: Out = None,
-        changes: Changes = None,
-        seed: Seed = None,
-        json: Json = False,
-        overwrite: Overwrite = False,
-        dry_run: DryRun = False,
-        executor: OnExecutor = None,
-        allow_code: AllowCode = False,
-    ) -> None:
-        changes = [*executor_changes(executor), *(changes or [])]
-        command(recipe, out, changes, seed, json, overwrite, dry_run, allow_code)
-
     register: Callable[..., Any] = app.command(name, help=text)
-    register(command_elsewhere if elsewhere else command)
+    register(command if elsewhere else _without_option(command, "executor"))
+
+
+def _without_option(command: Callable[..., None], option: str) -> Callable[..., None]:
+    """A command as Typer sees it without one of its options, which keeps its default."""
+    shown = signature(command, eval_str=True)
+    kept = [parameter for parameter in shown.parameters.values() if parameter.name != option]
+    command.__signature__ = shown.replace(parameters=kept)  # type: ignore[attr-defined]
+    return command
 
 
 LAUNCH = "Several processes"

@@ -15,7 +15,7 @@ _PREFIX = "base_model.model."
 
 
 def embedding_rows(model: Any) -> int:
-    """How many tokens a model has input embeddings for, also where an adapter trains some of them."""
+    """The number of rows of a model's input embeddings, with or without an adapter around them."""
     layer = model.get_input_embeddings()
     while not hasattr(layer, "num_embeddings"):
         layer = getattr(layer, next(name for name in _INNER if hasattr(layer, name)))
