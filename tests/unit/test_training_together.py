@@ -314,7 +314,9 @@ def test_a_run_killed_at_a_named_point_ends_as_an_uninterrupted_one(
         run_stage(recipe, tmp_path / "run", progress=False)
 
     assert_killed(run_ranks(killed, count=processes), dying)
-    assert read_manifest(tmp_path / "run")["status"] == "running"
+    # process 0 keeps the manifest: it may find the other one gone, and say so, before it is ended for it
+    left_by_process_0 = {"running"} if dying == 0 else {"running", "failed"}
+    assert read_manifest(tmp_path / "run")["status"] in left_by_process_0
     assert train_together(recipe, tmp_path / "run", count=processes) == [0] * processes
     assert "going on from checkpoint-" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
     assert_same_end(tmp_path / "run", whole)
