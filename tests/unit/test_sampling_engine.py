@@ -20,7 +20,7 @@ from transformers import (
 
 from handbook_utils.errors import ModelError
 from handbook_utils.libraries.transformers_internals import cache_name
-from handbook_utils.sampling.generation.engines.cache import ROOM, with_room
+from handbook_utils.sampling.generation.engines.cache import with_room
 from handbook_utils.sampling.generation.engines.drawing import draw_tokens
 from handbook_utils.sampling.generation.engines.transformers import (
     SamplingSettings,
@@ -28,6 +28,7 @@ from handbook_utils.sampling.generation.engines.transformers import (
     sample_tokens,
 )
 from handbook_utils.sampling.noise import keyed_generator
+from handbook_utils.shared_prefix.prompt_cache import ROOM
 
 VOCAB = 50
 STOPS = frozenset({3, 4, 5})

@@ -8,8 +8,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-# tokens by which a full buffer grows; few, since attention is slower over rows that lie far apart (on a CPU)
-ROOM = 8
+from handbook_utils.shared_prefix.prompt_cache import longer
 
 
 def with_room(cache: Cache) -> Cache:
@@ -56,7 +55,7 @@ class RoomyLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers ships n
             self.lazy_initialization(key_states, value_states)
         start, end = self._length, self._length + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
-            self._buffers = [_longer(buffer[..., :start, :], end) for buffer in self._buffers]
+            self._buffers = [longer(buffer[..., :start, :], end) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., start:end, :] = states
         self._length = end
@@ -121,10 +120,3 @@ class RoomyLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers ships n
         keys, values = (buffer[..., : self._length, :] for buffer in self._buffers)
         self.keys, self.values, self.is_initialized = keys, values, True
         return keys, values
-
-
-def _longer(states: torch.Tensor, tokens: int) -> torch.Tensor:
-    """A buffer for `tokens` tokens and some more that begins with `states`."""
-    buffer = states.new_empty(*states.shape[:-2], tokens + ROOM, states.shape[-1])
-    buffer[..., : states.shape[-2], :] = states
-    return buffer

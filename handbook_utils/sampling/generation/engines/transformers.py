@@ -2,36 +2,34 @@
 
 What makes it quicker than `model.generate`, with the same distribution:
 
-- each prompt is prefilled once, and its cache rows are copied for the prompt's samples;
+- each prompt is read once, and its keys and values stand once for all its samples (`rows.py` says where not);
 - prompts of like length share a batch, so little padding is computed;
-- rows that ended leave the batch, so a long answer does not keep the short ones computing;
+- rows that ended leave, and the next prompts take their places;
 - tokens are drawn by inverse CDF (`torch.multinomial` takes as long as a small model's forward pass).
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from handbook_utils.errors import ModelError
-from handbook_utils.libraries.transformers_internals import cache_name
 from handbook_utils.records import REJECTED
-from handbook_utils.sampling.generation.engines.cache import with_room
+from handbook_utils.sampling.generation.engines.batches import Batch
 from handbook_utils.sampling.generation.engines.drawing import draw_tokens
 from handbook_utils.sampling.generation.engines.interface import Progress, SamplingSettings
+from handbook_utils.sampling.generation.engines.rows import first_rows
 from handbook_utils.sampling.generation.rendering import TokenPrompt
 from handbook_utils.sampling.generation.speculative import Watch
 from handbook_utils.sampling.noise import keyed_generator
 
-# A row's cache is copied when the batch is compacted; waiting for an eighth of the rows keeps the copies
+# A row's tokens are copied when a batch is compacted; waiting for an eighth of the rows keeps the copies
 # below the cost of computing dead rows (measured: an eighth to a quarter are alike, half is slower).
 COMPACT_AT = 1 / 8
 
@@ -45,19 +43,6 @@ class SampledTokens:
     token_ids: list[int]
     finish_reason: str
     logprob: float
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Prompts prefilled together and the sample indices each of them is continued with."""
-
-    prompts: list[TokenPrompt]
-    samples: range
-
-    @property
-    def streams(self) -> list[tuple[str, int]]:
-        """(rows,) prompt id and sample index."""
-        return [(prompt.prompt_id, index) for prompt in self.prompts for index in self.samples]
 
 
 def sample_tokens(
@@ -83,12 +68,10 @@ def sample_tokens(
     Raises:
         ModelError: the model keeps no cache, or gives logits that are not numbers.
     """
-    found: dict[tuple[str, int], SampledTokens] = {}
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     with torch.inference_mode(), _evaluating(model):
-        for batch in _batches(prompts, settings):
-            rows = _decode(model, batch, settings=settings, stops=stops, progress=progress, watch=watch)
-            found |= {(row.prompt_id, row.sample_index): row for row in rows}
+        made = _decode(model, prompts, settings=settings, stops=stops, progress=progress, watch=watch)
+    found = {(row.prompt_id, row.sample_index): row for row in made}
     return [found[prompt.prompt_id, index] for prompt in prompts for index in range(settings.samples)]
 
 
@@ -102,139 +85,134 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _batches(prompts: Sequence[TokenPrompt], settings: SamplingSettings) -> Iterator[_Batch]:
-    """Prompts of like length together, longest first: a batch too large for the memory fails at once."""
-    ordered = sorted(prompts, key=lambda prompt: -len(prompt.token_ids))
-    at_once = max(1, settings.rows_per_batch // settings.samples)
-    samples_at_once = min(settings.samples, settings.rows_per_batch)
-    for start in range(0, len(ordered), at_once):
-        for first in range(0, settings.samples, samples_at_once):
-            indices = range(first, min(first + samples_at_once, settings.samples))
-            yield _Batch(ordered[start : start + at_once], indices)
-
-
-class _Rows:
-    """The rows still in a batch: cache, mask and positions, kept in step as rows leave."""
-
-    def __init__(self, model: PreTrainedModel, batch: _Batch) -> None:
-        self._model = model
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self._cache_name = cache_name(model)
-        ids, mask = _left_padded(batch.prompts, model.device)
-        self._lengths = mask.sum(1)
-        # rows of equal length need no mask, which lets attention take its quicker path
-        self._mask = None if bool(mask.all()) else mask
-        self._cache: Cache | None = None
-        self.logits = self._forward(ids, (mask.cumsum(1) - 1).clamp_(min=0))
-        repeats = torch.arange(len(batch.prompts), device=model.device)
-        self.select(repeats.repeat_interleave(len(batch.samples)))
-        self._cache = with_room(self._cache)
-
-    def select(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order; an index given twice copies its row."""
-        assert self._cache is not None
-        # of all ways to index a cache this is the one that every kind of layer has, linear ones too
-        self._cache.reorder_cache(indices)
-        self.logits = self.logits[indices]
-        self._lengths = self._lengths[indices]
-        self._mask = None if self._mask is None else self._mask[indices]
-
-    def step(self, tokens: torch.Tensor) -> None:
-        """Append one token per row and compute the next logits."""
-        if self._mask is not None:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self.logits = self._forward(tokens[:, None], self._lengths[:, None])
-        self._lengths = self._lengths + 1
-
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        extra: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
-        output = self._model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            use_cache=True,
-            logits_to_keep=1,
-            **extra | {self._cache_name: self._cache},
-        )
-        self._cache = getattr(output, self._cache_name, None)
-        if not isinstance(self._cache, Cache):
-            raise ModelError(
-                f"{type(self._model).__name__} returns no key-value cache, which sampling continues from. "
-                f"Use a decoder whose `{self._cache_name}` is a transformers Cache."
-            )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
-
-
 def _decode(
     model: PreTrainedModel,
-    batch: _Batch,
+    prompts: Sequence[TokenPrompt],
     *,
     settings: SamplingSettings,
     stops: torch.Tensor,
     progress: Progress | None,
     watch: Watch | None,
 ) -> list[SampledTokens]:
-    """Decode one batch until every row has ended, is cut, or is stopped by the watch."""
-    rows = _Rows(model, batch)
-    uniforms = _uniforms(batch, settings).to(model.device)
-    count, limit = uniforms.shape
-    tokens = torch.full((count, limit), -1, device=model.device)
-    logprobs = torch.zeros(count, dtype=torch.float64, device=model.device)
-    # `alive` names the rows that are computed; those that have ended stay until it pays to drop them
-    alive = torch.arange(count, device=model.device)
-    ended, rejected = torch.zeros(2, count, dtype=torch.bool, device=model.device)
-    ended_before = 0
-    for step in range(limit):
+    """Decode until every answer has ended, is cut, or is stopped by the watch."""
+    rows, waiting, begun = first_rows(model, prompts, settings)
+    made: list[SampledTokens] = []
+    running: list[_Answers] = []
+    logits: list[torch.Tensor] = []
+    while True:
+        running += [_Answers(batch, settings, stops) for batch, _ in begun]
+        logits += [first for _, first in begun]
+        if not running:
+            return made
         drawn, logps = draw_tokens(
-            rows.logits, uniforms[alive, step], temperature=settings.temperature, top_p=settings.top_p
+            torch.cat(logits) if len(logits) > 1 else logits[0],
+            torch.cat([answers.noise for answers in running]),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
         )
-        logprobs[alive] += logps.double().masked_fill(ended, 0.0)
-        tokens[alive, step] = drawn.masked_fill(ended, -1)
-        ended = ended | torch.isin(drawn, stops)
-        if watch is not None and step + 1 in watch.after and step + 1 < limit:
-            hopeless = _hopeless(watch, batch, alive.masked_fill(ended, -1), tokens[:, : step + 1])
-            rejected[alive] |= hopeless
-            ended = ended | hopeless
-        ended_now = int(ended.sum())
+        sizes = [len(answers.alive) for answers in running]
+        counts = [
+            answers.take(own, own_logps, watch)
+            for answers, own, own_logps in zip(running, drawn.split(sizes), logps.split(sizes), strict=True)
+        ]
         if progress is not None:
-            progress(len(alive) - ended_before, ended_now - ended_before)
-        if ended_now == len(alive) or step + 1 == limit:
-            break
-        if ended_now >= COMPACT_AT * len(alive):
-            keep = (~ended).nonzero().squeeze(1)
-            rows.select(keep)
-            alive, drawn, ended, ended_now = alive[keep], drawn[keep], ended[keep], 0
-        ended_before = ended_now
-        rows.step(drawn)
-    if progress is not None:
-        progress(0, len(alive) - ended_now)  # cut rows are finished as well
-    return _records(batch, tokens, logprobs, stops=stops, rejected=rejected)
+            progress(sum(tokens for tokens, _ in counts), sum(finished for _, finished in counts))
+        for place in reversed(range(len(running))):
+            if running[place].done:
+                made += running.pop(place).records()
+                rows.drop(place)
+            elif (keep := running[place].leave()) is not None:
+                rows.keep(place, keep)
+        logits = [rows.step(torch.cat([answers.newest for answers in running]))] if running else []
+        begun = rows.begin(waiting, sum(len(answers.alive) for answers in running))
 
 
-def _hopeless(watch: Watch, batch: _Batch, alive: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """(len(alive),) True for the rows that the watch stops; entries of -1 have ended and are not shown."""
-    places = (alive >= 0).nonzero().squeeze(1)
-    rows = alive[places]
-    streams = batch.streams
-    goes_on = watch.goes_on([streams[row] for row in rows.tolist()], tokens[rows].tolist())
-    hopeless = torch.zeros_like(alive, dtype=torch.bool)
-    hopeless[places] = ~torch.from_numpy(goes_on).to(alive.device)
-    return hopeless
+class _Answers:
+    """The answers of one batch: their tokens so far, and which rows are still computed."""
+
+    def __init__(self, batch: Batch, settings: SamplingSettings, stops: torch.Tensor) -> None:
+        device = stops.device
+        self._batch = batch
+        self._stops = stops
+        self._limit = settings.max_new_tokens
+        self._step = 0
+        self._uniforms = _uniforms(batch, settings).to(device)
+        self._tokens = torch.full((batch.rows, self._limit), -1, device=device)
+        self._logprobs = torch.zeros(batch.rows, dtype=torch.float64, device=device)
+        # `alive` names the rows that are computed; those that have ended stay until it pays to drop them
+        self.alive = torch.arange(batch.rows, device=device)
+        self._ended, self._rejected = torch.zeros(2, batch.rows, dtype=torch.bool, device=device)
+        self._count_ended = 0
+
+    @property
+    def noise(self) -> torch.Tensor:
+        """(rows computed,) float64: the uniform number of each row's next token."""
+        return self._uniforms[self.alive, self._step]
+
+    @property
+    def done(self) -> bool:
+        """Whether all have ended or are cut."""
+        return self._count_ended == len(self.alive) or self._step == self._limit
+
+    def take(self, drawn: torch.Tensor, logps: torch.Tensor, watch: Watch | None) -> tuple[int, int]:
+        """Take the next token of each row; return how many tokens are new and how many answers finished."""
+        self._logprobs[self.alive] += logps.double().masked_fill(self._ended, 0.0)
+        self._tokens[self.alive, self._step] = drawn.masked_fill(self._ended, -1)
+        self._step += 1
+        self.newest = drawn
+        self._ended = self._ended | torch.isin(drawn, self._stops)
+        if watch is not None and self._step in watch.after and self._step < self._limit:
+            hopeless = self._hopeless(watch)
+            self._rejected[self.alive] |= hopeless
+            self._ended = self._ended | hopeless
+        before, self._count_ended = self._count_ended, int(self._ended.sum())
+        # rows that are cut are finished as well
+        finished = len(self.alive) if self._step == self._limit else self._count_ended
+        return len(self.alive) - before, finished - before
+
+    def leave(self) -> torch.Tensor | None:
+        """Drop the rows that have ended where it pays; return those kept, or None for all."""
+        if self._count_ended < COMPACT_AT * len(self.alive):
+            return None
+        keep = (~self._ended).nonzero().squeeze(1)
+        self.alive, self.newest, self._ended = self.alive[keep], self.newest[keep], self._ended[keep]
+        self._count_ended = 0
+        return keep
+
+    def _hopeless(self, watch: Watch) -> torch.Tensor:
+        """(rows computed,) True for those that the watch stops; it is not shown those that have ended."""
+        places = (~self._ended).nonzero().squeeze(1)
+        rows, streams = self.alive[places], self._batch.streams
+        beginnings = self._tokens[rows, : self._step].tolist()
+        goes_on = watch.goes_on([streams[row] for row in rows.tolist()], beginnings)
+        hopeless = torch.zeros_like(self._ended)
+        hopeless[places] = ~torch.from_numpy(goes_on).to(hopeless.device)
+        return hopeless
+
+    def records(self) -> list[SampledTokens]:
+        """Each answer as a record.
+
+        Raises:
+            ModelError: the logits of one were not numbers.
+        """
+        lengths = (self._tokens >= 0).sum(1)
+        last = self._tokens.gather(1, lengths[:, None] - 1).squeeze(1)
+        stopped, rejected = torch.isin(last, self._stops).tolist(), self._rejected.tolist()
+        table, totals = self._tokens.tolist(), self._logprobs.tolist()
+        records = []
+        for row, (prompt_id, index) in enumerate(self._batch.streams):
+            if math.isnan(totals[row]):
+                raise ModelError(
+                    f"prompt '{prompt_id}', sample {index}: the model's logits are not numbers. Its weights may "
+                    "be damaged, its training may have diverged, or its dtype overflows (try float32)."
+                )
+            reason = "stop" if stopped[row] else REJECTED if rejected[row] else "length"
+            tokens = table[row][: int(lengths[row])]
+            records.append(SampledTokens(prompt_id, index, tokens, reason, totals[row]))
+        return records
 
 
-def _left_padded(prompts: Sequence[TokenPrompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both (prompts, longest) int64; padding on the left, so all rows end together.
-
-    What stands in the padding is masked, so any valid id will do.
-    """
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    pads = [longest - len(prompt.token_ids) for prompt in prompts]
-    ids = [[0] * pad + prompt.token_ids for pad, prompt in zip(pads, prompts, strict=True)]
-    mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _uniforms(batch: _Batch, settings: SamplingSettings) -> torch.Tensor:
+def _uniforms(batch: Batch, settings: SamplingSettings) -> torch.Tensor:
     """(rows, max_new_tokens) float64: the number of (seed, prompt, sample, step), whatever the batch."""
     if settings.temperature == 0:
         return torch.zeros(len(batch.streams), settings.max_new_tokens, dtype=torch.float64)
@@ -245,27 +223,3 @@ def _uniforms(batch: _Batch, settings: SamplingSettings) -> torch.Tensor:
         for prompt_id, index in batch.streams
     ]
     return torch.from_numpy(np.stack(numbers))
-
-
-def _records(
-    batch: _Batch,
-    tokens: torch.Tensor,
-    logprobs: torch.Tensor,
-    *,
-    stops: torch.Tensor,
-    rejected: torch.Tensor,
-) -> list[SampledTokens]:
-    lengths = (tokens >= 0).sum(1).tolist()
-    last = tokens.gather(1, (tokens >= 0).sum(1, keepdim=True) - 1).squeeze(1)
-    stopped = torch.isin(last, stops).tolist()
-    table, totals = tokens.tolist(), logprobs.tolist()
-    records = []
-    for row, (prompt_id, index) in enumerate(batch.streams):
-        if math.isnan(totals[row]):
-            raise ModelError(
-                f"prompt '{prompt_id}', sample {index}: the model's logits are not numbers. Its weights may "
-                "be damaged, its training may have diverged, or its dtype overflows (try float32)."
-            )
-        reason = "stop" if stopped[row] else REJECTED if rejected[row] else "length"
-        records.append(SampledTokens(prompt_id, index, table[row][: lengths[row]], reason, totals[row]))
-    return records
