@@ -519,7 +519,7 @@ class BenchmarksTable(ResultsDirective):
     """What `make bench` measured, each figure beside its goal and its peer."""
 
     head = ("figure", "value", "goal", "beside", "measured")
-    shown_elsewhere = ("shared_dpo", "shared_reward")  # as results-shared
+    shown_elsewhere = ("shared_dpo", "shared_reward", "shared_decode")  # in "Scaling out"
 
     def show(self, results: Mapping[str, Any]) -> list[nodes.Node]:
         """Build the table."""

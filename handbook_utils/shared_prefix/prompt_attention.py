@@ -29,7 +29,7 @@ class NotExactError(Exception):
 
 @dataclass
 class _Reading:
-    """What a model's attention was given while it read prompts: states per layer, and settings we don't know."""
+    """What attention was given while prompts were read: states per layer, and settings not known here."""
 
     states: list[States] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
@@ -114,7 +114,9 @@ def _why_not_cached(cache: Cache, tokens: int) -> str | None:
         if type(layer) is DynamicSlidingWindowLayer:
             # up to the window, sliding attention is full attention
             if tokens > layer.sliding_window:
-                return f"prompt and answer are longer than its sliding window of {layer.sliding_window} tokens"
+                return (
+                    f"prompt and answer are longer than its sliding window of {layer.sliding_window} tokens"
+                )
         elif type(layer) is not DynamicLayer:
             return f"its cache has a layer of another kind, {type(layer).__name__}"
     return None
@@ -146,4 +148,3 @@ def _attention(
         raise RuntimeError("a layer attends to other keys than it put into its cache, or by another model")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return state.attend(query.squeeze(2) * scale)[:, None], None
-

@@ -182,9 +182,7 @@ class PromptCache(Cache):  # type: ignore[misc]  # transformers ships no types
         assert self.latest is not None
         layer = self.latest[0]
         parts = query.split([block.rows for block in self.blocks])
-        return torch.cat(
-            [block.attend(layer, part) for block, part in zip(self.blocks, parts, strict=True)]
-        )
+        return torch.cat([block.attend(layer, part) for block, part in zip(self.blocks, parts, strict=True)])
 
     @property
     def held_bytes(self) -> int:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+# running sums over a whole vocabulary take as long as a small model's layer; over sums of so many they do not
+BLOCK = 64
+LAST = math.nextafter(1.0, 0.0)
 
 
 def draw_tokens(
@@ -10,8 +16,9 @@ def draw_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one token per row; the same uniform number always gives the same token.
 
-    The token is the first whose cumulative probability exceeds the row's uniform number. Probabilities
-    are float32, their running sum float64. All tokens take part unless `top_p` cuts them (no top-k).
+    The token is the first whose cumulative probability exceeds the row's uniform number. Probabilities and
+    the sums of 64 of them are float32, running sums float64. All tokens take part unless `top_p` cuts them
+    (no top-k).
 
     Args:
         logits: (rows, vocab), any float dtype.
@@ -42,11 +49,27 @@ def _logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _inverse_cdf(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    running = probabilities.cumsum(-1, dtype=torch.float64)
+    """The token in whose interval each number falls; for many tokens the block of tokens first."""
+    rows, vocab = probabilities.shape
+    if vocab <= 2 * BLOCK:
+        return _place(probabilities, uniforms)[0]
+    padded = torch.nn.functional.pad(probabilities, (0, -vocab % BLOCK)) if vocab % BLOCK else probabilities
+    blocks = padded.view(rows, -1, BLOCK)
+    block, rest = _place(blocks.sum(-1), uniforms)
+    within = blocks[torch.arange(rows, device=block.device), block]
+    # a block is only entered if it has probability, so this finds a token that has some
+    return block * BLOCK + _place(within, rest)[0]
+
+
+def _place(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The place among weights (rows, places) in whose interval each number falls, and how far into it."""
+    running = weights.cumsum(-1, dtype=torch.float64)
     target = uniforms[:, None] * running[:, -1:]
-    # right=True passes over tokens of probability 0; the clamp only matters for logits that are not numbers
-    tokens = torch.searchsorted(running, target, right=True).squeeze(1)
-    return tokens.clamp_(max=probabilities.shape[-1] - 1)
+    # right=True passes over weights of 0; the clamp only matters for logits that are not numbers
+    place = torch.searchsorted(running, target, right=True).clamp_(max=weights.shape[-1] - 1)
+    end = running.gather(1, place)
+    start = running.gather(1, (place - 1).clamp(min=0)).masked_fill(place == 0, 0.0)
+    return place.squeeze(1), ((target - start) / (end - start)).clamp_(max=LAST).squeeze(1)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

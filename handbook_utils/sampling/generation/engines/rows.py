@@ -1,4 +1,4 @@
-"""The rows of a batch and what they attend to: prompts held once, or copied for each row where they must be."""
+"""Rows and what they attend to: prompts held once or copied for each where they must be."""
 
 from __future__ import annotations
 
@@ -119,9 +119,7 @@ class CopiedRows:
         """Append one token per row, (rows,); return the next logits, (rows, vocab)."""
         if self._mask is not None:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        logits, self._cache = self._forward(
-            tokens[:, None], self._lengths[:, None], self._mask, self._cache
-        )
+        logits, self._cache = self._forward(tokens[:, None], self._lengths[:, None], self._mask, self._cache)
         self._lengths = self._lengths + 1
         return logits
 
@@ -142,7 +140,7 @@ class CopiedRows:
 
 
 class SharedRows:
-    """Batches side by side: each prompt's keys and values once, and the next batch begins where rows ended."""
+    """Batches side by side: each prompt's keys and values once, and the next begins where rows have ended."""
 
     def __init__(self, model: PreTrainedModel, new_tokens: int) -> None:
         self._forward = Forward(model)
@@ -156,7 +154,7 @@ class SharedRows:
         """Read the prompts that may begin now.
 
         Raises:
-            NotExactError: only at the first prompts; the model's attention is of a kind that cannot be shared.
+            NotExactError: only at the first prompts; this model's attention would give other numbers.
         """
         return [(batch, self._read(batch)) for batch in waiting.take(running, worth=self._worth)]
 

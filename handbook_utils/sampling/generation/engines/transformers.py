@@ -203,8 +203,8 @@ class _Answers:
         for row, (prompt_id, index) in enumerate(self._batch.streams):
             if math.isnan(totals[row]):
                 raise ModelError(
-                    f"prompt '{prompt_id}', sample {index}: the model's logits are not numbers. Its weights may "
-                    "be damaged, its training may have diverged, or its dtype overflows (try float32)."
+                    f"prompt '{prompt_id}', sample {index}: the model's logits are not numbers. Its weights "
+                    "may be damaged, its training may have diverged, or its dtype overflows (try float32)."
                 )
             reason = "stop" if stopped[row] else REJECTED if rejected[row] else "length"
             tokens = table[row][: int(lengths[row])]
