@@ -85,17 +85,24 @@ def reading(model: Any) -> Iterator[_Reading]:
         yield seen
 
 
-def prompts_of(cache: Cache, seen: _Reading, tokens: int) -> list[States]:
+def prompts_of(cache: Cache, seen: _Reading, tokens: int, new_tokens: int) -> list[States]:
     """Keys and values of prompts that were read, per layer.
 
+    Args:
+        cache: as the model returned it.
+        seen: by `reading`.
+        tokens: of the longest prompt.
+        new_tokens: most tokens of an answer.
     Raises:
         NotExactError: the model's attention is of a kind that would give other numbers.
     """
     if seen.unknown:
         raise NotExactError(f"its attention takes {', '.join(sorted(seen.unknown))}")
-    if reason := _why_not_cached(cache, tokens):
+    if reason := _why_not_cached(cache, tokens + new_tokens):
         raise NotExactError(reason)
     prompts = [(layer.keys, layer.values) for layer in cache.layers]
+    if any(keys.shape[-2] != tokens for keys, _ in prompts):
+        raise NotExactError("its cache holds other tokens than the prompt's")
     if len(prompts) != len(seen.states) or not all(map(_same, prompts, seen.states)):
         raise NotExactError("not every layer attends, by transformers' interface, to what its cache holds")
     return prompts

@@ -64,7 +64,9 @@ class Forward:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        # an adapter hands on what it does not know
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.takes_positions = "position_ids" in inspect.signature(whole.forward).parameters
         self._cache_name = cache_name(model)
 
     def __call__(
@@ -164,7 +166,7 @@ class SharedRows:
         kept = None if bool(mask.all()) else mask
         with reading(model) as seen:
             logits, cache = self._forward(ids, (mask.cumsum(1) - 1).clamp_(min=0), kept, None)
-        prompts = prompts_of(cache, seen, ids.shape[1] + self._new_tokens)
+        prompts = prompts_of(cache, seen, ids.shape[1], self._new_tokens)
         if self._cache is None:
             self._cache = PromptCache(len(prompts))
         self._cache.blocks.append(PromptBlock(prompts, None if kept is None else kept.bool(), samples))
@@ -218,10 +220,11 @@ def first_rows(
 def _why_copied(
     model: PreTrainedModel, prompts: Sequence[TokenPrompt], settings: SamplingSettings
 ) -> str | None:
-    if not Forward(model).takes_positions:
-        return "it takes no position_ids"
     longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
-    return _seen.get(model) or why_not_once(model, longest + settings.max_new_tokens)
+    reason = _seen.get(model) or why_not_once(model, longest + settings.max_new_tokens)
+    if reason is None and not Forward(model).takes_positions:
+        return "it takes no position_ids"
+    return reason
 
 
 def left_padded(prompts: Sequence[TokenPrompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
