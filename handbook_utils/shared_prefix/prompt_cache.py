@@ -65,7 +65,7 @@ class PromptBlock:
 
     def __init__(self, prompts: Sequence[States], kept: torch.Tensor | None, samples: int) -> None:
         self._prompts = list(prompts)
-        self._kept = kept
+        self._padding = None if kept is None else ~kept[:, None, None]
         self._tails = [Tail() for _ in prompts]
         device, count = prompts[0][0].device, len(prompts[0][0])
         self._owners = torch.arange(count, device=device).repeat_interleave(samples)
@@ -95,7 +95,7 @@ class PromptBlock:
         alive, places = self._owners.unique_consecutive(return_inverse=True)
         if count - len(alive) >= max(1, PRUNE_AT * count):
             self._owners = places
-            self._kept = None if self._kept is None else self._kept[alive]
+            self._padding = None if self._padding is None else self._padding[alive]
             self._prompts = [
                 (keys.index_select(0, alive.to(keys.device)), values.index_select(0, alive.to(values.device)))
                 for keys, values in self._prompts
@@ -117,10 +117,9 @@ class PromptBlock:
         grouped = query.reshape(rows, heads, -1, width)
         by_prompt = self._by_prompt(grouped)
         over_prompt = torch.bmm(by_prompt, keys.flatten(0, 1).transpose(1, 2))
-        if self._kept is not None:
-            padding = ~self._kept.to(keys.device)[:, None, None]
-            over_prompt = over_prompt.view(count, heads, -1, tokens).masked_fill_(padding, float("-inf"))
-            over_prompt = over_prompt.flatten(0, 1)
+        if self._padding is not None:
+            by_head = over_prompt.view(count, heads, -1, tokens)
+            by_head.masked_fill_(self._padding.to(keys.device), float("-inf"))
         over_own = torch.bmm(grouped.flatten(0, 1), own_keys.flatten(0, 1).transpose(1, 2))
         scores = torch.cat([over_prompt, self._by_prompt(over_own.unflatten(0, (rows, heads)))], -1)
         weights = torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype)

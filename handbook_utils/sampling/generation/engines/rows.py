@@ -196,15 +196,18 @@ class SharedRows:
 def first_rows(
     model: PreTrainedModel, prompts: Sequence[TokenPrompt], settings: SamplingSettings
 ) -> tuple[Rows, Waiting, list[tuple[Batch, torch.Tensor]]]:
-    """Rows with their first prompts read, each prompt held once if that is exact for this model.
+    """Rows with their first prompts read; each is held once if that is exact and it has several samples.
 
     Returns:
         The rows, the prompts that wait, and the first batches with their logits.
     """
     waiting = Waiting(prompts, settings)
+    if settings.samples == 1:  # nothing to share, and one batch after another takes fewer operations
+        rows: Rows = CopiedRows(model)
+        return rows, waiting, rows.begin(waiting, 0)
     reason = _why_copied(model, prompts, settings)
     if reason is None:
-        rows: Rows = SharedRows(model, settings.max_new_tokens)
+        rows = SharedRows(model, settings.max_new_tokens)
         try:
             return rows, waiting, rows.begin(waiting, 0)
         except NotExactError as error:
