@@ -10,16 +10,19 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     MambaModel,
+    Qwen2Config,
     TrainingArguments,
 )
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from handbook_utils.libraries import transformers_internals as internals
 from handbook_utils.sampling.generation.engines.cache import RoomyLayer
+from handbook_utils.shared_prefix.prompt_attention import prompts_of, reading
 
 SHAPE = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
 LLAMA = LlamaConfig(**SHAPE, num_attention_heads=2)
@@ -68,6 +71,33 @@ def test_a_process_that_sees_several_gpus_can_be_told_to_use_one(tmp_path: Path)
     arguments._n_gpu = 4
     internals.use_one_device(arguments)
     assert arguments.n_gpu == 1
+
+
+def test_an_attention_registered_by_name_is_given_what_the_cache_holds_and_changes_no_logit() -> None:
+    """Two rows, one padded, so that the mask made under our name has to be that of `sdpa`."""
+    model, ids = LlamaForCausalLM(LLAMA).eval(), torch.tensor([[0, 2, 3], [4, 5, 6]])
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    name = internals.cache_name(model)
+    with torch.inference_mode():
+        plain = model(ids, attention_mask=mask, use_cache=True)
+        with reading(model) as seen:
+            read = model(ids, attention_mask=mask, use_cache=True)
+    assert torch.equal(read.logits, plain.logits)
+    assert seen.unknown == set()
+    [(keys, values)] = prompts_of(getattr(read, name), seen, tokens=3, new_tokens=1)
+    assert keys.shape == values.shape == (2, 2, 3, 4)
+    assert internals.attention_of(model.config) == "sdpa"
+
+
+def test_a_cache_made_for_a_configuration_has_the_windows_of_its_layers() -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    shape = {**SHAPE, "num_hidden_layers": 2, "num_attention_heads": 2, "layer_types": kinds}
+    sliding, full = DynamicCache(
+        config=Qwen2Config(**shape, use_sliding_window=True, sliding_window=7)
+    ).layers
+    assert type(full) is DynamicLayer
+    assert type(sliding) is DynamicSlidingWindowLayer
+    assert sliding.sliding_window == 7
 
 
 def test_our_cache_layer_has_every_public_name_of_theirs() -> None:

@@ -244,6 +244,22 @@ def test_inverse_cdf_draws_the_token_whose_interval_holds_the_number():
     assert draw_tokens(logits, numbers)[0].tolist() == [0, 1, 1, 2]
 
 
+@pytest.mark.parametrize("vocabulary", [129, 640, 3001])
+def test_a_large_vocabulary_in_blocks_draws_what_one_running_sum_would(vocabulary: int):
+    """Most tokens have no probability, a whole block of 64 among them; 0 and almost 1 are drawn too."""
+    noise = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2000, vocabulary, generator=noise)
+    logits[torch.rand(logits.shape, generator=noise) < 0.6] = float("-inf")
+    logits[:, 64:128] = float("-inf")
+    numbers = torch.rand(2000, generator=noise, dtype=torch.float64)
+    numbers[:500], numbers[500:1000] = 0, np.nextafter(1, 0)
+    tokens, logps = draw_tokens(logits, numbers)
+    running = logits.softmax(-1).double().cumsum(-1)
+    expected = torch.searchsorted(running, numbers[:, None] * running[:, -1:], right=True).squeeze(1)
+    assert torch.isfinite(logps).all()
+    assert (tokens == expected).float().mean() >= 0.999
+
+
 def test_top_p_keeps_the_fewest_tokens_that_hold_it():
     # 0.5 + 0.3 reach 0.8; so of 0.5, 0.3, 0.15, 0.05 the first two stay for top_p = 0.75, and one for 0.1
     logits = torch.tensor([0.05, 0.3, 0.5, 0.15]).log().repeat(101, 1)
