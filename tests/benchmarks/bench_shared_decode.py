@@ -6,15 +6,15 @@ earlier loop the time of decoding counts, without the passes that read prompts; 
 call. Queries and keys have large weights, since with the usual ones attention hardly moves a logit, and an
 error in it would not be seen. In the pocket world both loops sample with the built-in base model.
 
-`bench_shared_decode.py NAME ...` measures some of the shapes and stores nothing.
+`bench_shared_decode.py NAME ...` measures some of the shapes again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from handbook_utils.libraries.transformers_internals import given_cache
 from handbook_utils.models.load import load_pair
 from handbook_utils.pocket.world import prompts as pocket_prompts
+from handbook_utils.reporting.claims.claim import project_root
 from handbook_utils.reporting.results import write_result
 from handbook_utils.sampling.generation.engines.interface import SamplingSettings
 from handbook_utils.sampling.generation.engines.transformers import SampledTokens, sample_tokens
@@ -38,10 +39,9 @@ from handbook_utils.shared_prefix.prompt_cache import PromptCache
 
 PROMPTS, SAMPLES, NEW_TOKENS, VOCABULARY, STOP = 8, 16, 64, 8000, 1
 ROUNDS, LARGE_WEIGHTS = 3, 8.0
-# it takes most of the time, and differs least between rounds
-ROUNDS_OF_GENERATE = 2
 # so that answers of at most 64 tokens have 43 on average
 CHANCE_TO_STOP = 0.0135
+STORED = project_root() / "book" / "results" / "shared_decode.json"
 Loop = Callable[..., list[SampledTokens]]
 
 
@@ -191,8 +191,8 @@ def agreement(mine: Sequence[SampledTokens], theirs: Sequence[SampledTokens]) ->
     return 1 - different / compared, apart
 
 
-def measure(work: Work) -> dict[str, Any]:
-    """All figures of one shape, the sides in turns."""
+def measure(work: Work, rounds: int) -> dict[str, Any]:
+    """All figures of one shape, the sides in turns; `generate` takes longest and has one round fewer."""
     model, asked, stops = model_of(work), prompts_of(work), [STOP] if work.ends else []
     meter = Meter(model, work.ends)
     settings = SamplingSettings(SAMPLES, NEW_TOKENS, rows_per_batch=PROMPTS * SAMPLES)
@@ -202,10 +202,10 @@ def measure(work: Work) -> dict[str, Any]:
         for name, loop in (("ours", sample_tokens), ("earlier", earlier_loop))
     }
     timed: dict[str, list[Spent]] = {name: [] for name in (*sides, "generate")}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for name, call in sides.items():
             timed[name].append(spent(meter, call))
-        if work.goal_generate is not None and number < ROUNDS_OF_GENERATE:
+        if work.goal_generate is not None and number < max(1, rounds - 1):
             timed["generate"].append(spent(meter, lambda: generate(model, asked, stops)))
     [mine, *_], [theirs, *_] = timed["ours"], timed["earlier"]
     same, apart = agreement(mine.rows, theirs.rows)
@@ -229,7 +229,7 @@ def ratio(timed: dict[str, list[Spent]], peer: str, seconds: str) -> dict[str, f
     return middle([getattr(theirs, seconds) / getattr(mine, seconds) for theirs, mine in pairs])
 
 
-def measure_pocket() -> dict[str, Any]:
+def measure_pocket(rounds: int) -> dict[str, Any]:
     """The built-in base model on 32 prompts of the pocket world, both loops."""
     model, tokenizer = load_pair("pocket:base")
     asked = tokenize_prompts(
@@ -245,10 +245,10 @@ def measure_pocket() -> dict[str, Any]:
     def one(loop: Loop) -> Spent:
         return spent(meter, lambda: loop(model, asked, settings=settings, stop_ids=stops))
 
-    rounds = [(one(sample_tokens), one(earlier_loop)) for _ in range(2 * ROUNDS + 1)]
-    same, apart = agreement(rounds[0][0].rows, rounds[0][1].rows)
+    pairs = [(one(sample_tokens), one(earlier_loop)) for _ in range(2 * rounds + 1)]
+    same, apart = agreement(pairs[0][0].rows, pairs[0][1].rows)
     found = {
-        "whole": middle([theirs.whole_s / mine.whole_s for mine, theirs in rounds[1:]]),
+        "whole": middle([theirs.whole_s / mine.whole_s for mine, theirs in pairs[1:]]),
         "equal_tokens": {"value": same},
         "logprob_apart": {"value": apart},
     }
@@ -274,27 +274,43 @@ def keep(name: str, figure: dict[str, float], goal: float, peer: str) -> None:
     )
 
 
-def keep_all(shapes: dict[str, dict[str, Any]], pocket: dict[str, Any]) -> None:
+def keep_all(measured: dict[str, Any]) -> None:
     """Record every figure beside its goal."""
-    for name, found in shapes.items():
+    for name, found in measured.items():
+        if name == "pocket":
+            keep("pocket_speedup", found["whole"], 1.0, "sampling of eed40be")
+            continue
         keep(f"{name}_speedup", found["decode"], found["goal"], "decode of eed40be")
         if found["generate"] is not None:
             over = f"transformers generate, {SAMPLES} samples per prompt"
             keep(f"{name}_over_generate", found["generate"], found["goal_generate"], over)
-    keep("pocket_speedup", pocket["whole"], 1.0, "sampling of eed40be")
-    held = shapes["1000"]["held"]["value"]
-    record(name="shared_decode_held", value=held, unit="of eed40be's bytes", goal=1 / 6)
-    equal = min(found["equal_tokens"]["value"] for found in [*shapes.values(), pocket])
+    if "1000" in measured:
+        held = measured["1000"]["held"]["value"]
+        record(name="shared_decode_held", value=held, unit="of eed40be's bytes", goal=1 / 6)
+    equal = min(found["equal_tokens"]["value"] for found in measured.values())
     record(name="shared_decode_equal", value=equal, unit="of tokens", goal=0.999, better="higher")
-    apart = max(found["logprob_apart"]["value"] for found in [*shapes.values(), pocket])
+    apart = max(found["logprob_apart"]["value"] for found in measured.values())
     record(name="shared_decode_logprobs", value=apart, unit="nats per token", goal=1e-4)
+
+
+def main(wanted: Sequence[str], rounds: int) -> None:
+    """Measure, and store what was measured after each shape."""
+    measured: dict[str, Any] = {}
+    if wanted and STORED.exists():
+        measured = json.loads(STORED.read_text(encoding="utf-8"))["measured"]
+    works: dict[str, Work | None] = {work.name: work for work in WORKS} | {"pocket": None}
+    for name, work in works.items():
+        if not wanted or name in wanted:
+            measured[name] = measure_pocket(rounds) if work is None else measure(work, rounds)
+            keep_all(measured)
+            in_order = {each: measured[each] for each in works if each in measured}
+            write_result("shared_decode", {"measured": in_order}, seeds=range(rounds))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    wanted = sys.argv[1:]
-    shapes = {work.name: measure(work) for work in WORKS if not wanted or work.name in wanted}
-    pocket = measure_pocket() if not wanted or "pocket" in wanted else {}
-    if not wanted:
-        keep_all(shapes, pocket)
-        write_result("shared_decode", {"measured": {**shapes, "pocket": pocket}}, seeds=range(ROUNDS))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shapes", nargs="*", help="which to measure; all where none is named")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked_for = parser.parse_args()
+    main(asked_for.shapes, asked_for.rounds)
