@@ -50,8 +50,10 @@ class SharedRows:
     def only(self, chosen: Indices) -> SharedRows:
         """Some of the shared rows, no wider than they are; `places` are left out."""
         width = int(self.widths[chosen].max(initial=0))
-        kept = (each[chosen, :width] for each in (self.sources, self.positions, self.parts))
-        return SharedRows(*kept, places=np.zeros((0, 0), np.int64))
+        sources, positions, parts = (
+            each[chosen, :width] for each in (self.sources, self.positions, self.parts)
+        )
+        return SharedRows(sources, positions, parts, places=np.zeros((0, 0), np.int64))
 
 
 def rows_apart(shape: Sequence[int], lengths: Indices) -> SharedRows:

@@ -256,18 +256,18 @@ def test_loss_and_gradients_are_those_of_padded_rows(architecture: str, head: An
 
 def test_pairs_of_unlike_length_share_their_prompts_and_skip_their_padding() -> None:
     model = build("llama")
-    lengths = torch.tensor([[200, 12], [230, 14]])  # of the chosen rows and the rejected ones
+    lengths = torch.tensor([[200, 12, 13, 11], [230, 14, 12, 15]])  # of the chosen rows and the rejected ones
     mask = (torch.arange(230) < lengths.flatten()[:, None]).long()
     draw = torch.Generator().manual_seed(2)
-    prompts = torch.randint(1, 20, (2, 230), generator=draw)
+    prompts = torch.randint(1, 20, (4, 230), generator=draw)
     ids = torch.cat([prompts, prompts])
-    ids[2:, 10:] = torch.randint(1, 20, (2, 220), generator=draw)
+    ids[4:, 10:] = torch.randint(1, 20, (4, 220), generator=draw)
+    ids[:4, 10], ids[4:, 10] = 1, 2  # answers differ from their first token on
     ids *= mask
-    ids[0, 10], ids[2, 10], ids[1, 10], ids[3, 10] = 1, 2, 1, 2  # answers differ from their first token on
     plain, expected = loss_and_gradients(model, ids, mask)
     with shared_prefixes(model, skip_padding=True), counted_tokens(model) as counts:
         found_loss, found = loss_and_gradients(model, ids, mask)
-    assert counts == [200 + 230 - 10, 12 + 14 - 10]
+    assert counts == [200 + 230 - 10, 3 * (12 + 14 - 10)], "the long pair by itself, the short ones together"
     torch.testing.assert_close(found_loss, plain, rtol=1e-5, atol=1e-6)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
