@@ -1,0 +1,111 @@
+"""JSON logs: one record per line, or a document with `log_history` (transformers) or a list of records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from handbook_utils.diagnosis.table import Table
+from handbook_utils.errors import DataError
+
+# where a document of one object keeps its records
+LISTS = ("log_history", "history", "logs", "metrics", "records", "data")
+# read at a time: a record lies whole in what was read, or is completed by the next piece
+CHUNK = 1 << 20
+
+
+def read_json_lines(table: Table, file: Path) -> None:
+    """Add each line's object; lines that are none, such as one that a kill cut short, are counted."""
+    broken = 0
+    loads = json.loads
+    with file.open("rb") as stream:
+        for line in stream:
+            if line == b"\n":
+                continue
+            try:
+                record = loads(line)
+            except (ValueError, RecursionError):
+                broken += bool(line.strip())
+                continue
+            if type(record) is dict:
+                table.add(_flat(record) if "logs" in record or "data" in record else record)
+            else:
+                broken += 1
+    if broken:
+        table.remark(f"{broken} {'line is' if broken == 1 else 'lines are'} no JSON object and left out")
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose numbers lie one level down, as some trackers export them."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def read_history(table: Table, file: Path) -> None:
+    """Add the records of a document, decoded one by one: also of one that breaks off.
+
+    Raises:
+        DataError: the document is JSON, but holds no list of records under a known name.
+    """
+    count = 0
+    for record in _objects(file):
+        count += 1
+        table.add(record)
+    if count:
+        return
+    start = file.read_text(encoding="utf-8", errors="replace")[:4096]
+    if _is_known(start):
+        table.remark("log_history is empty")
+        return
+    raise DataError(
+        f"{file}: no list of records in this JSON. Expected a list of objects, or one under "
+        f"{', '.join(map(repr, LISTS))}. For a model folder, give its trainer_state.json."
+    )
+
+
+def _is_known(start: str) -> bool:
+    return re.search(r'"(?:' + "|".join(LISTS) + r')"\s*:\s*\[\s*\]', start) is not None or bool(
+        re.match(r"\s*\[\s*\]\s*$", start)
+    )
+
+
+_OPENS = re.compile(r'"(?:' + "|".join(LISTS) + r')"\s*:\s*\[')
+
+
+def _objects(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of the document's list of records."""
+    decode = json.JSONDecoder().raw_decode
+    separator = re.compile(r"[\s,]*")
+    with file.open("r", encoding="utf-8-sig", errors="replace") as stream:
+        text, place = stream.read(CHUNK), None
+        while place is None:
+            found = re.match(r"\s*\[", text) or _OPENS.search(text)
+            if found is not None:
+                place = found.end()
+            elif not (more := stream.read(CHUNK)):
+                return
+            else:
+                text += more
+        while True:
+            found = separator.match(text, place)
+            place = found.end() if found else place
+            if text[place : place + 1] == "]":
+                return
+            try:
+                if text[place : place + 1] not in ("{", ""):
+                    return
+                record, place = decode(text, place)
+            except (ValueError, RecursionError):
+                more = stream.read(CHUNK)
+                if not more:
+                    return
+                text, place = text[place:] + more, 0
+                continue
+            yield record
+            if place > CHUNK:
+                text, place = text[place:], 0
