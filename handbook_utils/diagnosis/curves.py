@@ -23,6 +23,8 @@ from handbook_utils.diagnosis.table import Floats, Rows, Table
 FEWEST_OF_A_RUN = 3
 # a record of which more than this share is NaN was made by a join of several: missing, not broken
 MOST_MISSING = 0.5
+# ln 2 as it is printed to three digits or more
+EXACTLY = 5e-4
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,37 @@ def run_log(table: Table) -> RunLog:
 
 
 def _settled(kind: str, curves: Mapping[str, Curve]) -> str:
-    """A loss beside an accuracy alone is a reward model's where it begins near ln 2, as pairs do."""
+    """What a run is where names leave it open, by what values must be at the start.
+
+    A loss beside an accuracy alone is a reward model's where it begins near ln 2, and a loss alone is DPO's where
+    it begins at ln 2. Rewards in proportion to log-probabilities have no reference in them: ORPO, CPO, SimPO.
+    """
+    loss = curves.get("loss", curves.get("eval_loss", EMPTY)).finite
+    if kind == "dpo":
+        return "orpo" if _without_reference(curves) else kind
+    if kind == "sft" and curves.keys() <= {"step", "epoch", "loss", "learning_rate", "grad_norm"}:
+        return "dpo" if len(loss) and abs(loss.values[0] - np.log(2)) < EXACTLY else kind
     if kind != "preference":
         return kind
-    loss = curves.get("loss", curves.get("eval_loss", EMPTY)).finite
     first = float(np.median(loss.values[:5])) if len(loss) else np.nan
     if 0.4 <= first <= 1.0 or not np.isfinite(first):
         return "reward" if len(loss) else "other"
     accuracy = curves.get("accuracy", curves.get("eval_accuracy", EMPTY)).finite
     # tokens: hard to predict from the start, never near 0 as the classes of many are
     return "sft" if first > 1.5 and len(accuracy) and accuracy.values[0] > 0.2 else "other"
+
+
+def _without_reference(curves: Mapping[str, Curve]) -> bool:
+    """Whether rewards are the same multiple of log-probabilities for both answers in all records."""
+    ratios = []
+    for rewards, logps in (("chosen", "logps_chosen"), ("rejected", "logps_rejected")):
+        one, other = curves.get(rewards, EMPTY).values, curves.get(logps, EMPTY).values
+        if len(one) != len(other) or not len(one) or not np.isfinite(one).all() or not (np.abs(other) > 0).all():
+            return False
+        ratios.append(one / other)
+    both = np.concatenate(ratios)
+    middle = float(np.median(both))
+    return bool(middle > 0 and np.max(np.abs(both - middle)) < 0.05 * middle)
 
 
 def _steps(table: Table, ours: Mapping[str, str]) -> tuple[Floats, bool]:

@@ -36,6 +36,8 @@ RULES: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
     numbers.check_restarts,
     losses.check_level,
 )
+# evaluations are means over many rows: as many as show a turn
+EVALUATIONS = 3
 # all that is said of a log whose task is not known
 OF_ANY_TASK = (numbers.check_finite, numbers.check_learning_rate)
 
@@ -92,6 +94,7 @@ def _verdict(log: RunLog, findings: list[Finding]) -> Verdict:
         return "faulty"
     if log.kind == "other":
         return "unknown"
-    if len(log.main.finite) < FEWEST:
+    evaluations = max(len(log["eval_loss"].finite), len(log["eval_accuracy"].finite))
+    if len(log.main.finite) < FEWEST and evaluations < EVALUATIONS:
         return "too_short"
     return "caution" if "caution" in severities else "healthy"

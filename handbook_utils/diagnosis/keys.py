@@ -29,6 +29,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "token_accuracy": ("mean_token_accuracy", "token_acc"),
     "accuracy": ("rewards/accuracies", "accuracy", "acc"),
     "eval_accuracy": ("eval_rewards/accuracies", "eval_accuracy"),
+    "eval_chosen": ("eval_rewards/chosen",),
+    "eval_rejected": ("eval_rewards/rejected",),
     "margin": ("rewards/margins", "margin", "margins"),
     "chosen": ("rewards/chosen", "chosen_reward"),
     "rejected": ("rewards/rejected", "rejected_reward", "reject_reward"),
@@ -157,8 +159,9 @@ def kind_of(names: Collection[str]) -> str:
         return "grpo"
     if "log_odds" in ours:
         return "orpo"
-    if "chosen" in ours:
-        return "dpo" if "accuracy" in ours or "eval_accuracy" in ours or "kl" not in ours else "kto"
+    if "chosen" in ours or "eval_chosen" in ours:
+        has_kl = "kl" in ours or "eval_kl" in plain
+        return "kto" if has_kl and not {"accuracy", "eval_accuracy"} & ours.keys() else "dpo"
     if any(OTHER_TASKS.match(name) for name in plain) and not any(name in ours for name in LANGUAGE):
         return "other"
     if "margin" in ours or {"min_reward", "max_reward", "mean_reward"} & plain:

@@ -63,6 +63,16 @@ def ends(curve: Curve) -> Ends | None:
     return Ends(first, last, error, span(curve))
 
 
+def mean_ends(curve: Curve) -> Ends | None:
+    """Both ends as means: of rates and rewards, whose median stays at a bound while their mean moves."""
+    values = curve.finite.values
+    if len(values) < FEWEST:
+        return None
+    size = max(WINDOW, int(len(values) * END_SHARE))
+    error = float(np.std(np.diff(values))) / math.sqrt(size)  # of differences: sqrt(2) times the noise
+    return Ends(float(np.mean(values[:size])), float(np.mean(values[-size:])), error, span(curve))
+
+
 def noise(values: npt.NDArray[np.float64]) -> float:
     """Standard deviation of a curve's noise, from the differences of neighbours, so that a trend is none of it."""
     if len(values) < 3:

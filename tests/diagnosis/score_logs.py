@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from formats import FORMATS
 
 from handbook_utils.diagnosis.diagnose import diagnose
+from handbook_utils.errors import DataError
 from handbook_utils.diagnosis.finding import Diagnosis
 from handbook_utils.evaluation.statistics import proportion_estimate
 
@@ -67,7 +68,10 @@ def score(folder: Path, write: Any) -> dict[str, Any]:
     for label in labels:
         history = json.loads((folder / label["file"]).read_text(encoding="utf-8"))["log_history"]
         with tempfile.TemporaryDirectory() as scratch:
-            diagnosis = diagnose(write(history, Path(scratch)))
+            try:
+                diagnosis = diagnose(write(history, Path(scratch)))
+            except DataError as error:  # a tool that writes nothing of an empty history
+                diagnosis = Diagnosis("unknown", "unknown", remarks=(str(error),))
         logs.append({"label": label, "diagnosis": diagnosis})
     return {"logs": logs, "counts": counts(logs)}
 
@@ -112,7 +116,8 @@ def main() -> None:
         result = score(asked.folder, FORMATS[name])
         record[name] = result["counts"]
         shown = {key: f"{value['count']}/{value['of']}" for key, value in result["counts"].items() if key != "verdicts"}
-        print(f"{name:16}", *(f"{key} {value}" for key, value in shown.items()))
+        lost = [log["label"]["file"] for log in result["logs"] if log["diagnosis"].remarks and not log["diagnosis"].records]
+        print(f"{name:16}", *(f"{key} {value}" for key, value in shown.items()), "unread", lost)
         if asked.show:
             show(result["logs"])
     if asked.out:

@@ -50,7 +50,7 @@ def log_files(folder: Path) -> list[Path]:
         DataError: there is none.
     """
     for pattern in IN_FOLDERS:
-        found = [file for file in folder.glob(pattern) if file.is_file() and file.stat().st_size]
+        found = [file for file in folder.glob(pattern) if file.is_file()]
         if not found:
             continue
         if pattern.startswith("checkpoint-"):
@@ -86,7 +86,8 @@ def _read_into(table: Table, file: Path) -> None:
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror or error}).") from None
     if not head.strip():
-        raise DataError(f"{file}: empty. Training has logged nothing yet, or its output went elsewhere.")
+        table.remark(f"{file.name} is empty: training has logged nothing yet, or its output went elsewhere")
+        return
     if head.startswith(LFS):
         raise DataError(f"{file}: a Git LFS pointer, not the log itself. Fetch it: git lfs pull --include {file.name}")
     before = table.records
@@ -112,6 +113,11 @@ def _read_text(table: Table, file: Path, head: str) -> None:
         read_delimited(table, file, delimiter, tag_of(file.name))
     else:
         read_printed(table, file)
+        if not table.records:
+            raise DataError(
+                f"{file}: no training records found in this text. Read are JSON (an object per line, or log_history), "
+                "CSV, dicts as the Trainer prints them, and tables with a header such as Step, Training Loss."
+            )
 
 
 def _tail(file: Path) -> str:

@@ -115,7 +115,7 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
     curve, gradients = log["loss"].finite, log["grad_norm"].finite
     if log.kind in (*ONLINE, "other"):
         return
-    if len(gradients) >= WINDOW and (gradients.values == 0.0).mean() > 0.9 and (curve.values != 0.0).any():
+    if is_idle(gradients) and (curve.values != 0.0).any():
         evidence = f"{gradients.name} is 0 in {int((gradients.values == 0).sum())} of {len(gradients)} records"
         yield found("not_learning", "fault", gradients, evidence, "high")
         return
@@ -135,6 +135,12 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
 
 
 LEARNED = 0.05
+
+
+def is_idle(gradients: Curve) -> bool:
+    """Whether gradients are exactly 0: all of a few, nearly all of many."""
+    zero = gradients.values == 0.0
+    return len(zero) >= 2 and bool(zero.all() if len(zero) < WINDOW else zero.mean() > 0.9)
 
 
 def _falls(curve: Curve) -> bool:

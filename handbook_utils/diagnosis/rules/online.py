@@ -8,9 +8,10 @@ import numpy as np
 
 from handbook_utils.diagnosis.curves import Curve, RunLog
 from handbook_utils.diagnosis.finding import Finding
+from handbook_utils.diagnosis.rules.losses import is_idle
 from handbook_utils.diagnosis.rules.meanings import found
 from handbook_utils.diagnosis.rules.numbers import ONLINE
-from handbook_utils.diagnosis.signals import FEWEST, WINDOW, Ends, early, ends, late, mean, median, noise
+from handbook_utils.diagnosis.signals import FEWEST, WINDOW, Ends, early, ends, late, mean, mean_ends, median, noise
 
 # counts over 48 healthy public runs: above these none was (zero variance up to 0.6, cut answers up to 0.5)
 MOST_ZERO, MOST_CUT, MANY_CUT = 0.7, 0.5, 0.3
@@ -23,14 +24,15 @@ ENOUGH = 30
 def check_reward(log: RunLog) -> Iterator[Finding]:
     """A reward that never moves, falls below its start, or loses what it had gained."""
     curve = log["reward"].finite
-    found_ends = ends(curve)
-    if log.kind not in ONLINE or found_ends is None:
+    if log.kind not in ONLINE:
+        return
+    yield from _idle_gradient(log)
+    if len(curve) < FEWEST:
         return
     if float(np.ptp(curve.values)) == 0.0:
         evidence = f"{curve.name} is {curve.values[0]:.4g} in all {len(curve)} records"
         yield found("not_learning", "fault", curve, evidence, "high", means="reward_flat")
         return
-    yield from _idle_gradient(log)
     if len(curve) < ENOUGH:
         return
     fifths = [float(np.mean(part)) for part in np.array_split(curve.values, 5)]
@@ -40,6 +42,8 @@ def check_reward(log: RunLog) -> Iterator[Finding]:
     if fifths[0] - last > 4 * error or (lost > 4 * error and lost > 0.75 * gained):
         evidence = f"mean {curve.name} of each fifth: {_listed(fifths)}"
         yield found("diverged", "fault", curve, evidence, "high" if lost > 8 * error else "medium")
+        if last - min(fifths[fifths.index(peak) :]) > 4 * error:
+            yield found("unstable", "caution", curve, f"{evidence}: down and up again, far beyond its noise")
     elif abs(last - fifths[0]) < 2 * error and gained < 4 * error:
         evidence = f"mean {curve.name} of each fifth: {_listed(fifths)} (standard error {error:.2g})"
         yield found("not_learning", "caution", curve, evidence, means="reward_flat")
@@ -50,11 +54,11 @@ def _listed(values: list[float]) -> str:
 
 
 def _idle_gradient(log: RunLog) -> Iterator[Finding]:
-    gradients, spread = log["grad_norm"].finite, log["reward_std"].finite
-    if len(gradients) < WINDOW or (gradients.values == 0.0).mean() <= 0.9:
+    gradients, spread, equal = log["grad_norm"].finite, log["reward_std"].finite, log["zero_variance"].finite
+    if not is_idle(gradients):
         return
-    if len(spread) and median(spread) > 0:
-        evidence = f"{gradients.name} is 0 in nearly all records, though rewards differ ({spread.name} {median(spread):.3g})"
+    if (len(spread) and median(spread) > 0) or (len(equal) and mean(equal) < 1.0):
+        evidence = f"{gradients.name} is 0 in nearly all of {len(gradients)} records, though rewards differ"
         yield found("not_learning", "fault", gradients, evidence, "high")
 
 
@@ -63,7 +67,10 @@ def check_variance(log: RunLog) -> Iterator[Finding]:
     if log.kind != "grpo":
         return
     curve, spread = log["zero_variance"].finite, log["reward_std"].finite
-    if len(curve) >= FEWEST:
+    if 0 < len(curve) < WINDOW and (curve.values == 1.0).all():
+        evidence = f"all groups have equal rewards in all {len(curve)} records ({curve.name})"
+        yield found("zero_variance", "caution", curve, evidence, "low")
+    if len(curve) >= WINDOW:
         share, shown = mean(late(curve)), curve
     elif len(spread) >= FEWEST:
         share, shown = float(np.mean(late(spread).values <= 1e-6)), spread
@@ -77,8 +84,8 @@ def check_variance(log: RunLog) -> Iterator[Finding]:
 
 def is_rising(curve: Curve, z: float = 3.0) -> bool:
     """Whether a curve ends above where it began, beyond its noise."""
-    found_ends = ends(curve)
-    return found_ends is not None and found_ends.z > z
+    found_ends = mean_ends(curve)
+    return found_ends is not None and found_ends.change > 0 and found_ends.z > z
 
 
 def check_length(log: RunLog) -> Iterator[Finding]:
@@ -94,7 +101,8 @@ def check_length(log: RunLog) -> Iterator[Finding]:
         yield found("length_growth", "caution", curve, evidence, "high" if with_reward else "medium")
     cut = log["clipped"].finite
     share = mean(late(cut))
-    if len(cut) >= FEWEST and share > MANY_CUT:
+    # a share that falls is on its way to none
+    if len(cut) >= WINDOW and (share > MOST_CUT or (share > MANY_CUT and share > 0.8 * mean(early(cut)))):
         severity = "fault" if share > MOST_CUT else "caution"
         evidence = f"late in the run {share:.0%} of the answers are cut ({cut.name})"
         yield found("truncated", "fault" if severity == "fault" else "caution", cut, evidence, "high")
@@ -146,15 +154,19 @@ def check_parts(log: RunLog) -> Iterator[Finding]:
 
 def check_hacking(log: RunLog) -> Iterator[Finding]:
     """A reward that rises while a score that is not trained on, or the part that counts, falls."""
-    if log.kind not in ONLINE or not is_rising(log["reward"]):
+    if log.kind not in ONLINE:
+        return
+    rising = ["the reward"] if is_rising(log["reward"]) else []
+    rising += [f"reward part {part}" for part, (curve, _) in log.parts.items() if is_rising(curve)]
+    if not rising:
         return
     for name, curve in log.scores.items():
         if _falls(curve):
             values = curve.finite.values
-            evidence = f"the reward rises while {name} falls from {values.max():.4g} to {values[-1]:.4g}"
+            evidence = f"{rising[0]} rises while {name} falls from {values.max():.4g} to {values[-1]:.4g}"
             yield found("reward_hacking_suspected", "fault", curve, evidence, "high")
-    for part, (curve, _) in log.parts.items():
-        fallen = ends(curve)
+    for part, (curve, _) in log.parts.items() if rising[0] == "the reward" else ():
+        fallen = mean_ends(curve)
         if fallen is not None and _fell(fallen):
             evidence = f"the reward rises while its part {part} falls from {fallen.first:.3g} to {fallen.last:.3g}"
             yield found("reward_hacking_suspected", "caution", curve, evidence, "low")

@@ -15,8 +15,8 @@ from handbook_utils.diagnosis.signals import WINDOW, ends, late, median, smooth
 PREFERENCE = ("dpo", "kto", "orpo", "reward")
 # beta * log-ratio: in bf16 sums over an answer are right to a few tenths of a nat, times beta 0.1
 EQUAL_MODELS = 0.1
-# within ten steps of warm-up: beta 0.1 and ten nats
-MOVED_AT_ONCE = 1.0
+# a mean over the first steps says less: at a beta of 0.1 this is fifty nats within ten steps
+MOVED_AT_ONCE = 5.0
 # five records all but perfect, within the first quarter
 SATURATED, EARLY = 0.99, 0.25
 
@@ -33,7 +33,8 @@ def check_reference(log: RunLog) -> Iterator[Finding]:
         loss = log["loss"].finite
         evidence = f"at step {at:g} {chosen.name} is {chosen.values[0]:.3g}, {rejected.name} {rejected.values[0]:.3g}"
         evidence += f", the loss {loss.values[0]:.4g} (ln 2 = {math.log(2):.4f})" if len(loss) else ""
-        yield found("wrong_reference", "fault", chosen, evidence, "high" if at <= 1 else "medium", steps=(at, at))
+        severity, sure = ("fault", "high") if at <= 1 else ("caution", "medium")
+        yield found("wrong_reference", severity, chosen, evidence, sure, steps=(at, at))
 
 
 def check_displacement(log: RunLog) -> Iterator[Finding]:
@@ -76,12 +77,15 @@ def check_accuracy(log: RunLog) -> Iterator[Finding]:
 
 
 def check_chance(log: RunLog) -> Iterator[Finding]:
-    """A reward model whose accuracy stays at that of a coin."""
-    curve = log["accuracy"].finite
-    if log.kind != "reward" or len(curve) < 4 * WINDOW:
+    """A reward model whose accuracy stays at that of a coin. Evaluations are means over many rows: two suffice."""
+    if log.kind != "reward":
         return
-    accuracy = float(np.mean(late(curve).values))
-    loss = log["loss"].finite
-    if abs(accuracy - 0.5) < 0.03 and len(loss) and abs(median(late(loss)) - math.log(2)) < 0.03:
-        evidence = f"{curve.name} ends at {accuracy:.3g}, {loss.name} at {median(late(loss)):.4g} (ln 2)"
-        yield found("not_learning", "fault", curve, evidence, "high")
+    for accuracies, losses, fewest in (("accuracy", "loss", 4 * WINDOW), ("eval_accuracy", "eval_loss", 2)):
+        curve, loss = log[accuracies].finite, log[losses].finite
+        if len(curve) < fewest or not len(loss):
+            continue
+        accuracy, level = float(np.mean(late(curve).values)), median(late(loss))
+        if abs(accuracy - 0.5) < 0.03 and abs(level - math.log(2)) < 0.03:
+            evidence = f"{curve.name} ends at {accuracy:.3g}, {loss.name} at {level:.4g} (ln 2 is 0.6931)"
+            yield found("not_learning", "fault", curve, evidence, "high")
+            return
