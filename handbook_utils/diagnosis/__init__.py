@@ -1,1 +1,1 @@
-"""Reading a training run: a log of any tool in, what it is and what is wrong with it out; pure rules, no model."""
+"""Reading a training run: from a log of any tool to what the run is and what is wrong with it."""

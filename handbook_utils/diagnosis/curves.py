@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,6 @@ from handbook_utils.diagnosis.table import Floats, Rows, Table
 
 # fewer records than this after a step back are no second run: a summary, or a row that a join misplaced
 FEWEST_OF_A_RUN = 3
-# a record of which more than this share is NaN was made by a join of several: missing, not broken
-MOST_MISSING = 0.5
 # ln 2 as it is printed to three digits or more
 EXACTLY = 5e-4
 
@@ -109,13 +108,14 @@ def run_log(table: Table) -> RunLog:
     ours, parts, scores = known_as(names), reward_parts(names), held_out_scores(names)
     steps, has_steps = _steps(table, ours)
     kept, restarts, remarks = _one_run(table, ours, steps)
-    sparse = _sparse_rows(table)
 
     def curve(name: str | None) -> Curve:
         if name is None:
             return EMPTY
         rows, values = table.column(name)
-        keep = kept[rows] & ~(np.isnan(values) & sparse[rows])
+        keep = kept[rows]
+        if np.isnan(values).any():
+            keep &= ~(np.isnan(values) & _of_another_record(table, name, ours)[rows])
         rows, values = rows[keep], values[keep]
         order = np.argsort(steps[rows], kind="stable")
         return Curve(steps[rows][order], values[order], name)
@@ -136,8 +136,8 @@ def run_log(table: Table) -> RunLog:
 def _settled(kind: str, curves: Mapping[str, Curve]) -> str:
     """What a run is where names leave it open, by what values must be at the start.
 
-    A loss beside an accuracy alone is a reward model's where it begins near ln 2, and a loss alone is DPO's where
-    it begins at ln 2. Rewards in proportion to log-probabilities have no reference in them: ORPO, CPO, SimPO.
+    A loss beside an accuracy alone is a reward model's where it begins near ln 2, and a loss alone is DPO's
+    where it begins at ln 2. Rewards in proportion to log-probabilities have no reference in them: ORPO, CPO.
     """
     loss = curves.get("loss", curves.get("eval_loss", EMPTY)).finite
     if kind == "dpo":
@@ -159,7 +159,12 @@ def _without_reference(curves: Mapping[str, Curve]) -> bool:
     ratios = []
     for rewards, logps in (("chosen", "logps_chosen"), ("rejected", "logps_rejected")):
         one, other = curves.get(rewards, EMPTY).values, curves.get(logps, EMPTY).values
-        if len(one) != len(other) or not len(one) or not np.isfinite(one).all() or not (np.abs(other) > 0).all():
+        if (
+            len(one) != len(other)
+            or not len(one)
+            or not np.isfinite(one).all()
+            or not (np.abs(other) > 0).all()
+        ):
             return False
         ratios.append(one / other)
     both = np.concatenate(ratios)
@@ -168,7 +173,7 @@ def _without_reference(curves: Mapping[str, Curve]) -> bool:
 
 
 def _steps(table: Table, ours: Mapping[str, str]) -> tuple[Floats, bool]:
-    """(records,) each record's step: as logged, else of the record before; without steps by epoch or place."""
+    """(records,) each record's step, or that of the record before; without steps by epoch or place."""
     for name in ("step", "epoch"):
         logged = ours.get(name)
         if logged is None:
@@ -189,13 +194,25 @@ def _filled(values: Floats) -> Floats:
     return np.where(last >= 0, values[np.maximum(last, 0)], values[known[0]])
 
 
-def _sparse_rows(table: Table) -> npt.NDArray[np.bool_]:
-    """(records,) whether most of a record is NaN."""
-    missing = np.zeros(table.records)
-    for name in table.names():
-        rows, values = table.column(name)
-        missing[rows] += np.isnan(values)
-    return missing > MOST_MISSING * np.maximum(table.widths(), 1)
+def _of_another_record(table: Table, name: str, ours: Mapping[str, str]) -> npt.NDArray[np.bool_]:
+    """(records,) which rows of a join hold another kind of record: NaN is missing there, not broken.
+
+    None of what stands beside a finite value of `name` is finite there, and something else is.
+    """
+    rows, values = table.column(name)
+    good = rows[np.isfinite(values)]
+    beside, others = np.zeros(table.records, dtype=bool), np.zeros(table.records, dtype=bool)
+    if not len(good):
+        return beside
+    for other in set(table.names()) - {ours.get("step"), ours.get("epoch"), name}:
+        found, numbers = table.column(other)
+        finite = np.zeros(table.records, dtype=bool)
+        finite[found] = np.isfinite(numbers)
+        if finite[good[0]]:
+            beside |= finite
+        else:
+            others |= finite
+    return others & ~beside
 
 
 def _one_run(
@@ -222,14 +239,16 @@ def _one_run(
         else:
             runs[-1].append(piece)
     restarts: list[tuple[Restart, tuple[Rows, Rows]]] = []
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in pairwise(pieces):
         restart = Restart(float(steps[before[-1]]), float(steps[after[0]]))
         repeated = (before[steps[before] >= steps[after[0]]], after[steps[after] <= steps[before[-1]]])
         restarts.append((restart, repeated))
     if len(runs) > 1:
         number = max(range(len(runs)), key=lambda place: (sum(map(len, runs[place])), place))
         chosen, place = runs[number], number + 1
-        remarks.append(f"the steps begin anew: {len(runs)} runs in one log; the longest, number {place}, is read")
+        remarks.append(
+            f"the steps begin anew: {len(runs)} runs in one log; the longest, number {place}, is read"
+        )
         kept &= np.isin(np.arange(table.records), np.concatenate(chosen))
         runs = [chosen]
     for before, after in zip(runs[0], runs[0][1:], strict=False) if runs else ():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handbook_utils.diagnosis.curves import RunLog, run_log
 from handbook_utils.diagnosis.finding import Diagnosis, Finding, Verdict, worst_first
-from handbook_utils.diagnosis.reading.logs import read_log
+from handbook_utils.diagnosis.reading.logs import read_log, read_together
 from handbook_utils.diagnosis.rules import losses, numbers, online, preferences
 from handbook_utils.diagnosis.signals import FEWEST, span
 from handbook_utils.diagnosis.table import Table
@@ -46,9 +46,9 @@ def diagnose(log: str | Path | Iterable[Mapping[str, Any]]) -> Diagnosis:
     """Say what a training run is, and what is wrong with it, from its log alone.
 
     Args:
-        log: a run folder; a log file: metrics.jsonl, trainer_state.json, trainer_log.jsonl, TensorBoard's event
-            files and CSV, a tracker's CSV, a notebook, the text that training printed; or records, such as
-            `trainer.state.log_history`. Keys may be those of any release.
+        log: a run folder; a log file: metrics.jsonl, trainer_state.json, trainer_log.jsonl, TensorBoard's
+            event files and CSV, a tracker's CSV, a notebook, the text that training printed; or records, such
+            as `trainer.state.log_history`. Keys may be those of any release.
     Returns:
         The kind of run, a verdict, and findings with their evidence, the worst first. A log with too few
         records for any verdict is "too_short", unless a fault shows in them.
@@ -67,6 +67,11 @@ def diagnose(log: str | Path | Iterable[Mapping[str, Any]]) -> Diagnosis:
     for record in log:
         table.add(record)
     return diagnose_table(table)
+
+
+def diagnose_files(paths: Sequence[Path]) -> Diagnosis:
+    """The diagnosis of files that make one log together, such as TensorBoard's CSV per tag."""
+    return diagnose(paths[0]) if len(paths) == 1 else diagnose_table(read_together(paths))
 
 
 def diagnose_table(table: Table) -> Diagnosis:

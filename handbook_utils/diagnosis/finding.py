@@ -33,9 +33,7 @@ def sparkline(curve: Curve, width: int = 40) -> str:
         return "×" * len(means)
     low, high = min(finite), max(finite)
     scale = (len(_BARS) - 1) / (high - low) if np.isfinite(high - low) and high > low else 0.0
-    return "".join(
-        _BARS[round((mean - low) * scale)] if np.isfinite(mean) else "×" for mean in means
-    )
+    return "".join(_BARS[round((mean - low) * scale)] if np.isfinite(mean) else "×" for mean in means)
 
 
 @dataclass(frozen=True)

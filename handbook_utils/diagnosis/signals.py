@@ -1,4 +1,4 @@
-"""Statistics of noisy curves: both ends, the noise between neighbours, spikes, and whether a change is one."""
+"""Statistics of noisy curves: both ends, noise, and what is smooth."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def mean_ends(curve: Curve) -> Ends | None:
 
 
 def noise(values: npt.NDArray[np.float64]) -> float:
-    """Standard deviation of a curve's noise, from the differences of neighbours, so that a trend is none of it."""
+    """Standard deviation of a curve's noise, from differences of neighbours, which no trend moves."""
     if len(values) < 3:
         return 0.0
     differences = np.abs(np.diff(values))
@@ -94,7 +94,9 @@ def rolling_median(values: npt.NDArray[np.float64], size: int = 2 * WINDOW + 1) 
         return np.full(len(values), np.median(values) if len(values) else np.nan)
     inner = np.median(np.lib.stride_tricks.sliding_window_view(values, size), axis=1)
     half = size // 2
-    return np.concatenate([np.full(half, inner[0]), inner, np.full(len(values) - half - len(inner), inner[-1])])
+    return np.concatenate(
+        [np.full(half, inner[0]), inner, np.full(len(values) - half - len(inner), inner[-1])]
+    )
 
 
 def thinned(curve: Curve, most: int = 20_000) -> Curve:

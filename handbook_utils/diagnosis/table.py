@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -83,15 +83,17 @@ class Table:
         self.remarks: list[str] = []
         self._blocks: dict[tuple[str, ...], _Block] = {}
         # names as they came -> those that are numbers, and how to pick them
-        self._shapes: dict[tuple[str, ...], tuple[_Block, itemgetter[str] | None]] = {}
+        self._shapes: dict[
+            tuple[str, ...], tuple[_Block, Callable[[Mapping[str, Any]], Iterable[Any]] | None]
+        ] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Add one record: numbers by name; None is a number that was not finite, as JSON has no other word."""
+        """Add one record: numbers by name. None is read as NaN, for which JSON has no word."""
         names = tuple(record)
         known = self._shapes.get(names)
         if known is not None:
             block, pick = known
-            values = record.values() if pick is None else _as_tuple(pick(record), block)
+            values = record.values() if pick is None else pick(record)
             if block.add(self.records, values):
                 self.records += 1
                 return
@@ -119,7 +121,7 @@ class Table:
         block = self._blocks.setdefault(kept, _Block(kept))
         block.add(self.records, numbers.values())
         if plain or names not in self._shapes:
-            self._shapes[names] = (block, None if kept == names or not kept else itemgetter(*kept))
+            self._shapes[names] = (block, None if kept == names else _picker(kept))
 
     def names(self) -> list[str]:
         """All names that hold a number, in the order in which they came."""
@@ -138,21 +140,17 @@ class Table:
         order = np.argsort(all_rows, kind="stable")
         return all_rows[order], all_values[order]
 
-    def widths(self) -> npt.NDArray[np.int64]:
-        """(records,) how many names each record has."""
-        found = np.zeros(self.records, dtype=np.int64)
-        for block in self._blocks.values():
-            found[np.frombuffer(block.rows, dtype=np.int64)] = len(block.names)
-        return found
-
     def remark(self, text: str) -> None:
         """Say something that was noticed, once."""
         if text not in self.remarks:
             self.remarks.append(text)
 
 
-def _as_tuple(picked: Any, block: _Block) -> Iterable[Any]:
-    return picked if len(block.names) > 1 else (picked,)
+def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Iterable[Any]]:
+    """A function that takes the values of some names out of a record, always as a tuple."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda record: tuple(record[name] for name in names)
 
 
 def _as_float(value: float) -> float:

@@ -58,7 +58,12 @@ def trainer_log(history: History, folder: Path) -> Path:
             if "learning_rate" not in record and "lr" in record:
                 kept["lr"] = record["lr"]
             times = {"elapsed_time": "0:01:02", "remaining_time": "1:02:03"}
-            line = {"current_steps": step, "total_steps": total, **kept, "percentage": round(100 * step / max(total, 1), 2)}
+            line = {
+                "current_steps": step,
+                "total_steps": total,
+                **kept,
+                "percentage": round(100 * step / max(total, 1), 2),
+            }
             stream.write(json.dumps({**line, **times}) + "\n")
     return path
 
@@ -84,7 +89,10 @@ def printed(history: History, folder: Path) -> Path:
 def printed_as_text(history: History, folder: Path) -> Path:
     """transformers 5: the same with every number as text."""
     path = folder / "train.log"
-    lines = ({k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in r.items() if k != "step"} for r in history)
+    lines = (
+        {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in r.items() if k != "step"}
+        for r in history
+    )
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
@@ -93,7 +101,11 @@ def _reported(record: Record) -> dict[str, Any]:
     """Names as transformers hands them to trackers."""
     step = {"train/global_step": record["step"]} if "step" in record else {}
     named = {
-        key if "/" in key and key.startswith("train/") else f"eval/{key[5:]}" if key.startswith("eval_") else f"train/{key}": value
+        key
+        if "/" in key and key.startswith("train/")
+        else f"eval/{key[5:]}"
+        if key.startswith("eval_")
+        else f"train/{key}": value
         for key, value in record.items()
         if key != "step" and isinstance(value, int | float)
     }
@@ -120,11 +132,17 @@ def notebook(history: History, folder: Path) -> Path:
     names.sort(key=lambda name: name != "step")
     head = "".join(f"<th>{html.escape(titles.get(name, name.replace('/', ' / ')))}</th>" for name in names)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(record.get(name, 'No log')))}</td>" for name in names) + "</tr>\n"
+        "<tr>"
+        + "".join(f"<td>{html.escape(str(record.get(name, 'No log')))}</td>" for name in names)
+        + "</tr>\n"
         for record in history
     )
     table = f'<table border="1"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    cell = {"cell_type": "code", "source": [], "outputs": [{"output_type": "display_data", "data": {"text/html": [table]}}]}
+    cell = {
+        "cell_type": "code",
+        "source": [],
+        "outputs": [{"output_type": "display_data", "data": {"text/html": [table]}}],
+    }
     path.write_text(json.dumps({"cells": [cell], "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
     return path
 
@@ -145,7 +163,9 @@ def _field(number: int, content: bytes) -> bytes:
 def event(step: int, tag: str, value: float) -> bytes:
     """One framed event with one scalar, as TensorBoard's writer frames it (checksums left 0)."""
     summary = _field(1, _field(1, tag.encode()) + _varint(2 << 3 | 5) + struct.pack("<f", value))
-    content = _varint(1 << 3 | 1) + struct.pack("<d", 1.7e9) + _varint(2 << 3) + _varint(step) + _field(5, summary)
+    content = (
+        _varint(1 << 3 | 1) + struct.pack("<d", 1.7e9) + _varint(2 << 3) + _varint(step) + _field(5, summary)
+    )
     return framed(content)
 
 
@@ -178,7 +198,9 @@ def tensorboard_csv(history: History, folder: Path) -> Path:
             if tag != "train/global_step":
                 rows.setdefault(tag, []).append((1.7e9 + n, _step(record, n), value))
     for tag, found in rows.items():
-        with (folder / f"run-a-tag-{tag.replace('/', '_')}.csv").open("w", encoding="utf-8", newline="") as stream:
+        with (folder / f"run-a-tag-{tag.replace('/', '_')}.csv").open(
+            "w", encoding="utf-8", newline=""
+        ) as stream:
             writer = csv.writer(stream)
             writer.writerow(["Wall time", "Step", "Value"])
             writer.writerows(found)

@@ -1,9 +1,9 @@
 """Score `diagnose` on labelled logs: `python tests/diagnosis/score_logs.py FOLDER [--out FILE] [--show]`.
 
-The folder holds `NNN.json` with `log_history`, and `labels.jsonl` with `file`, `verdict` (labels), `detail` and
-`confidence`. Only `log_history` is shown to `diagnose`, rewritten into each format as the real tool writes it.
+The folder holds `NNN.json` with `log_history`, and `labels.jsonl` with `file`, `verdict` (labels), `detail`
+and `confidence`. Only `log_history` is shown to `diagnose`, rewritten into each format as its tool writes it.
 
-found: a rule of the label's own is among the findings of severity fault or caution; of several labels any one.
+found: the label's own rule is among the findings of severity fault or caution; of several labels any one.
 flagged: the verdict is faulty. Too short: no fault is to be found.
 """
 
@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from formats import FORMATS
 
 from handbook_utils.diagnosis.diagnose import diagnose
-from handbook_utils.errors import DataError
 from handbook_utils.diagnosis.finding import Diagnosis
+from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import proportion_estimate
 
 # the one table from labels to rules; "other" is by its detail
@@ -82,7 +82,11 @@ def counts(logs: list[dict[str, Any]]) -> dict[str, Any]:
     healthy = [log for log in logs if "healthy" in log["label"]["verdict"]]
     short = [log for log in logs if "too_short_to_tell" in log["label"]["verdict"]]
     found = {
-        sure: [bool(rules_of(log["label"]) & seen(log["diagnosis"])) for log in faults if log["label"]["confidence"] == sure]
+        sure: [
+            bool(rules_of(log["label"]) & seen(log["diagnosis"]))
+            for log in faults
+            if log["label"]["confidence"] == sure
+        ]
         for sure in ("high", "medium", "low")
     }
     flagged = [log["diagnosis"].verdict == "faulty" for log in healthy]
@@ -91,7 +95,13 @@ def counts(logs: list[dict[str, Any]]) -> dict[str, Any]:
         "healthy_flagged": _share(flagged),
         "healthy_cautioned": _share([log["diagnosis"].verdict == "caution" for log in healthy]),
         "short_flagged": _share([log["diagnosis"].verdict == "faulty" for log in short]),
-        "kind_right": _share([log["diagnosis"].kind in (log["label"]["kind"], "unknown" if log["label"]["kind"] == "other" else "") for log in logs]),
+        "kind_right": _share(
+            [
+                log["diagnosis"].kind
+                in (log["label"]["kind"], "unknown" if log["label"]["kind"] == "other" else "")
+                for log in logs
+            ]
+        ),
         "verdicts": dict(Counter(log["diagnosis"].verdict for log in logs)),
     }
 
@@ -105,7 +115,9 @@ def _share(hits: list[bool]) -> dict[str, Any]:
 
 def main() -> None:
     """Score all formats, print, and store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", action="store_true", help="print every log's findings")
@@ -115,8 +127,16 @@ def main() -> None:
     for name in asked.format or FORMATS:
         result = score(asked.folder, FORMATS[name])
         record[name] = result["counts"]
-        shown = {key: f"{value['count']}/{value['of']}" for key, value in result["counts"].items() if key != "verdicts"}
-        lost = [log["label"]["file"] for log in result["logs"] if log["diagnosis"].remarks and not log["diagnosis"].records]
+        shown = {
+            key: f"{value['count']}/{value['of']}"
+            for key, value in result["counts"].items()
+            if key != "verdicts"
+        }
+        lost = [
+            log["label"]["file"]
+            for log in result["logs"]
+            if log["diagnosis"].remarks and not log["diagnosis"].records
+        ]
         print(f"{name:16}", *(f"{key} {value}" for key, value in shown.items()), "unread", lost)
         if asked.show:
             show(result["logs"])
@@ -131,7 +151,10 @@ def show(logs: list[dict[str, Any]]) -> None:
         fault = not NO_FAULT & set(label["verdict"])
         hit = bool(rules_of(label) & seen(diagnosis))
         mark = ("ok" if hit else "MISSED") if fault else ("FLAGGED" if diagnosis.verdict == "faulty" else "")
-        print(f"\n{label['file']} {label['kind']} {label['verdict']} {label['detail']} {label['confidence']}: {mark}")
+        print(
+            f"\n{label['file']} {label['kind']} {label['verdict']} {label['detail']}",
+            f"{label['confidence']}: {mark}",
+        )
         print(f"  label: {label['evidence']}")
         print("  " + str(diagnosis).replace("\n", "\n  "))
 

@@ -46,6 +46,8 @@ def tag_of(name: str) -> str:
 
     >>> tag_of("run-sft-tag-train_loss.csv")
     'train/loss'
+    >>> tag_of("run-grpo-tag-train_rewards_format_mean.csv")
+    'train/rewards/format/mean'
     """
     found = _TAG.search(name)
     if found is None:
@@ -59,7 +61,11 @@ def tag_of(name: str) -> str:
             continue
         if (known := whole.get(rest)) is not None:
             return f"{prefix}/{known}" if prefix else known
-    return re.sub(r"^(train|eval)_", r"\1/", tag)
+    tag = re.sub(r"^(train|eval)_", r"\1/", tag)
+    head, part, rest = tag.partition("rewards_")
+    return (
+        head + "rewards/" + re.sub(r"_(mean|std)$", r"/\1", rest) if part and head in ("", "train/") else tag
+    )
 
 
 def read_delimited(table: Table, file: Path, delimiter: str, tag: str) -> None:

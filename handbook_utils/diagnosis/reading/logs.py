@@ -62,7 +62,8 @@ def log_files(folder: Path) -> list[Path]:
         names = ", ".join(sorted(file.name for file in found)[:5])
         raise DataError(f"{folder}: several CSV files ({names}). Name the one to read.")
     raise DataError(
-        f"{folder}: no training log in this folder. Looked for: {', '.join(IN_FOLDERS)}. Name the log file itself."
+        f"{folder}: no training log in this folder. Looked for: {', '.join(IN_FOLDERS)}. "
+        "Name the log file itself."
     )
 
 
@@ -89,7 +90,9 @@ def _read_into(table: Table, file: Path) -> None:
         table.remark(f"{file.name} is empty: training has logged nothing yet, or its output went elsewhere")
         return
     if head.startswith(LFS):
-        raise DataError(f"{file}: a Git LFS pointer, not the log itself. Fetch it: git lfs pull --include {file.name}")
+        raise DataError(
+            f"{file}: a Git LFS pointer, not the log itself. Fetch it: git lfs pull --include {file.name}"
+        )
     before = table.records
     if is_events(file.name, head):
         read_events(table, file)
@@ -103,7 +106,9 @@ def _read_into(table: Table, file: Path) -> None:
 
 def _read_text(table: Table, file: Path, head: str) -> None:
     start = head.lstrip()
-    if start.startswith("{") and ('"cells"' in head and '"nbformat' in _tail(file) or file.suffix == ".ipynb"):
+    if start.startswith("{") and (
+        ('"cells"' in head and '"nbformat' in _tail(file)) or file.suffix == ".ipynb"
+    ):
         read_notebook(table, file)
     elif start.startswith(("{", "[")) and _is_one_document(start):
         read_history(table, file)
@@ -115,8 +120,9 @@ def _read_text(table: Table, file: Path, head: str) -> None:
         read_printed(table, file)
         if not table.records:
             raise DataError(
-                f"{file}: no training records found in this text. Read are JSON (an object per line, or log_history), "
-                "CSV, dicts as the Trainer prints them, and tables with a header such as Step, Training Loss."
+                f"{file}: no training records found in this text. Known are JSON (an object per line, or "
+                "log_history), CSV, dicts as the Trainer prints them, and tables with a header such as "
+                "Step, Training Loss."
             )
 
 
@@ -154,15 +160,18 @@ def read_together(paths: Sequence[Path]) -> Table:
         for path in paths:
             _read_into(table, path)
         return table
-    joined: dict[float, dict[str, float]] = {}
+    # (which piece, step): a restart goes back in each of the files
+    joined: dict[tuple[int, float], dict[str, float]] = {}
     for path in paths:
         one = Table()
         _read_into(one, path)
         rows, steps = one.column("step")
+        pieces = np.cumsum(np.concatenate([[0], np.diff(steps) < 0]))
         for name in set(one.names()) - {"step"}:
             for row, value in zip(*one.column(name), strict=True):
-                step = float(steps[np.searchsorted(rows, row)])
-                joined.setdefault(step, {"step": step})[name] = float(value)
-    for step in sorted(joined):
-        table.add(joined[step])
+                place = int(np.searchsorted(rows, row))
+                key = (int(pieces[place]), float(steps[place]))
+                joined.setdefault(key, {"step": key[1]})[name] = float(value)
+    for key in sorted(joined):
+        table.add(joined[key])
     return table

@@ -132,7 +132,9 @@ def read_notebook(table: Table, file: Path) -> None:
         cells = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))["cells"]
         outputs = [one for cell in cells for one in cell.get("outputs", [])]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{file}: not a whole notebook. Save it again, or copy its table into a text file.") from None
+        raise DataError(
+            f"{file}: not a whole notebook. Save it again, or copy its table into a text file."
+        ) from None
     shown = list(_shown(outputs))
     counts = [_count(text, is_html) for text, is_html in shown]
     if not any(counts):

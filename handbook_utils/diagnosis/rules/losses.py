@@ -105,7 +105,9 @@ def _spikes(curve: Curve, *, at_least: float, times: float) -> Iterator[Finding]
     if len(starts) < SPIKES:
         return
     top = float(np.max(calm.values[above]))
-    evidence = f"{curve.name}: {len(starts)} spikes of more than {times:g} times their surroundings, up to {top:.3g}"
+    evidence = (
+        f"{curve.name}: {len(starts)} spikes of more than {times:g} times their surroundings, up to {top:.3g}"
+    )
     steps = (float(calm.steps[starts[0]]), float(calm.steps[starts[-1]]))
     yield found("unstable", "caution", curve, evidence, steps=steps)
 
@@ -116,7 +118,9 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
     if log.kind in (*ONLINE, "other"):
         return
     if is_idle(gradients) and (curve.values != 0.0).any():
-        evidence = f"{gradients.name} is 0 in {int((gradients.values == 0).sum())} of {len(gradients)} records"
+        evidence = (
+            f"{gradients.name} is 0 in {int((gradients.values == 0).sum())} of {len(gradients)} records"
+        )
         yield found("not_learning", "fault", gradients, evidence, "high")
         return
     found_ends = ends(curve)
@@ -126,7 +130,11 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
     if float(np.ptp(curve.values)) <= 1e-3 * abs(first) and abs(first) > LEARNED:
         evidence = f"{curve.name} is {first:.4g} in all {len(curve)} records"
         yield found("not_learning", "fault", curve, evidence, "high")
-    elif len(curve) >= ENOUGH and abs(found_ends.change) < LEAST_CHANGE * abs(first) and not _falls(log["eval_loss"]):
+    elif (
+        len(curve) >= ENOUGH
+        and abs(found_ends.change) < LEAST_CHANGE * abs(first)
+        and not _falls(log["eval_loss"])
+    ):
         if log.kind in PAIRS and abs(first - math.log(2)) > 0.05:
             return  # it had learned before the log begins
         evidence = f"{curve.name} goes from {first:.4g} to {last:.4g} in {len(curve)} records"
@@ -163,10 +171,19 @@ def check_held_out(log: RunLog) -> Iterator[Finding]:
         return  # both rise: that is another rule's
     share = last / best - 1
     worse = last > float(curve.values[0]) * (1 + GENERALISATION_LOSS) and log.kind == "sft"
-    evidence = f"{curve.name} was lowest, {best:.4g}, at step {curve.steps[place]:g} and ends {share:.0%} above"
+    evidence = (
+        f"{curve.name} was lowest, {best:.4g}, at step {curve.steps[place]:g} and ends {share:.0%} above"
+    )
     steps = (float(curve.steps[place]), float(curve.steps[-1]))
     sure = len(curve) - place > 3
-    yield found("overfitting", "fault" if worse else "caution", curve, evidence, "high" if sure else "medium", steps=steps)
+    yield found(
+        "overfitting",
+        "fault" if worse else "caution",
+        curve,
+        evidence,
+        "high" if sure else "medium",
+        steps=steps,
+    )
 
 
 def check_memorised(log: RunLog) -> Iterator[Finding]:
@@ -176,11 +193,17 @@ def check_memorised(log: RunLog) -> Iterator[Finding]:
     if log.kind != "sft" or found_ends is None or not 0 < found_ends.last < MEMORISED_LOSS:
         return
     gap = median(late(held_out)) > 5 * found_ends.last if len(held_out) else True
-    rises = len(held_out) > 2 and held_out.values[-1] > float(held_out.values.min()) * (1 + GENERALISATION_LOSS)
+    rises = len(held_out) > 2 and held_out.values[-1] > float(held_out.values.min()) * (
+        1 + GENERALISATION_LOSS
+    )
     if len(held_out) and not (gap and rises):
         return  # held-out rows are as easy
     evidence = f"{curve.name} ends at {found_ends.last:.3g} per token"
-    evidence += f", {held_out.name} at {held_out.values[-1]:.3g}" if len(held_out) else "; no held-out loss was logged"
+    evidence += (
+        f", {held_out.name} at {held_out.values[-1]:.3g}"
+        if len(held_out)
+        else "; no held-out loss was logged"
+    )
     yield found("memorised", "caution", curve, evidence, "high" if len(held_out) else "medium")
 
 

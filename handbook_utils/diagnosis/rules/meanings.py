@@ -20,8 +20,8 @@ class Meaning:
 
 MEANINGS: dict[str, Meaning] = {
     "nan": Meaning(
-        "An overflow, a division by zero, or a batch without a token that carries loss. What is trained after "
-        "the first NaN is worthless.",
+        "An overflow, a division by zero, or a batch without a token that carries loss. What is trained "
+        "after the first NaN is worthless.",
         "start again from a checkpoint before it, with a tenth of learning_rate and bf16 instead of fp16",
         "PyTorch, Automatic mixed precision; transformers, TrainingArguments.logging_nan_inf_filter",
     ),
@@ -37,7 +37,7 @@ MEANINGS: dict[str, Meaning] = {
     ),
     "lr_zero": Meaning(
         "The schedule never left 0 or has ended, so the optimiser changes nothing.",
-        "check warmup_steps against the number of steps, and that the scheduler is stepped once per optimiser step",
+        "check warmup_steps against the number of steps, and that the scheduler takes one step per update",
         "transformers, Optimizer schedules",
     ),
     "diverged": Meaning(
@@ -46,7 +46,7 @@ MEANINGS: dict[str, Meaning] = {
         "Chowdhery et al. 2022 (PaLM), section 5.1",
     ),
     "unstable": Meaning(
-        "Single batches throw the model off: learning_rate is high for this batch size, or some rows are broken.",
+        "Single batches throw the model off: learning_rate is high for this batch, or rows are broken.",
         "halve learning_rate or set max_grad_norm=1; look at the rows of the batches at these steps",
         "Chowdhery et al. 2022 (PaLM), section 5.1",
     ),
@@ -62,13 +62,13 @@ MEANINGS: dict[str, Meaning] = {
         "Howard and Whitaker 2023, Can LLMs learn from a single example?; Carlini et al. 2022",
     ),
     "not_learning": Meaning(
-        "The weights do not change: the adapter is not attached or frozen, or learning_rate is far too small.",
+        "The weights do not change: the adapter is not attached or frozen, or learning_rate is too small.",
         "print the number of trainable parameters; then ten times learning_rate for a few steps",
         "PEFT, troubleshooting; Rafailov et al. 2023, equation 7 (equal models: the loss is ln 2)",
     ),
     "reward_flat": Meaning(
-        "The policy finds no answer that earns more: the task is too hard, or the reward tells answers not apart.",
-        "sample 8 answers to 20 prompts and score them: if all get the same, use easier prompts or a finer reward",
+        "The policy finds no answer that earns more: the task is too hard, or answers get equal rewards.",
+        "sample 8 answers to each of 20 prompts and score them: if all are equal, use easier prompts",
         "Yu et al. 2025 (DAPO), section 3.2",
     ),
     "displacement": Meaning(
@@ -102,7 +102,7 @@ MEANINGS: dict[str, Meaning] = {
         "Cui et al. 2025, arXiv 2505.22617",
     ),
     "zero_variance": Meaning(
-        "Answers to a prompt get equal rewards, so their advantages are 0 and the step learns nothing from them.",
+        "Answers to a prompt get equal rewards, so their advantages are 0 and nothing is learned from them.",
         "choose prompts that are solved sometimes, sample more answers per prompt, or give partial reward",
         "Yu et al. 2025 (DAPO), section 3.2 (dynamic sampling)",
     ),
@@ -132,13 +132,13 @@ MEANINGS: dict[str, Meaning] = {
         "transformers, Trainer.train(resume_from_checkpoint)",
     ),
     "resumed_out_of_phase": Meaning(
-        "After the restart the same steps have another loss: the optimiser, the order of the rows or the weights "
-        "are not those of before.",
-        "resume from a whole checkpoint (optimizer.pt, scheduler.pt, rng_state.pth), not from the weights alone",
+        "After the restart the same steps have another loss: the optimiser, the order of the rows or the "
+        "weights are not those of before.",
+        "resume from a whole checkpoint (optimizer.pt, scheduler.pt, rng_state.pth), not from weights alone",
         "transformers, Trainer.train(resume_from_checkpoint)",
     ),
     "high_initial_loss": Meaning(
-        "The first loss is near that of guessing: new embeddings, a wrong template, or losses that are summed.",
+        "The first loss is near that of guessing: new embeddings, a wrong template, or a sum of losses.",
         "handbook template MODEL shows what the model sees",
         "a uniform guess over V tokens has the loss ln V",
     ),

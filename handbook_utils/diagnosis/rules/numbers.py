@@ -70,7 +70,13 @@ def check_zero_loss(log: RunLog) -> Iterator[Finding]:
         return
     zero = curve.values == 0.0
     if zero.all():
-        yield found("everything_masked", "fault", curve, f"{curve.name} is exactly 0 in all {len(curve)} records", "high")
+        yield found(
+            "everything_masked",
+            "fault",
+            curve,
+            f"{curve.name} is exactly 0 in all {len(curve)} records",
+            "high",
+        )
         return
     run = len(zero) - int(np.argmin(zero[::-1])) if zero[-1] else 0
     if not zero[-1]:

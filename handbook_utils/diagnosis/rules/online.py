@@ -11,7 +11,18 @@ from handbook_utils.diagnosis.finding import Finding
 from handbook_utils.diagnosis.rules.losses import is_idle
 from handbook_utils.diagnosis.rules.meanings import found
 from handbook_utils.diagnosis.rules.numbers import ONLINE
-from handbook_utils.diagnosis.signals import FEWEST, WINDOW, Ends, early, ends, late, mean, mean_ends, median, noise
+from handbook_utils.diagnosis.signals import (
+    FEWEST,
+    WINDOW,
+    Ends,
+    early,
+    ends,
+    late,
+    mean,
+    mean_ends,
+    median,
+    noise,
+)
 
 # counts over 48 healthy public runs: above these none was (zero variance up to 0.6, cut answers up to 0.5)
 MOST_ZERO, MOST_CUT, MANY_CUT = 0.7, 0.5, 0.3
@@ -118,7 +129,9 @@ def check_entropy(log: RunLog) -> Iterator[Finding]:
     if last > 3 * first and last > first + 1.0 and found_ends.z > 4:
         severity = "caution" if is_rising(log["reward"]) else "fault"
         evidence = f"{curve.name} goes from {first:.3g} to {last:.3g} nats"
-        yield found("entropy_explosion", "fault" if severity == "fault" else "caution", curve, evidence, "high")
+        yield found(
+            "entropy_explosion", "fault" if severity == "fault" else "caution", curve, evidence, "high"
+        )
     half = median(Curve(curve.steps[: len(curve) // 2], curve.values[: len(curve) // 2][-WINDOW:]))
     if first > 0 and last < 0.1 * first and half < 0.1 * first and last < 0.05:
         evidence = f"{curve.name} goes from {first:.3g} to {last:.3g} nats before the run is half over"
@@ -148,7 +161,9 @@ def check_parts(log: RunLog) -> Iterator[Finding]:
         still = len(values) >= 2 * FEWEST and float(np.ptp(values)) == 0.0
         if not still or (len(spread.finite) and float(np.max(spread.finite.values)) > 0):
             continue
-        evidence = f"reward part {part} is {values[0]:.4g} in all {len(values)} records, while the reward moves"
+        evidence = (
+            f"reward part {part} is {values[0]:.4g} in all {len(values)} records, while the reward moves"
+        )
         yield found("constant_reward_part", "note" if values[0] > 0 else "caution", curve, evidence, "high")
 
 
@@ -168,7 +183,9 @@ def check_hacking(log: RunLog) -> Iterator[Finding]:
     for part, (curve, _) in log.parts.items() if rising[0] == "the reward" else ():
         fallen = mean_ends(curve)
         if fallen is not None and _fell(fallen):
-            evidence = f"the reward rises while its part {part} falls from {fallen.first:.3g} to {fallen.last:.3g}"
+            evidence = (
+                f"the reward rises while its part {part} falls from {fallen.first:.3g} to {fallen.last:.3g}"
+            )
             yield found("reward_hacking_suspected", "caution", curve, evidence, "low")
 
 

@@ -31,7 +31,8 @@ def check_reference(log: RunLog) -> Iterator[Finding]:
     limit = EQUAL_MODELS if at <= 1 else MOVED_AT_ONCE
     if at <= 10 and largest > limit:
         loss = log["loss"].finite
-        evidence = f"at step {at:g} {chosen.name} is {chosen.values[0]:.3g}, {rejected.name} {rejected.values[0]:.3g}"
+        evidence = f"at step {at:g} {chosen.name} is {chosen.values[0]:.3g}, "
+        evidence += f"{rejected.name} {rejected.values[0]:.3g}"
         evidence += f", the loss {loss.values[0]:.4g} (ln 2 = {math.log(2):.4f})" if len(loss) else ""
         severity, sure = ("fault", "high") if at <= 1 else ("caution", "medium")
         yield found("wrong_reference", severity, chosen, evidence, sure, steps=(at, at))
@@ -65,7 +66,11 @@ def check_accuracy(log: RunLog) -> Iterator[Finding]:
     calm = smooth(curve)
     if len(curve) >= 2 * WINDOW:
         perfect = np.flatnonzero(calm.values >= SATURATED)
-        if len(perfect) and perfect[0] <= max(1, EARLY * len(calm)) and np.mean(late(curve).values) >= SATURATED:
+        if (
+            len(perfect)
+            and perfect[0] <= max(1, EARLY * len(calm))
+            and np.mean(late(curve).values) >= SATURATED
+        ):
             at = float(calm.steps[perfect[0]])
             evidence = f"{curve.name} is {SATURATED:.0%} or more over {WINDOW} records from step {at:g} on"
             yield found("saturated_accuracy", "caution", curve, evidence, steps=(at, float(curve.steps[-1])))
@@ -77,7 +82,10 @@ def check_accuracy(log: RunLog) -> Iterator[Finding]:
 
 
 def check_chance(log: RunLog) -> Iterator[Finding]:
-    """A reward model whose accuracy stays at that of a coin. Evaluations are means over many rows: two suffice."""
+    """A reward model whose accuracy stays at that of a coin.
+
+    Evaluations are means over many rows, so two of them suffice.
+    """
     if log.kind != "reward":
         return
     for accuracies, losses, fewest in (("accuracy", "loss", 4 * WINDOW), ("eval_accuracy", "eval_loss", 2)):
