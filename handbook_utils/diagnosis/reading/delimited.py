@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from handbook_utils.diagnosis.keys import NAMES, known_as, plain_name
@@ -19,6 +20,8 @@ TENSORBOARD = ("wall time", "step", "value")
 LONG = ("key", "metric", "tag", "name")
 # the columns that a chart's export adds to each curve
 _BOUNDS = re.compile(r"__(?:MIN|MAX)$")
+# rows converted at once where all their cells are numbers
+STRETCH = 2048
 _TAG = re.compile(r"tag-(.+)\.csv$")
 
 
@@ -71,8 +74,7 @@ def tag_of(name: str) -> str:
 def read_delimited(table: Table, file: Path, delimiter: str, tag: str) -> None:
     """Add the rows of a CSV file; `tag` is what its column "Value" holds, from the file's name."""
     with _huge_cells(), file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        # a NUL byte would end the csv module's reading
-        rows = csv.reader((line.replace("\0", "") for line in stream), delimiter=delimiter)
+        rows = csv.reader(stream, delimiter=delimiter)
         try:
             names = [name.strip() for name in next(rows)]
             lowered = [name.lower() for name in names]
@@ -130,16 +132,8 @@ def _best_steps(names: list[str]) -> list[str]:
 
 def _read_wide(table: Table, rows: Iterable[list[str]], names: Sequence[str]) -> None:
     places = [(place, name) for place, name in enumerate(names) if name]
-    whole = [place for place, _ in places] == list(range(len(names)))
-    labels = [name for _, name in places]
     ragged = 0
-    for row in rows:
-        if whole and len(row) == len(labels):
-            try:
-                table.add(dict(zip(labels, map(float, row), strict=True)))
-                continue
-            except ValueError:
-                pass
+    for row in _left_over(table, rows, places, len(names)):
         record: dict[str, float] = {}
         for place, name in places:
             if place < len(row) and (cell := row[place]):
@@ -156,6 +150,23 @@ def _read_wide(table: Table, rows: Iterable[list[str]], names: Sequence[str]) ->
             table.add(record)
     if ragged:
         table.remark(f"{ragged} rows have fewer cells than the header")
+
+
+def _left_over(
+    table: Table, rows: Iterable[list[str]], places: Sequence[tuple[int, str]], width: int
+) -> Iterator[list[str]]:
+    """Add stretches of rows that are all numbers at once, and give back the others, in order."""
+    source = iter(rows)
+    while stretch := list(islice(source, STRETCH)):
+        try:
+            cells = list(zip(*stretch, strict=True))
+            columns = [list(map(float, cells[place])) for place, _ in places] if len(cells) == width else []
+        except ValueError:
+            columns = []
+        if columns:
+            table.add_columns(tuple(name for _, name in places), columns)
+        else:
+            yield from stretch
 
 
 def _read_long(table: Table, rows: Iterable[list[str]], names: Sequence[str]) -> None:

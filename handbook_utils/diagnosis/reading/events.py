@@ -8,6 +8,7 @@ server and gRPC among them, to do the same.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from handbook_utils.diagnosis.table import Table
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # a record longer than this is no summary of scalars: an image, a graph, or damage
 MOST_BYTES = 1 << 24
+# the usual event: time, step, and a summary of one scalar, each length in one byte
+_PLAIN = re.compile(rb"\x09.{8}\x10([\x80-\xff]*[\x00-\x7f])\x2a.\x0a.\x0a(.)(.+)\x15(.{4})", re.DOTALL)
+_FLOAT = struct.Struct("<f").unpack
 Value = int | float | memoryview
 
 
@@ -29,32 +33,38 @@ def read_events(table: Table, file: Path) -> None:
     """Add the scalars of an event file: those of one step that follow each other are one record."""
     at: int | None = None
     record: dict[str, float] = {}
-    broken = False
-    with file.open("rb") as stream:
-        while header := stream.read(12):
-            size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else MOST_BYTES + 1
-            if size > MOST_BYTES:
-                broken = True
-                break
-            content = stream.read(size + 4)
-            if len(content) < size + 4:
-                broken = True  # what a running or killed writer has not finished
-                break
-            try:
-                step, scalars = _event(memoryview(content)[:size])
-            except (IndexError, struct.error, ValueError):
-                broken = True
-                break
+    try:
+        for step, scalars in _events(file):
             for tag, value in scalars:
                 if step != at or tag in record:
                     if record:
                         table.add(record)
                     at, record = step, {"step": float(step)}
                 record[tag] = value
+    except (EOFError, IndexError, struct.error, ValueError):
+        # what a running or killed writer has not finished
+        table.remark(f"{file.name} breaks off in the middle of a record")
     if record:
         table.add(record)
-    if broken:
-        table.remark(f"{file.name} breaks off in the middle of a record")
+
+
+def _events(file: Path) -> Iterator[tuple[int, list[tuple[str, float]]]]:
+    """Step and scalars of each event. Raises EOFError where a record is cut."""
+    plain, header = _PLAIN.fullmatch, struct.Struct("<Q4x").unpack
+    names: dict[bytes, str] = {}
+    with file.open("rb", buffering=1 << 20) as stream:
+        read = stream.read
+        while framing := read(12):
+            size = header(framing)[0]
+            content = read(size + 4) if size <= MOST_BYTES else b""
+            if len(content) < size + 4:
+                raise EOFError
+            found = plain(content, 0, size)
+            if found is not None and len(found[3]) == found[2][0]:
+                name = names.get(found[3]) or names.setdefault(found[3], found[3].decode("utf-8", "replace"))
+                yield _varint(found[1], 0)[0], [(name, _FLOAT(found[4])[0])]
+            else:
+                yield _event(memoryview(content)[:size])
 
 
 def _event(content: memoryview) -> tuple[int, list[tuple[str, float]]]:
@@ -118,7 +128,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, Value]]:
         place += length
 
 
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
+def _varint(content: memoryview | bytes, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = content[place]

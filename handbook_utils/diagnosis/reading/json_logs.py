@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,30 @@ CHUNK = 1 << 20
 def read_json_lines(table: Table, file: Path) -> None:
     """Add each line's object; lines that are none, such as one that a kill cut short, are counted."""
     broken = 0
-    loads = json.loads
-    with file.open("rb") as stream:
-        for line in stream:
-            if line == b"\n":
-                continue
-            try:
-                record = loads(line)
-            except (ValueError, RecursionError):
-                broken += bool(line.strip())
-                continue
-            if type(record) is dict:
-                table.add(_flat(record) if "logs" in record or "data" in record else record)
-            else:
-                broken += 1
+    with file.open("r", encoding="utf-8-sig", errors="replace") as stream:
+        while lines := stream.readlines(CHUNK):
+            records = _records(lines)
+            broken += len(lines) - len(records) - sum(not line.strip() for line in lines)
+            table.add_all([_flat(r) if "logs" in r or "data" in r else r for r in records])
     if broken:
         table.remark(f"{broken} {'line is' if broken == 1 else 'lines are'} no JSON object and left out")
+
+
+def _records(lines: list[str]) -> list[dict[str, Any]]:
+    """The objects of lines, decoded at once where all are whole."""
+    try:
+        found = json.loads(f"[{','.join(lines)}]")
+        if len(found) == len(lines):
+            return [record for record in found if isinstance(record, dict)]
+    except (ValueError, RecursionError):
+        pass
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [record for record in found if isinstance(record, dict)]
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -52,11 +61,11 @@ def read_history(table: Table, file: Path) -> None:
     Raises:
         DataError: the document is JSON, but holds no list of records under a known name.
     """
-    count = 0
-    for record in _objects(file):
-        count += 1
-        table.add(record)
-    if count:
+    before = table.records
+    objects = _objects(file)
+    while records := list(islice(objects, 4096)):
+        table.add_all(records)
+    if table.records > before:
         return
     start = file.read_text(encoding="utf-8", errors="replace")[:4096]
     if _is_known(start):

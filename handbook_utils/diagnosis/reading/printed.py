@@ -13,7 +13,7 @@ from handbook_utils.diagnosis.keys import known_as
 from handbook_utils.diagnosis.table import Table, to_number
 from handbook_utils.errors import DataError
 
-_DICT = re.compile(r"\{[^{}]*['\"][^{}]*:[^{}]*\}")
+_DICT = re.compile(r"\{[^{}]*\}")
 _PAIR = re.compile(r"['\"]([^'\"{}]+)['\"]\s*:\s*['\"]?([-+]?[\w.]+(?:[-+]\d+)?)['\"]?")
 _WORDS = re.compile(r"(?<=: )(nan|inf|-inf)(?=[,}])")
 _AS_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -34,14 +34,32 @@ def read_printed(table: Table, file: Path) -> None:
 
 def read_lines(table: Table, lines: Iterable[str]) -> None:
     """Add the dicts and `key:value` lines among lines; progress bars return to the line's start."""
+    known: dict[tuple[str, ...], bool] = {}
     for line in lines:
         if "{" in line:
-            for found in _DICT.finditer(line):
-                record = _record(found[0])
-                if record and known_as(record).keys() - {"step", "epoch"}:
+            for record in _dicts(line):
+                names = tuple(record)
+                if names not in known:
+                    known[names] = bool(known_as(names).keys() - {"step", "epoch"})
+                if known[names]:
                     table.add(record)
         elif "step:" in line and (dashed := _DASHED.search(line)):
             table.add({"step": float(dashed[1]), **dict(_DASHED_PAIR.findall(dashed[2]))})
+
+
+def _dicts(line: str) -> Iterator[dict[str, Any]]:
+    """The flat dicts in a line: mostly one."""
+    start, end = line.find("{"), line.rfind("}")
+    if end < start:
+        return
+    text = line[start : end + 1]
+    if "{" not in text[1:]:
+        if "'" in text or '"' in text:
+            yield _record(text)
+        return
+    for found in _DICT.finditer(text):
+        if "'" in found[0] or '"' in found[0]:
+            yield _record(found[0])
 
 
 def _record(text: str) -> dict[str, Any]:
