@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from handbook_utils.cli.diagnose import watch
+from handbook_utils.cli.commands.diagnose import watch
 from tests.diagnosis.formats import FORMATS, metrics_jsonl, trainer_state
 
 
