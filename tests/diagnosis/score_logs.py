@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from formats import FORMATS
 
 from handbook_utils.diagnosis.diagnose import diagnose
 from handbook_utils.diagnosis.finding import Diagnosis
+from handbook_utils.environment import commit, environment
 from handbook_utils.errors import DataError
 from handbook_utils.evaluation.statistics import proportion_estimate
+from handbook_utils.reporting.results import device_name
+from handbook_utils.runs.atomic import write_json
 
+STORE = Path(__file__).parents[2] / "book" / "results" / "diagnosis.json"
 # the one table from labels to rules; "other" is by its detail
 RULES_OF: Mapping[str, tuple[str, ...]] = {
     "not_learning": ("not_learning", "everything_masked"),
@@ -119,7 +124,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="a file for the counts of every format")
+    parser.add_argument("--store", choices=("first", "last"), help="store trainer_state's score for the book")
     parser.add_argument("--show", action="store_true", help="print every log's findings")
     parser.add_argument("--format", choices=FORMATS, action="append")
     asked = parser.parse_args()
@@ -140,8 +146,40 @@ def main() -> None:
         print(f"{name:16}", *(f"{key} {value}" for key, value in shown.items()), "unread", lost)
         if asked.show:
             show(result["logs"])
+    if asked.store:
+        store(asked.store, record["trainer_state"])
     if asked.out:
         asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def store(name: str, found: Mapping[str, Any]) -> None:
+    """Put a score among the book's results, as the estimates that its pages show."""
+    known = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {"measured": {}}
+    shares = {"found": found["found_high"], "flagged": found["healthy_flagged"]}
+    known["measured"][name] = {
+        key: {
+            "value": share["count"] / share["of"],
+            "low": share["low"],
+            "high": share["high"],
+            "level": 0.95,
+            "n": share["of"],
+            "unit": "rate",
+            "method": "wilson",
+            "seed": None,
+            "held": share["count"],
+            "of": share["of"],
+        }
+        for key, share in shares.items()
+    }
+    facts = environment()
+    known |= {
+        "commit": commit(),
+        "versions": facts["versions"],
+        "device": device_name(facts["hardware"]),
+        "seeds": [],
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    write_json(STORE, known)
 
 
 def show(logs: list[dict[str, Any]]) -> None:
