@@ -105,7 +105,7 @@ def measure_watch(folder: Path) -> None:
     WatchLog.on_train_end = timed(WatchLog.on_train_end)  # type: ignore[method-assign]
     start = time.process_time()
     run_stage(
-        "pocket/sft", folder / "sft", overrides=[*SFT_STEPS, "training.logging_steps=1"], progress=False
+        "pocket/sft", folder / "sft", overrides={**SFT_STEPS, "training.logging_steps": 1}, progress=False
     )
     record(
         name="watch_share", value=100 * spent / (time.process_time() - start), unit="% of training", goal=1.0

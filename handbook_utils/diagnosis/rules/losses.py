@@ -33,6 +33,8 @@ GENERALISATION_LOSS, LOSS_FLOOR = 0.05, 0.02
 ENOUGH = 30
 LEAST_CHANGE = 0.02
 SPIKES = 3
+# a loss that stands still below this has learned its rows
+LEARNED = 0.05
 PAIRS = ("dpo", "reward")
 
 
@@ -138,11 +140,8 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
         if log.kind in PAIRS and abs(first - math.log(2)) > 0.05:
             return  # it had learned before the log begins
         evidence = f"{curve.name} goes from {first:.4g} to {last:.4g} in {len(curve)} records"
-        sure = "high" if log.kind in PAIRS and abs(last - math.log(2)) < 0.02 else "low"
-        yield found("not_learning", "caution", curve, evidence, "high" if sure == "high" else "low")
-
-
-LEARNED = 0.05
+        at_chance = log.kind in PAIRS and abs(last - math.log(2)) < 0.02
+        yield found("not_learning", "caution", curve, evidence, "high" if at_chance else "low")
 
 
 def is_idle(gradients: Curve) -> bool:

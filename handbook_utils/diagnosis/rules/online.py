@@ -114,9 +114,8 @@ def check_length(log: RunLog) -> Iterator[Finding]:
     share = mean(late(cut))
     # a share that falls is on its way to none
     if len(cut) >= WINDOW and (share > MOST_CUT or (share > MANY_CUT and share > 0.8 * mean(early(cut)))):
-        severity = "fault" if share > MOST_CUT else "caution"
         evidence = f"late in the run {share:.0%} of the answers are cut ({cut.name})"
-        yield found("truncated", "fault" if severity == "fault" else "caution", cut, evidence, "high")
+        yield found("truncated", "fault" if share > MOST_CUT else "caution", cut, evidence, "high")
 
 
 def check_entropy(log: RunLog) -> Iterator[Finding]:
@@ -127,11 +126,9 @@ def check_entropy(log: RunLog) -> Iterator[Finding]:
         return
     first, last = found_ends.first, found_ends.last
     if last > 3 * first and last > first + 1.0 and found_ends.z > 4:
-        severity = "caution" if is_rising(log["reward"]) else "fault"
+        rises = is_rising(log["reward"])
         evidence = f"{curve.name} goes from {first:.3g} to {last:.3g} nats"
-        yield found(
-            "entropy_explosion", "fault" if severity == "fault" else "caution", curve, evidence, "high"
-        )
+        yield found("entropy_explosion", "caution" if rises else "fault", curve, evidence, "high")
     half = median(Curve(curve.steps[: len(curve) // 2], curve.values[: len(curve) // 2][-WINDOW:]))
     if first > 0 and last < 0.1 * first and half < 0.1 * first and last < 0.05:
         evidence = f"{curve.name} goes from {first:.3g} to {last:.3g} nats before the run is half over"
@@ -146,9 +143,9 @@ def check_kl(log: RunLog) -> Iterator[Finding]:
     far = FAR_PER_ANSWER if log.kind == "ppo" else FAR_PER_TOKEN
     before, after = median(early(curve)), median(late(curve, 0.2))
     if after > far and after > 5 * max(before, 0.0):
-        severity = "fault" if after > 5 * far or not is_rising(log["reward"]) else "caution"
+        bearable = after <= 5 * far and is_rising(log["reward"])
         evidence = f"{curve.name} goes from {before:.3g} in the first third to {after:.3g}"
-        yield found("kl_runaway", "fault" if severity == "fault" else "caution", curve, evidence)
+        yield found("kl_runaway", "caution" if bearable else "fault", curve, evidence)
 
 
 def check_parts(log: RunLog) -> Iterator[Finding]:

@@ -34,8 +34,10 @@ def check_reference(log: RunLog) -> Iterator[Finding]:
         evidence = f"at step {at:g} {chosen.name} is {chosen.values[0]:.3g}, "
         evidence += f"{rejected.name} {rejected.values[0]:.3g}"
         evidence += f", the loss {loss.values[0]:.4g} (ln 2 = {math.log(2):.4f})" if len(loss) else ""
-        severity, sure = ("fault", "high") if at <= 1 else ("caution", "medium")
-        yield found("wrong_reference", severity, chosen, evidence, sure, steps=(at, at))
+        if at <= 1:
+            yield found("wrong_reference", "fault", chosen, evidence, "high", steps=(at, at))
+        else:
+            yield found("wrong_reference", "caution", chosen, evidence, steps=(at, at))
 
 
 def check_displacement(log: RunLog) -> Iterator[Finding]:
