@@ -9,14 +9,14 @@ from typing import Any
 from handbook_utils.diagnosis.curves import RunLog, run_log
 from handbook_utils.diagnosis.finding import Diagnosis, Finding, Verdict, worst_first
 from handbook_utils.diagnosis.reading.logs import read_log, read_together
-from handbook_utils.diagnosis.rules import losses, numbers, online, preferences
+from handbook_utils.diagnosis.rules import every_run, losses, online, preferences
 from handbook_utils.diagnosis.signals import FEWEST, span
 from handbook_utils.diagnosis.table import Table
 
 RULES: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
-    numbers.check_finite,
-    numbers.check_zero_loss,
-    numbers.check_learning_rate,
+    every_run.check_finite,
+    every_run.check_zero_loss,
+    every_run.check_learning_rate,
     losses.check_divergence,
     losses.check_flat,
     losses.check_spikes,
@@ -33,13 +33,13 @@ RULES: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
     online.check_entropy,
     online.check_kl,
     online.check_parts,
-    numbers.check_restarts,
+    every_run.check_restarts,
     losses.check_level,
 )
 # evaluations are means over many rows: as many as show a turn
 EVALUATIONS = 3
 # all that is said of a log whose task is not known
-OF_ANY_TASK = (numbers.check_finite, numbers.check_learning_rate)
+OF_ANY_TASK = (every_run.check_finite, numbers.check_learning_rate)
 
 
 def diagnose(log: str | Path | Iterable[Mapping[str, Any]]) -> Diagnosis:

@@ -9,8 +9,8 @@ import numpy as np
 
 from handbook_utils.diagnosis.curves import Curve, RunLog
 from handbook_utils.diagnosis.finding import Finding
+from handbook_utils.diagnosis.rules.every_run import ONLINE
 from handbook_utils.diagnosis.rules.meanings import found
-from handbook_utils.diagnosis.rules.numbers import ONLINE
 from handbook_utils.diagnosis.signals import (
     WINDOW,
     Ends,
