@@ -39,7 +39,7 @@ RULES: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
 # evaluations are means over many rows: as many as show a turn
 EVALUATIONS = 3
 # all that is said of a log whose task is not known
-OF_ANY_TASK = (every_run.check_finite, numbers.check_learning_rate)
+OF_ANY_TASK = (every_run.check_finite, every_run.check_learning_rate)
 
 
 def diagnose(log: str | Path | Iterable[Mapping[str, Any]]) -> Diagnosis:
