@@ -269,3 +269,19 @@ def test_odd_records_do_no_harm() -> None:
 def test_names_that_never_repeat_are_read() -> None:
     records = [{"step": n, f"key{n}": 1.0, "loss": 2 - n / 50} for n in range(1, 41)]
     assert diagnose(records).verdict == "healthy"
+
+
+def test_a_first_line_that_a_kill_cut_short_is_too_short(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1.', encoding="utf-8")
+    found = diagnose(tmp_path / "metrics.jsonl")
+    assert (found.verdict, found.records) == ("too_short", 0)
+
+
+def test_a_history_far_down_in_its_document_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from handbook_utils.diagnosis.reading import json_logs
+
+    monkeypatch.setattr(json_logs, "CHUNK", 100)
+    state = {"trial_params": {"x" * 50: "y" * 333}, "log_history": history()}
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps(state, indent=2), encoding="utf-8")
+    assert diagnose(path).records == len(history())

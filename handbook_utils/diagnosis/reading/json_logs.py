@@ -16,6 +16,9 @@ from handbook_utils.errors import DataError
 LISTS = ("log_history", "history", "logs", "metrics", "records", "data")
 # read at a time: a record lies whole in what was read, or is completed by the next piece
 CHUNK = 1 << 20
+LONGEST_KEY = 64
+# a record longer than this is none
+LONGEST_RECORD = 16 * CHUNK
 
 
 def read_json_lines(table: Table, file: Path) -> None:
@@ -91,15 +94,14 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
     decode = json.JSONDecoder().raw_decode
     separator = re.compile(r"[\s,]*")
     with file.open("r", encoding="utf-8-sig", errors="replace") as stream:
-        text, place = stream.read(CHUNK), None
-        while place is None:
-            found = re.match(r"\s*\[", text) or _OPENS.search(text)
-            if found is not None:
-                place = found.end()
-            elif not (more := stream.read(CHUNK)):
+        text = stream.read(CHUNK)
+        found = re.match(r"\s*\[", text) or _OPENS.search(text)
+        while found is None:
+            if not (more := stream.read(CHUNK)):
                 return
-            else:
-                text += more
+            text = text[-LONGEST_KEY:] + more  # a key may lie across the seam
+            found = _OPENS.search(text)
+        place = found.end()
         while True:
             found = separator.match(text, place)
             place = found.end() if found else place
@@ -111,7 +113,7 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
                 record, place = decode(text, place)
             except (ValueError, RecursionError):
                 more = stream.read(CHUNK)
-                if not more:
+                if not more or len(text) - place > LONGEST_RECORD:
                     return
                 text, place = text[place:] + more, 0
                 continue

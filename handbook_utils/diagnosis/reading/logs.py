@@ -110,7 +110,7 @@ def _read_text(table: Table, file: Path, head: str) -> None:
         ('"cells"' in head and '"nbformat' in _tail(file)) or file.suffix == ".ipynb"
     ):
         read_notebook(table, file)
-    elif start.startswith(("{", "[")) and _is_one_document(start):
+    elif start.startswith(("{", "[")) and file.suffix != ".jsonl" and _is_one_document(start):
         read_history(table, file)
     elif start.startswith('{"'):
         read_json_lines(table, file)

@@ -149,7 +149,7 @@ def read_notebook(table: Table, file: Path) -> None:
     try:
         cells = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))["cells"]
         outputs = [one for cell in cells for one in cell.get("outputs", [])]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(
             f"{file}: not a whole notebook. Save it again, or copy its table into a text file."
         ) from None
