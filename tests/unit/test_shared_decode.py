@@ -28,6 +28,7 @@ from handbook_utils.sampling.generation.engines.rows import CopiedRows, SharedRo
 from handbook_utils.sampling.generation.engines.transformers import SampledTokens, sample_tokens
 from handbook_utils.sampling.generation.rendering import TokenPrompt
 from handbook_utils.shared_prefix.decoder import decoder_of
+from handbook_utils.shared_prefix.prompt_attention import why_not_once
 from handbook_utils.shared_prefix.prompt_cache import PromptBlock
 from tests.tiny_models import ARCHITECTURES, build_tiny_tokenizer, tiny_config
 
@@ -221,8 +222,6 @@ def unlike(kind: str) -> tuple[PreTrainedModel, str]:
         return Gemma2ForCausalLM(
             Gemma2Config(**common, num_key_value_heads=1, head_dim=8, attn_implementation="eager")
         ), "attention 'eager' is not 'sdpa'"
-    if kind == "state":
-        return MambaForCausalLM(MambaConfig(**SMALL, state_size=4)), "keeps a state along the row"
     if kind == "window":
         return build("mistral", sliding_window=8), "longer than its sliding window of 8 tokens"
     if kind == "convolution":
@@ -234,7 +233,7 @@ def unlike(kind: str) -> tuple[PreTrainedModel, str]:
     return model, "its attention takes temperature_of_keys"
 
 
-@pytest.mark.parametrize("kind", ["soft cap", "state", "window", "convolution", "setting"])
+@pytest.mark.parametrize("kind", ["soft cap", "window", "convolution", "setting"])
 def test_a_model_for_which_it_is_not_exact_copies_and_the_log_says_why_once(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,6 +248,11 @@ def test_a_model_for_which_it_is_not_exact_copies_and_the_log_says_why_once(
     ids = torch.tensor([[5, 6, 7]])
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
     assert made[-1].token_ids == expected[0, 3:].tolist()
+
+
+def test_a_state_along_the_row_is_never_held_once() -> None:
+    model = MambaForCausalLM(MambaConfig(**SMALL, state_size=4))
+    assert why_not_once(model, tokens=1) == "mamba keeps a state along the row"
 
 
 def test_a_window_that_no_answer_reaches_shares(monkeypatch: pytest.MonkeyPatch) -> None:
