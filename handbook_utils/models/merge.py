@@ -31,7 +31,8 @@ PROBES = (
     "What is 12 times 7?",
     "Give me advice for a first job interview.",
 )
-PROBE_TOKENS = 24
+# tokens of a greedy answer; fewer where each weight is compared as well, for they cost most of a check
+PROBE_TOKENS, SHORT_PROBE_TOKENS = 24, 8
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,10 @@ def merge_adapter(
     tokenizer = load_tokenizer(place, for_chat=False)
     with atomic_folder(out) as folder, quiet_libraries():
         model = load_on_base(place, how)
-        before = _Outputs.of(model, tokenizer, how, _greedy_rows(model, tokenizer, how.head))
-        settle_generation(model.get_base_model(), tokenizer, name=name)
         plan = _plan(model, place)
+        tokens = PROBE_TOKENS if plan is None else SHORT_PROBE_TOKENS
+        before = _Outputs.of(model, how, _rows(model, tokenizer, how.head, tokens))
+        settle_generation(model.get_base_model(), tokenizer, name=name)
         if plan is None:
             model = merged(model)
             model.save_pretrained(folder)
@@ -176,16 +178,15 @@ class _Outputs:
     values: list[torch.Tensor]
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, how: Loading, rows: list[_Row]) -> _Outputs:
+    def of(cls, model: Any, how: Loading, rows: list[_Row]) -> _Outputs:
         with torch.inference_mode():
             values = [model(input_ids=row.ids[None].to(how.target)).logits[0].float().cpu() for row in rows]
         return cls(rows, values)
 
 
 def _compared(before: _Outputs, folder: Path, how: Loading, place: str) -> MergeReport:
-    tokenizer = load_tokenizer(str(folder), for_chat=False)
     merged = load_model(str(folder), head=how.head, dtype=how.dtype, device=how.device)
-    after = _Outputs.of(merged, tokenizer, how, before.rows)
+    after = _Outputs.of(merged, how, before.rows)
     del merged
     largest = max(float(value.abs().max()) for value in before.values)
     tolerance = TOLERANCES[how.dtype]
@@ -200,7 +201,7 @@ def _compared(before: _Outputs, folder: Path, how: Loading, place: str) -> Merge
     rounding, quantization = None, adapter_base(place).quantization
     if quantization != "none":
         trained = load_on_base(place, how.replace(quantization="auto"))
-        rounding = _difference(_Outputs.of(trained, tokenizer, how, before.rows), after) / largest
+        rounding = _difference(_Outputs.of(trained, how, before.rows), after) / largest
     return MergeReport(
         folder=folder,
         weights=None,
@@ -242,14 +243,14 @@ def _probe_ids(tokenizer: Any, text: str) -> torch.Tensor:
     return torch.tensor(rendered["input_ids"])
 
 
-def _greedy_rows(model: Any, tokenizer: Any, head: str) -> list[_Row]:
+def _rows(model: Any, tokenizer: Any, head: str, tokens: int) -> list[_Row]:
     """Each probe with the likeliest continuation, all written together; nothing is added for rewards."""
     prompts = [_probe_ids(tokenizer, text) for text in PROBES]
     if head == "reward":
         return [_Row(ids, len(ids)) for ids in prompts]
     settings = GenerationConfig(
         do_sample=False,
-        max_new_tokens=PROBE_TOKENS,
+        max_new_tokens=tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
