@@ -73,6 +73,10 @@ def merge_adapter(
 ) -> MergeReport:
     """Merge an adapter into what it was trained on and save the whole model with its tokenizer.
 
+    A plain LoRA on a base that is not quantised is merged from file to file, and each weight is read back and
+    compared. Other adapters are merged in memory. Either way the model is loaded again as anybody would, and
+    its outputs are compared with the adapter's.
+
     A quantised base is dequantised first, never rounded again: the adapter has learned to make up for the
     rounding it was trained on, so the base's original weights would be the wrong ones to add it to.
 
@@ -82,8 +86,8 @@ def merge_adapter(
         dtype: of the merged weights; "auto": that of the base's files.
         device: where to compute; None for this process's GPU, or else the CPU.
     Raises:
-        ModelError: no adapter, `out` is not empty, or the merged model's outputs differ by more than the
-            tolerance.
+        ModelError: no adapter, `out` is not empty, a merged weight is another one, or the merged model's
+            outputs differ by more than the tolerance.
     Book: chapter "LoRA and QLoRA".
     """
     out, place = Path(out), resolve_model(name)
