@@ -286,7 +286,7 @@ def _answered(reader: RowReader, format: str) -> tuple[list[Message], Message]:
         return _alpaca_prompt(reader), _one_answer(reader, "output")
     *before, answer = reader.messages("completion", role="assistant")
     if not before or answer["role"] != "assistant":
-        return _open_prompt(reader, "prompt"), _one_answer(reader, "completion")
+        return _open_prompt(reader, "prompt"), _only_answer(reader, "completion", [*before, answer])
     return _prompt_inside(reader, before, "completion"), answer
 
 
@@ -345,7 +345,10 @@ def _open_prompt(reader: RowReader, column: str) -> list[Message]:
 
 
 def _one_answer(reader: RowReader, column: str) -> Message:
-    messages = reader.messages(column, role="assistant")
+    return _only_answer(reader, column, reader.messages(column, role="assistant"))
+
+
+def _only_answer(reader: RowReader, column: str, messages: list[Message]) -> Message:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)
         raise reader.error(column, f"expected one message of the assistant, found: {roles}.")
