@@ -188,7 +188,7 @@ def _header(shapes: Mapping[str, list[int]], dtypes: Mapping[str, torch.dtype]) 
 
 
 def _bytes(weight: torch.Tensor) -> memoryview:
-    return memoryview(weight.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return weight.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _tensor(file: Path, name: str) -> torch.Tensor:

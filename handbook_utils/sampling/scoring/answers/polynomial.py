@@ -91,6 +91,7 @@ class _Reader:
     def _power(self) -> Counter[Monomial]:
         kind, text = self._next()
         self._place += 1
+        base: Counter[Monomial]
         if kind == "number":
             base = Counter({(): int(text)})
         elif kind == "letter":
