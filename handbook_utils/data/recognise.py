@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from handbook_utils.data.keys.names import mapping_for
 from handbook_utils.data.shapes.messages import SPOKEN, messages_in_cell, messages_in_text, speaker_of
 from handbook_utils.data.shapes.transcripts import is_transcript
 from handbook_utils.data.shapes.values import ShapeError, shown
@@ -119,13 +120,17 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
     if fitting:
         kinds = ", ".join(FORMATS[fitting[0]].kinds)
         looks = f"{message} It looks like the format '{fitting[0]}', which gives: {kinds}."
+        if mapping := mapping_for(list(row), kind):
+            return f"{looks} {mapping}"
         other = next((name for name in formats if set(FORMATS[name].columns) <= row.keys()), None)
         is_more = other is not None and set(FORMATS[other].columns) < set(FORMATS[fitting[0]].columns)
         return f"{looks} To read it as less, name that: `format: {other}`." if is_more else looks
     needed = {column for name in formats for column in FORMATS[name].columns}
-    near = next((hint for c in row if (hint := suggest(str(c), needed)).startswith("Did")), "")
+    near = next(
+        (hint for c in row if c not in needed and (hint := suggest(str(c), needed)).startswith("Did")), ""
+    )
     rename = "Other names can be mapped: `columns: {theirs: ours}`."
-    return f"{message} {near} {rename}".replace("  ", " ")
+    return f"{message} {mapping_for(list(row), kind) or f'{near} {rename}'}".replace("  ", " ")
 
 
 def _reason(name: str) -> str:
@@ -283,6 +288,18 @@ FORMATS: dict[str, Format] = {
         ("instruction", "chosen", "rejected"),
         _PAIR,
         {"instruction": "Add.", "input": "2 and 2", "chosen": "4", "rejected": "5"},
+    ),
+    "swift_ranking": Format(
+        ("messages", "rejected_response"),
+        _PAIR,
+        {"messages": [_ASK, _ANSWER], "rejected_response": "5"},
+        names={"messages": "chosen", "rejected_response": "rejected"},
+    ),
+    "swift_conversations": Format(
+        ("messages", "rejected_messages"),
+        _PAIR,
+        {"messages": [_ASK, _ANSWER], "rejected_messages": [_ASK, _WRONG]},
+        names={"messages": "chosen", "rejected_messages": "rejected"},
     ),
     "preference_messages": Format(
         ("chosen_messages", "rejected_messages"),

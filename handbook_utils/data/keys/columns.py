@@ -151,8 +151,11 @@ def mark_by_list(reader: RowReader, column: str, messages: list[Message]) -> Non
         if not isinstance(values, list | tuple):
             continue
         if len(values) != len(messages):
-            problem = f"has {len(values)} values for the {len(messages)} messages of '{column}'."
-            raise reader.error(key, problem)
+            raise reader.error(
+                key,
+                f"has {len(values)} values for the {len(messages)} messages of '{column}'. If it means "
+                f"something else, rename it: `columns: {{{key}: {key}_note}}`.",
+            )
         for message, value in zip(messages, values, strict=True):
             reader.mark(key, f"'{column}'", {"weight": value}, message)
 
