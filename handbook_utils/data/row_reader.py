@@ -17,6 +17,7 @@ from handbook_utils.data.shapes.messages import (
     messages_in_cell,
     messages_in_text,
     read_messages,
+    request_in_text,
     with_parts,
 )
 from handbook_utils.data.shapes.parts import read_parts
@@ -180,6 +181,8 @@ class RowReader:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""
         self.read |= {"tools", "functions"}
         prompt = self.row.get("prompt")
+        if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
+            prompt = self._shaped("prompt", request_in_text, prompt)
         inside = prompt.get("tools") if isinstance(prompt, Mapping) else None
         # the latter are OpenAI's former name, and tools beside the messages of its preference files
         given = {"tools": self.row.get("tools"), "functions": self.row.get("functions"), "prompt": inside}

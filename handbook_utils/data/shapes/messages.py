@@ -33,6 +33,8 @@ SPEAKERS = {
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
+# what stands beside the messages of a request, as OpenAI's preference files keep it
+_REQUEST = {"messages", "tools", "functions", "parallel_tool_calls", "tool_choice"}
 # columns that hold messages, in some rows as text, and who speaks there where it is plain text
 SPOKEN = {
     **{"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"},
@@ -127,14 +129,23 @@ def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
         if text.lstrip().startswith("[") and _BEGINS.match(text):
             raise ShapeError(f"begins as the text of a list of messages, and {error}") from None
         return None
-    listed = [found] if isinstance(found, Mapping) else found
-    known = isinstance(listed, list) and all(
+    if isinstance(found, Mapping):
+        found = found["messages"] if found.keys() <= _REQUEST and "messages" in found else [found]
+    known = isinstance(found, list) and all(
         isinstance(message, Mapping)
         and speaker_of(message) is not None
-        and first_of(message, _WHAT) is not None
-        for message in listed
+        and first_of(message, (*_WHAT, *_CALL_KEYS)) is not None
+        for message in found
     )
-    return listed if known and listed else None
+    return found if known and found else None
+
+
+def request_in_text(text: str) -> Mapping[str, Any]:
+    """The request that a text of messages and tools holds; {} where it holds none."""
+    if not text.lstrip().startswith("{") or messages_in_text(text) is None:
+        return {}
+    found = parse_text(text)
+    return found if isinstance(found, Mapping) and "messages" in found else {}
 
 
 def messages_in_cell(row: Mapping[str, Any], column: str, role: str) -> list[Mapping[str, Any]] | None:
