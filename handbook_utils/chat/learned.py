@@ -85,12 +85,24 @@ def _plain_words(arguments: Any) -> list[str]:
 
 
 def unseen_tools(tokenizer: Any, turn: Turn, row: TokenRow) -> list[str]:
-    """Names of the tools that a turn is given and that its row does not show."""
+    """Names of the tools that a turn is given and that its prompt does not show."""
     names = [_tool_name(tool) for tool in turn.tools or ()]
     if not any(names):
         return []
-    text = _plain(tokenizer.decode(row.ids))
-    return [name for name in names if name and not _holds(tokenizer, text, name)]
+    text = _plain(tokenizer.decode(row.ids[: row.start]))
+    said = _plain("\n".join(_texts(turn.prompt)))
+    # messages may name a tool as well, or hold its name as a part of a word
+    return [name for name in names if name and text.count(_plain(name)) <= said.count(_plain(name))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested messages."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_texts, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_texts, value))
 
 
 def _tool_name(tool: Any) -> str:

@@ -87,7 +87,8 @@ LOSSES = {
     "a second call of a function": (FIRST_CALLS, two_calls(), r"leaves out the tool call.*'Bergen'"),
     "text beside a call": (
         "{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
-        "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
+        "{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}<|end|>"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}",
         calls() | {"completion": [calls()["completion"][0] | {"content": "I look it up."}]},
         r"leaves out the text \('content'\).*I look it up",
@@ -100,6 +101,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*does not show the tools")
 @pytest.mark.parametrize(("template", "lossy", "what"), LOSSES.values(), ids=LOSSES)
 def test_what_is_lost_in_most_answers_is_refused_and_in_some_told(
     template: str, lossy: dict[str, Any], what: str
@@ -121,8 +123,11 @@ def test_tools_that_a_template_does_not_show_are_told_and_those_that_it_shows_ar
     told = r"does not show the tools of 1 of the first 2 answers; the first is answer 2, str 'get_weather'"
     with pytest.warns(TemplateWarning, match=told):
         check_rows(tokenizer_of(UNMARKED), to_dataset([row(), answered]))
+    named = row("I would ask get_weather.") | {"tools": TOOLS}  # which shows nothing of the tool
+    with pytest.warns(TemplateWarning, match="does not show the tools of 1 of the first 1"):
+        check_rows(tokenizer_of(UNMARKED), to_dataset([named]))
     with silence():
-        check_rows(tokenizer_of(ALL_OF_CALLS), to_dataset([row(), answered, calls(), two_calls()]))
+        check_rows(tokenizer_of(ALL_OF_CALLS), to_dataset([row(), answered, named, calls(), two_calls()]))
 
 
 @pytest.mark.parametrize("name", ["qwen3_training", "gptoss_training", "nemotron_3_nano", "gemma4_v5"])
