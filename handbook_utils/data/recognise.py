@@ -9,7 +9,7 @@ from typing import Any, get_args
 from handbook_utils.data.keys.names import mapping_for
 from handbook_utils.data.shapes.messages import SPOKEN, messages_in_cell, messages_in_text, speaker_of
 from handbook_utils.data.shapes.transcripts import is_transcript
-from handbook_utils.data.shapes.values import ShapeError, shown
+from handbook_utils.data.shapes.values import ShapeError, list_in_text, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.schema.sections import PairsSection
 from handbook_utils.schema.stage_table import Kind
@@ -199,8 +199,12 @@ def _waits(column: str) -> Callable[[Row], bool]:
 
 def _lists_objects(row: Row) -> bool:
     """Whether answers come with something said of each, and are no list of right ones."""
-    answers = row["answers"]
+    answers = list_in_text(row["answers"])
     return isinstance(answers, list | tuple) and all(isinstance(answer, Mapping) for answer in answers)
+
+
+def _lists_messages(row: Row) -> bool:
+    return not isinstance(row["messages"], str)  # beside a plain text nothing says that it holds messages
 
 
 def _is_rated(row: Row) -> bool:
@@ -212,6 +216,7 @@ _VALUES: dict[str, Callable[[Row], bool]] = {
     "preference": _are_answers,
     "prompt": _is_bare,
     "rated_answers": _lists_objects,
+    "swift_ranking": _lists_messages,
     "rated_rows": _is_rated,
     "messages_feedback": _is_labelled,
     "sharegpt_feedback": _is_labelled,

@@ -16,6 +16,7 @@ from handbook_utils.data.formats import Normaliser, normalise_rows
 from handbook_utils.data.keys.unread import IgnoredColumnWarning
 from handbook_utils.data.mixture import UselessExamplesWarning
 from handbook_utils.errors import DataError
+from handbook_utils.schema.sections import PairsSection
 
 ASK, PEAR = {"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "Pear."}
 STONE = {"role": "assistant", "content": "Stone."}
@@ -89,6 +90,78 @@ def test_what_json_would_lose_is_refused_by_name(tmp_path: Path) -> None:
     (made,) = normalise_rows([calls('{"sum": 1e300, "other": {"sum": 2}}')], kind="conversation")
     kept = {"sum": 1e300, "other": {"sum": 2}}
     assert made["completion"][0]["tool_calls"][0]["function"]["arguments"] == kept
+
+
+def test_lists_in_the_cells_of_a_csv_are_lists_in_every_column_that_holds_one() -> None:
+    turns = json.dumps([ASK, STONE, ASK, PEAR])
+    assert learned({"messages": turns, "loss_mask": "[0, 0, 0, 1]"}) == ["Pear."]
+    rated = {"instruction": "a", "generations": '["b", "c"]', "ratings": "[1, 5]"}
+    (made,) = normalise_rows([rated], kind="preference", pairs=PairsSection(rating="ratings"))
+    assert (made["chosen"][0]["content"], made["rejected"][0]["content"]) == ("c", "b")
+    ranked = {"prompt": "a", "answers": json.dumps([{"answer": "b", "rank": 2}, {"answer": "c", "rank": 1}])}
+    (made,) = normalise_rows([ranked], kind="preference", pairs=PairsSection(rating="rank"))
+    assert made["chosen"][0]["content"] == "c"
+    talk = {"messages": json.dumps(TALK)}
+    for system in ({"parts": [{"text": "Be kind."}]}, [{"type": "text", "text": "Be kind."}]):
+        (made,) = normalise_rows([{**talk, "system": json.dumps(system)}], kind="conversation")
+        assert made["prompt"][0]["content"] == "Be kind."
+    (made,) = normalise_rows([{**talk, "system": '{"mood": "kind"}'}], kind="conversation")
+    assert made["prompt"][0]["content"] == '{"mood": "kind"}'
+
+
+def test_items_of_a_response_are_read_from_a_cell_as_well() -> None:
+    items = [
+        ASK,
+        {"type": "function_call", "name": "pay", "arguments": "{}", "call_id": "1"},
+        {"type": "function_call_output", "call_id": "1", "output": "done"},
+        PEAR,
+    ]
+    rows = [{"messages": value} for value in (items, json.dumps(items))]
+    as_list, as_text = (normalise_rows([row], kind="conversation") for row in rows)
+    assert as_list == as_text
+    assert [message["role"] for message in as_text[1]["prompt"]] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<s>[INST] Name a fruit. [/INST]",
+        "<|im_start|>user\nName a fruit.<|im_end|>\n<|im_start|>assistant\n",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nName a fruit.<|eot_id|>",
+        "<bos><start_of_turn>user\nName a fruit.<end_of_turn>\n",
+        "<|user|>\nName a fruit.</s>\n<|assistant|>\n",
+    ],
+)
+def test_a_prompt_that_some_template_has_rendered_is_refused_and_one_that_speaks_of_it_is_not(
+    text: str,
+) -> None:
+    for row in (
+        {"prompt": text, "completion": "Pear."},
+        {"instruction": text, "output": "Pear."},
+        {"messages": [{"role": "user", "content": text}, PEAR]},
+    ):
+        assert "the mark of a chat template, and another would be put around it" in refusal(row)
+    asked = f"What is the mark in {text}?"
+    (made,) = normalise_rows([{"prompt": asked, "completion": "Pear."}], kind="conversation")
+    assert made["prompt"] == [{"role": "user", "content": asked}]
+
+
+def test_a_transcript_that_waits_becomes_turns_wherever_a_prompt_stands() -> None:
+    text = "\n\nHuman: Name a fruit.\n\nAssistant: Pear.\n\nHuman: Its colour?\n\nAssistant:"
+    green = {"role": "assistant", "content": "Green."}
+    rows = [
+        {"instruction": text, "output": "Green."},
+        {"messages": [{"role": "user", "content": text}, green]},
+        {"system": "Be kind.", "prompt": [{"role": "user", "content": text}], "completion": [green]},
+    ]
+    for row in rows:
+        made = normalise_rows([row], kind="conversation")[-1]
+        turns = [message for message in made["prompt"] if message["role"] != "system"]
+        assert turns == [ASK, PEAR, {"role": "user", "content": "Its colour?"}]
+        assert made["completion"] == [green]
+    quoted = f"Go on with this:{text} and say what comes."
+    (made,) = normalise_rows([{"instruction": quoted, "output": "Green."}], kind="conversation")
+    assert made["prompt"] == [{"role": "user", "content": quoted}]
 
 
 # --- keys

@@ -33,6 +33,8 @@ SPEAKERS = {
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
+# what OpenAI's Responses API lists between messages
+_ITEMS = ("function_call", "function_call_output", "reasoning")
 # what stands beside the messages of a request, as OpenAI's preference files keep it
 _REQUEST = {"messages", "tools", "functions", "parallel_tool_calls", "tool_choice"}
 # columns that hold messages, in some rows as text, and who speaks there where it is plain text
@@ -133,8 +135,8 @@ def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
         found = found["messages"] if found.keys() <= _REQUEST and "messages" in found else [found]
     known = isinstance(found, list) and all(
         isinstance(message, Mapping)
-        and speaker_of(message) is not None
-        and first_of(message, (*_WHAT, *_CALL_KEYS)) is not None
+        and (speaker_of(message) is not None or message.get("type") in _ITEMS)
+        and first_of(message, (*_WHAT, *_CALL_KEYS, "type")) is not None
         for message in found
     )
     return found if known and found else None

@@ -74,6 +74,20 @@ def parse_text(text: str) -> Any:
         raise ShapeError(f"is neither JSON ({reason}) nor a list as Python prints it") from None
 
 
+def list_in_text(value: Any) -> Any:
+    """The list that a text holds, as in the cell of a CSV; any other value as it is.
+
+    >>> list_in_text("[0, 1]"), list_in_text("[a note]"), list_in_text(None)
+    ([0, 1], '[a note]', None)
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return parse_text(value)
+    except ShapeError:
+        return value
+
+
 def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, for `json.loads`.
 
