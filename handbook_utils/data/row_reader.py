@@ -187,6 +187,7 @@ class RowReader:
         # the latter are OpenAI's former name, and tools beside the messages of its preference files
         given = {"tools": self.row.get("tools"), "functions": self.row.get("functions"), "prompt": inside}
         read = {name: self._shaped(name, read_tools, value) for name, value in given.items() if value}
+        tools: list[Any]
         tools, *others = [found for found in read.values() if found] or [[]]
         if any(other != tools for other in others):
             names = " and ".join(f"'{name}'" for name, found in read.items() if found)
