@@ -98,9 +98,10 @@ class RowChecks:
         ):
             yield Finding("wrong_language", why)
         for chosen, rejected in zip(reading.answers, reading.rejected, strict=False):
-            self.bias.add(chosen, rejected)
             if why := equal_pair(chosen, rejected):
                 yield Finding("equal_pair", why)
+            else:
+                self.bias.add(chosen, rejected)
         yield from self._of_texts(reading)
 
     def _of_texts(self, reading: Reading) -> Iterator[Finding]:

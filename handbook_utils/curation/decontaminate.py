@@ -73,7 +73,7 @@ class TestedPrompts:
     """
 
     def __init__(
-        self, prompts: Sequence[TestedPrompt], *, words: int = 8, share: float = 0.5, near: float = 0.8
+        self, prompts: Sequence[TestedPrompt], *, words: int = 8, share: float = 0.5, near: float = 0.6
     ) -> None:
         self.prompts, self.words, self._near = prompts, words, near
         texts = word_hashes([prompt.text for prompt in prompts])
@@ -163,7 +163,8 @@ class _Lookup:
 
     def may_hold(self, keys: U64) -> NDArray[np.bool_]:
         """(keys,) False only for keys that nobody owns."""
-        return self._bits[keys >> np.uint64(64 - _BITS)]
+        found: NDArray[np.bool_] = self._bits[keys >> np.uint64(64 - _BITS)]
+        return found
 
     def find(self, keys: U64, places: Ints) -> tuple[Ints, Ints]:
         """(n,) places whose key is owned, each with its owner; a key of several owners comes as often."""

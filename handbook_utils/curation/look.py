@@ -1,4 +1,4 @@
-"""A first look at data: what the rows were taken for and why, counts, lengths, and what is learned of some."""
+"""A first look at data: what rows were taken for and why, counts, lengths, and what is learned of some."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def look_at(source: SourceRows, *, tokenizer: Any = None, seed: int = 0, rows: i
     first: tuple[int, Row] | None = None
     for number, row, reading in source:
         look.rows += 1
-        look.columns.update(row)
+        look.columns.update(row.keys() if isinstance(row, Mapping) else ())
         if reading.problem:
             if len(look.problems) < SHOWN_PROBLEMS:
                 look.problems.append((number, reading.problem))
@@ -177,7 +177,7 @@ def _count_tokens(look: Look, tokenizer: Any, readings: Iterable[Reading]) -> No
     for part in look.lengths:
         texts = [text for r in readings if (text := r.asked if part == "asked" else r.answered)]
         if texts:
-            ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             look.lengths[part]["tokens"] = _percentiles([len(one) for one in ids])
 
 

@@ -43,7 +43,7 @@ def read_tested(
             text = reading.asked or reading.answered
             prompts.append(TestedPrompt(f"{source.label}:{number}", text))
     return TestedPrompts(
-        prompts, words=thresholds.leak_words, share=thresholds.leak_share, near=thresholds.near
+        prompts, words=thresholds.leak_words, share=thresholds.leak_share, near=thresholds.leak_near
     )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from handbook_utils.cli.data.sources import named_sources, opened_sources
 from handbook_utils.cli.options import Json
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
     from handbook_utils.curation.rows import SourceRows
     from handbook_utils.schema.sections import DataSource
-    from handbook_utils.schema.stage_table import Kind
 
 app = typer.Typer(
     name="data",
@@ -68,6 +68,13 @@ LeakShare = Annotated[
     float, typer.Option(help="Share of a test prompt's runs that a row must hold.", rich_help_panel=LEAKS)
 ]
 
+LeakNear = Annotated[
+    float,
+    typer.Option(
+        help="Jaccard similarity from which two prompts are near-duplicates.", rich_help_panel=LEAKS
+    ),
+]
+
 
 @app.command()
 def show(
@@ -95,7 +102,7 @@ def show(
     from handbook_utils.curation.page import page_html
     from handbook_utils.runs.atomic import write_text
 
-    opened = _opened(sources, format, column, split)
+    opened = opened_sources(sources, format, column, split)
     tokenizer = _tokenizer(model)
     looks = [look_at(source, tokenizer=tokenizer, seed=seed, rows=rows) for source in opened]
     if html is not None:
@@ -186,6 +193,7 @@ def curate(
     ] = None,
     leak_words: LeakWords = 8,
     leak_share: LeakShare = 0.5,
+    leak_near: LeakNear = 0.6,
     explain: Annotated[
         str | None,
         typer.Option(
@@ -223,7 +231,7 @@ def curate(
 
     folder = _named_out(out)
     if explain or restore:
-        _refuse_sources(sources, "--explain" if explain else "--restore")
+        _refusenamed_sources(sources, "--explain" if explain else "--restore")
         tables.show_later(folder, explain, restore, json)
         return
     from handbook_utils.curation.rules.table import Settings, Thresholds, chosen_actions
@@ -235,6 +243,7 @@ def curate(
         repetition=repetition,
         leak_words=leak_words,
         leak_share=leak_share,
+        leak_near=leak_near,
     )
     settings = Settings(
         chosen_actions(drop=drop or (), flag=flag or (), off=off or ()),
@@ -243,8 +252,15 @@ def curate(
         tuple(against or ()),
         model,
     )
-    tested = _sources(against, "auto", against_column, against_split) if against else []
-    _curate(_opened(sources, format, column, split), folder, settings, tested, overwrite=overwrite, json=json)
+    tested = named_sources(against, "auto", against_column, against_split) if against else []
+    _curate(
+        opened_sources(sources, format, column, split),
+        folder,
+        settings,
+        tested,
+        overwrite=overwrite,
+        json=json,
+    )
 
 
 @app.command()
@@ -254,12 +270,7 @@ def decontaminate(
     out: Out = None,
     leak_words: LeakWords = 8,
     leak_share: LeakShare = 0.5,
-    near: Annotated[
-        float,
-        typer.Option(
-            help="Jaccard similarity from which two prompts are near-duplicates.", rich_help_panel=LEAKS
-        ),
-    ] = 0.8,
+    leak_near: LeakNear = 0.6,
     against_column: AgainstColumns = None,
     against_split: AgainstSplit = "train",
     format: Format = "auto",
@@ -270,8 +281,8 @@ def decontaminate(
 ) -> None:
     """Find training rows that hold what you test on, each shown in its context.
 
-    Compares runs of words after normalising, and prompts that are nearly the same. With --out, writes the data
-    without them.
+    Compares runs of words after normalising, and prompts that are nearly the same. With --out, writes the
+    data without them.
 
     Example: handbook data decontaminate tips.jsonl --against test.jsonl --out clean
     """
@@ -280,9 +291,9 @@ def decontaminate(
 
     if not against:
         raise DataError("name what you test on: --against EVAL (a file, a folder, or a name on the hub).")
-    thresholds = Thresholds(near=near, leak_words=leak_words, leak_share=leak_share)
-    tested = _sources(against, "auto", against_column, against_split)
-    opened = _opened(sources, format, column, split)
+    thresholds = Thresholds(leak_words=leak_words, leak_share=leak_share, leak_near=leak_near)
+    tested = named_sources(against, "auto", against_column, against_split)
+    opened = opened_sources(sources, format, column, split)
     if out is not None:
         actions = chosen_actions(drop=["test_prompt"], off=["all"])
         settings = Settings(actions, thresholds, tested=tuple(against))
@@ -324,7 +335,7 @@ def _named_out(out: Path | None) -> Path:
     return out
 
 
-def _refuse_sources(sources: Sequence[str] | None, option: str) -> None:
+def _refusenamed_sources(sources: Sequence[str] | None, option: str) -> None:
     if sources:
         raise DataError(f"{option} reads the folder of --out alone. Leave out {sources[0]}.")
 
@@ -337,83 +348,6 @@ def _languages(named: Sequence[str] | None) -> tuple[str, ...]:
         if code not in known_languages():
             raise DataError(f"--language: '{code}' is not told apart. {suggest(code, known_languages())}")
     return tuple(named or ())
-
-
-def _sources(
-    names: Sequence[str] | None, format: str, columns: Sequence[str] | None, split: str
-) -> list[DataSource]:
-    """Sources as a recipe would name them; of a recipe, its own."""
-    from pydantic import ValidationError
-
-    from handbook_utils.schema.sections import DataSource
-
-    if not names:
-        raise DataError("name the data: a file, a folder, a name on the hub, or a recipe.")
-    found: list[DataSource] = []
-    for name in names:
-        if _is_recipe(name):
-            found += _of_recipe(name)
-            continue
-        given = {
-            "name": name,
-            "format": format,
-            "columns": _mapping(columns),
-            "split": split,
-            "allow_test": True,
-        }
-        try:
-            found.append(DataSource.model_validate(given))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    return found
-
-
-def _is_recipe(name: str) -> bool:
-    from handbook_utils.schema.recipe import recipe_names
-
-    return name.endswith((".yaml", ".yml")) or name in recipe_names()
-
-
-def _of_recipe(name: str) -> list[DataSource]:
-    from handbook_utils.schema.recipe import load_recipe
-
-    recipe = load_recipe(name)
-    sources = getattr(recipe, "data", None)
-    if not isinstance(sources, list):
-        raise DataError(f"{name}: a recipe of stage '{recipe.stage}' names no data. Take one that trains.")
-    earlier = next((source for source in sources if source.name is None), None)
-    if earlier is not None:
-        raise DataError(
-            f"{name}: its data comes from the run '{earlier.from_}'. Name that run's folder, not the recipe."
-        )
-    return sources
-
-
-def _mapping(columns: Sequence[str] | None) -> Mapping[str, str]:
-    pairs = [pair.partition("=") for pair in columns or ()]
-    for theirs, _, ours in pairs:
-        if not theirs or not ours:
-            raise DataError(f"--column {theirs}: write theirs=ours, such as question=prompt.")
-    return {theirs: ours for theirs, _, ours in pairs}
-
-
-def _opened(
-    names: Sequence[str] | None, format: str, columns: Sequence[str] | None, split: str
-) -> list[SourceRows]:
-    from handbook_utils.curation.rows import open_sources
-
-    sources = _sources(names, format, columns, split)
-    kind = _kind_of_recipe(names[0]) if names is not None and len(names) == 1 else None
-    return open_sources(sources, kind=kind)
-
-
-def _kind_of_recipe(name: str) -> Kind | None:
-    """What a recipe's stage reads its rows as; None for what is no recipe."""
-    from handbook_utils.schema.recipe import load_recipe
-    from handbook_utils.schema.stage_table import STAGES
-
-    return STAGES[load_recipe(name).stage].kind if _is_recipe(name) else None
 
 
 def _tokenizer(model: str | None) -> Any:

@@ -80,8 +80,8 @@ def _show_bias(console: Console, bias: dict[str, Any] | None) -> None:
     rate, ratio, effect = bias["longer_chosen"], bias["length_ratio"], bias["effect_size"]
     _line(
         console,
-        f"length bias: the longer answer is chosen in {_interval(rate, '.1%')} of {rate['n']:,} pairs; chosen "
-        f"answers are {_interval(ratio, '.2f')} times as long; effect size {_interval(effect, '.2f')}",
+        f"length bias: the longer answer is chosen in {_interval(rate, '.1%')} of {rate['n']:,} pairs; "
+        f"chosen answers are {_interval(ratio, '.2f')} times as long; effect size {_interval(effect, '.2f')}",
         "yellow" if abs(effect["value"]) >= 0.2 else "",
     )
 

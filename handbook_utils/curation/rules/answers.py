@@ -15,6 +15,8 @@ SENTENCE_WORDS = 8
 # words of a run, and of a text from which repetition is looked for
 LOOP_RUN, LOOP_WORDS = 4, 24
 SHOWN = 80
+# characters from which it is quicker to count runs than to count words first
+LONG = 50_000
 
 _ENDS = frozenset(".!?…\"'”’»)]}>`*_~|:。！？」』）】؟۔।॥")
 _ITEM = re.compile(r"\s*(?:[-*+•·–—#>|]|\d{1,3}[.):]|[a-zA-Z][.)]\s)")
@@ -26,8 +28,8 @@ _DANGLING = re.compile(
 )
 _CANNOT = r"(?:can['’]?t|cannot|can not|unable|won['’]?t|not able|decline)"
 _REFUSED_VERBS = (
-    "help|assist|provide|comply|fulfil|answer|do that|create|generate|write|support|engage|discuss|give|share|"
-    "continue|participate|recommend|offer"
+    "help|assist|provide|comply|fulfil|answer|do that|create|generate|write|support|engage|discuss|give|"
+    "share|continue|participate|recommend|offer"
 )
 _REFUSALS = (
     rf"\bi['’]?m (?:very |so |really |truly )?(?:sorry|afraid)\b[^.!?\n]{{0,60}}?\b{_CANNOT}\b",
@@ -99,7 +101,7 @@ def repetitive(text: str, share: float) -> str:
     >>> repetitive("I like tea very much. " * 10, 0.5)
     '89% of its runs of four words came before in it'
     """
-    if text.isascii():
+    if text.isascii() and len(text) < LONG:
         words = text.lower().translate(_MARKS).split()
         runs_in_it = len(words) - LOOP_RUN + 1
         # each new word makes a new run, so many words say without counting runs that it does not

@@ -9,8 +9,14 @@ from typing import Any
 class ControlTokens:
     """The control tokens of a tokenizer, and texts that hold them.
 
+    Training renders a whole conversation as one text, so whatever a message says in the words of a control
+    token becomes that token.
+
     Args:
         tokenizer: of the model that is to be trained.
+
+    Attributes:
+        texts: the control tokens as text, the longest first.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -22,7 +28,11 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, self.texts))) if self.texts else None
 
     def found_in(self, text: str) -> str:
-        """What stands in a text and becomes a control token; "" where nothing does."""
+        """What stands in a text and becomes a control token; "" where nothing does.
+
+        Args:
+            text: of one message.
+        """
         if self._pattern is None:
             return ""
         for match in self._pattern.finditer(text):

@@ -7,7 +7,6 @@ only where both sides are clear.
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 # words that tell, and letters looked at
 ENOUGH_WORDS, LEAD, LOOKED_AT = 3, 2.0, 2000
@@ -79,12 +78,12 @@ def language_of(text: str) -> str | None:
         code = max(counts, key=lambda name: counts[name])
         if counts[code] >= 4 and counts[code] > 0.5 * letters:
             return code
-    found: Counter[str] = Counter()
+    found: dict[str, float] = {}
     for word in _WORD.findall(plain.lower()):
         codes = _KNOWN.get(word, ())
         for one in codes:
-            found[one] += 1 / len(codes)
-    ranked = found.most_common(2)
+            found[one] = found.get(one, 0.0) + 1 / len(codes)
+    ranked = sorted(found.items(), key=lambda pair: -pair[1])[:2]
     if not ranked or ranked[0][1] < ENOUGH_WORDS - 0.01:
         return None
     second = ranked[1][1] if len(ranked) > 1 else 0.0

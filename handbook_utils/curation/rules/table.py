@@ -41,6 +41,8 @@ class Thresholds:
         repetition: share of an answer's runs of four words that came before in it.
         leak_words: words of a run that a row and a test prompt must share.
         leak_share: share of a test prompt's runs that a row must hold.
+        leak_near: Jaccard similarity of word runs from which a row's prompt is nearly a test prompt. Lower
+            than `near`, for prompts are short: of 17 words one is changed at 0.67.
     """
 
     near: float = 0.8
@@ -50,9 +52,10 @@ class Thresholds:
     repetition: float = 0.5
     leak_words: int = 8
     leak_share: float = 0.5
+    leak_near: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("near", "boilerplate_share", "repetition", "leak_share"):
+        for name in ("near", "boilerplate_share", "repetition", "leak_share", "leak_near"):
             if not 0 < getattr(self, name) <= 1:
                 raise DataError(
                     f"threshold '{name}' is {getattr(self, name)}; it lies above 0 and at most at 1."

@@ -95,7 +95,7 @@ def _reader_of(path: Path, tables: TableReader) -> Callable[[Path], Iterator[Row
         )
     if archive := next((end for end in ARCHIVES if path.name.lower().endswith(end)), None):
         raise DataError(
-            f"{path}: a '{archive}' file is packed, and is not unpacked here. Unpack it ({ARCHIVES[archive]}), "
+            f"{path}: a '{archive}' file is packed, which is not read here. Unpack it ({ARCHIVES[archive]}), "
             "and name the data file or the folder that it gives."
         )
     if suffix == ".py":
