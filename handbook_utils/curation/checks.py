@@ -84,6 +84,8 @@ class RowChecks:
         if reading.problem:
             yield Finding(_rule_of(reading), reading.problem)
             return
+        if reading.is_unlearned:
+            yield Finding("nothing_learned", "marked as not to be learned, or its answers are rated alike")
         many = len(reading.answers) > 1
         for number, answer in enumerate(reading.answers, start=1):
             which = f"answer {number}: " if many else ""

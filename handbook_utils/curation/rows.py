@@ -40,6 +40,7 @@ class Reading:
         problem: why the row cannot be read; "" where it can.
         is_out_of_order: whether the problem is who speaks when.
         is_empty: whether the problem is a message or answer without text.
+        is_unlearned: whether nothing of it is learned: it is marked so, or its answers are rated alike.
     """
 
     asked: str = ""
@@ -49,6 +50,7 @@ class Reading:
     problem: str = ""
     is_out_of_order: bool = False
     is_empty: bool = False
+    is_unlearned: bool = False
 
     @property
     def answered(self) -> str:
@@ -214,7 +216,7 @@ _OUT_OF_ORDER = (
 def _reading(examples: Sequence[Row]) -> Reading:
     """What the examples of one row say together."""
     if not examples:
-        return Reading()
+        return Reading(is_unlearned=True)
     longest = examples[-1]
     if "text" in longest:
         return Reading(answers=(longest["text"],))

@@ -1,18 +1,18 @@
 """Near-duplicates, memory and decontamination of 100,000 conversations and of a file of 2 GB.
 
-A conversation is a prompt of 32 random words and an answer of 134. In 1,500 of them, an earlier conversation is
-repeated with words changed, 500 each so that the Jaccard similarity of the runs of three words is about 0.7, 0.8
-and 0.9. Ours is timed end to end, from the file to the folder of curated rows; so is datasketch's MinHashLSH, as
-its documentation uses it, from the same file to the list of near-duplicates. The bare time of rensa is that of
-its own deduplicator on texts that are in memory, shingling included. All find pairs from 0.65 on, with 128 slots.
-Each side runs in a process of its own; times are CPU seconds. Needs datasketch (pip install datasketch).
+A conversation is a prompt of 32 random words and an answer of 134. In 1,500 of them, an earlier conversation
+is repeated with words changed, 500 each so that the Jaccard similarity of the runs of three words is about
+0.7, 0.8 and 0.9. Ours is timed end to end, from the file to the folder of curated rows; so is datasketch's
+MinHashLSH, as its documentation uses it, from the same file to the list of near-duplicates. The bare time of
+rensa is that of its own deduplicator on texts that are in memory, shingling included. All find pairs from
+0.65 on, with 128 slots. Each side runs in a process of its own; times are CPU seconds, and memory is the peak
+less what the imports took. Needs datasketch (pip install datasketch).
 """
 
 from __future__ import annotations
 
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -92,7 +92,7 @@ def ours(path: Path) -> dict[str, Any]:
     settings = Settings(
         chosen_actions(off=["all"], drop=["duplicate", "near_duplicate"]), Thresholds(near=THRESHOLD)
     )
-    before, began = peak(), time.process_time()
+    before, began = resident(), time.process_time()
     curate(open_sources([DataSource(name=str(path))]), path.parent / "clean", settings)
     seconds = time.process_time() - began
     removed = (path.parent / "clean/removed.jsonl").read_text(encoding="utf-8").splitlines()
@@ -139,7 +139,7 @@ def stream(path: Path) -> dict[str, Any]:
     from handbook_utils.curation.rows import open_sources
     from handbook_utils.schema.sections import DataSource
 
-    before, began = peak(), time.process_time()
+    before, began = resident(), time.process_time()
     done = curate(open_sources([DataSource(name=str(path))]), path.parent / "clean")
     return {"gib": peak() - before, "seconds": time.process_time() - began, "rows": done.report["rows"]}
 
@@ -150,7 +150,7 @@ def decontaminate(path: Path) -> dict[str, Any]:
     from handbook_utils.curation.tested import find_leaks, read_tested
     from handbook_utils.schema.sections import DataSource
 
-    before, began = peak(), time.process_time()
+    before, began = resident(), time.process_time()
     sources = open_sources([DataSource(name=str(path))])
     tested = read_tested([DataSource(name=str(path.parent / "tested.jsonl"))], sources)
     report = find_leaks(sources, tested)
@@ -165,10 +165,20 @@ def decontaminate(path: Path) -> dict[str, Any]:
 SIDES = {side.__name__: side for side in (ours, datasketch, rensa, stream, decontaminate)}
 
 
+def resident() -> float:
+    """Memory of this process in GiB; its peak is counted from now on, and not from its parent's."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
 def peak() -> float:
-    """Peak memory of this process in GiB; kibibytes on Linux, bytes on macOS."""
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found / (2**30 if sys.platform == "darwin" else 2**20)
+    """Peak memory of this process in GiB since `resident` was called."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 2**20
 
 
 def measured(side: str, path: Path) -> Any:
@@ -244,9 +254,7 @@ def measure_stream(folder: Path) -> None:
     path = folder / "large.jsonl"
     write(path, conversations(10**9), size=STREAM_BYTES)
     said = measured("stream", path)
-    print(
-        f"{said['rows']:,} rows of 2 GB: {said['gib']:.2f} GiB over imports, {said['seconds']:.0f} CPU seconds"
-    )
+    print(f"{said['rows']:,} rows of 2 GB: {said['gib']:.2f} GiB over imports, {said['seconds']:.0f} CPU s")
     record(name="curation_stream_memory", value=said["gib"], unit="GiB", goal=1.5)
 
 

@@ -155,3 +155,12 @@ def test_a_template_that_all_prompts_share_stays_quick_and_is_no_repetition(tmp_
     rows = [(f"{template} {passage(rng, 40)}", passage(rng, 60)) for _ in range(150)]
     found = repeats(tmp_path, rows)
     assert all(not alike.of for alike in vars(found).values())
+
+
+def test_another_question_about_one_long_text_is_no_duplicate(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    text = passage(rng, 200)
+    rows = [(f"{text} Who was it?", "It was the captain."), (f"{text} And when?", "That was in May.")]
+    found = repeats(tmp_path, rows)
+    assert found.near_duplicate.of == {}
+    assert list(found.repeated_prompt.of) == [1]

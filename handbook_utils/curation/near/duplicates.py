@@ -46,7 +46,8 @@ class Repeats:
 
     Attributes:
         duplicate: prompt and answer in the same words.
-        near_duplicate: prompt and answer together nearly in the same words.
+        near_duplicate: prompt and answer together nearly in the same words, and each of them at half of the
+            threshold.
         repeated_prompt: the prompt, but not the whole.
         repeated_answer: the answer, but not the whole.
     """
@@ -153,19 +154,22 @@ class DuplicateFinder:
             both = [(mine, self._runs(other, start)) for mine, start in zip(sets, starts, strict=True)]
             shared = [len(mine & theirs) for mine, theirs in both]
             joined = [len(mine) + len(theirs) - n for (mine, theirs), n in zip(both, shared, strict=True)]
-            for name, part, all_ in (
-                ("prompt", shared[0], joined[0]),
-                ("answer", shared[1], joined[1]),
-                ("whole", sum(shared), sum(joined)),
+            alike = [part / all_ if all_ else 1.0 for part, all_ in zip(shared, joined, strict=True)]
+            # another question about one long text, or one long answer to another question, is no duplicate
+            is_whole = min(alike) >= threshold / 2
+            for name, similarity in (
+                ("prompt", alike[0] if joined[0] else 0.0),
+                ("answer", alike[1] if joined[1] else 0.0),
+                ("whole", sum(shared) / sum(joined) if is_whole and sum(joined) else 0.0),
             ):
-                if all_ and part / all_ > best[name][1]:
-                    best[name] = (other, part / all_)
+                if similarity > best[name][1]:
+                    best[name] = (other, similarity)
         if best["whole"][1] >= threshold:
             found.near_duplicate.of[row] = best["whole"]
             return True
-        for name, alike in (("prompt", found.repeated_prompt), ("answer", found.repeated_answer)):
+        for name, repeated in (("prompt", found.repeated_prompt), ("answer", found.repeated_answer)):
             if best[name][1] >= threshold:
-                alike.of[row] = best[name]
+                repeated.of[row] = best[name]
         return False
 
     def _runs(self, row: int, starts: _Starts) -> frozenset[int]:

@@ -34,11 +34,12 @@ _REFUSED_VERBS = (
 _REFUSALS = (
     rf"\bi['’]?m (?:very |so |really |truly )?(?:sorry|afraid)\b[^.!?\n]{{0,60}}?\b{_CANNOT}\b",
     rf"^(?:i (?:apologi[sz]e|regret)|sorry|apologies|unfortunately)\b[^.!?\n]{{0,80}}?\b{_CANNOT}\b",
-    r"\bi (?:can['’]?t|cannot|can not|won['’]?t|will not|am (?:unable|not able) to|must decline to)"
+    r"(?<![\"“‘'„«])\bi (?:can['’]?t|cannot|can not|won['’]?t|will not|must decline to"
+    r"|am (?:unable|not able) to)"
     rf" (?:{_REFUSED_VERBS})\b",
     r"\bas an? (?:ai|artificial intelligence)(?: language)?(?: model| assistant)?,? "
     r"i (?:can['’]?t|cannot|can not|don['’]?t|do not|am not|am unable)\b",
-    r"\btut mir leid\b[^.!?\n]{0,60}?\b(?:nicht|kein\w*)\b",
+    r"\btut mir leid\b[^.!?\n]{0,60}?\b(?:nichts?|kein\w*)\b",
     r"\bdésolée?\b[^.!?\n]{0,60}?\bne (?:peux|suis) pas\b",
     r"\blo siento\b[^.!?\n]{0,60}?\bno puedo\b",
 )

@@ -144,6 +144,12 @@ RULES: dict[str, Rule] = {
             "speakers out of order, or nobody answers",
             "which answer is learned is unclear",
         ),
+        Rule(
+            "nothing_learned",
+            "flag",
+            "rows of which no token carries loss",
+            "training skips them; marks on every answer may be a mistake",
+        ),
         Rule("empty", "drop", "a message or answer without text", "it teaches to say nothing"),
         Rule(
             "control_tokens",
