@@ -1,4 +1,4 @@
-"""Lists of data formats and of curation's rules, made from the package's own, so that the book claims no others.
+"""Lists of data formats and of curation's rules, made from the package's own: the book claims no others.
 
 ```{data-formats}
 ```

@@ -15,7 +15,7 @@ from handbook_utils.curation.rules.control_tokens import ControlTokens
 from handbook_utils.curation.rules.languages import wrong_language
 from handbook_utils.curation.rules.pairs import LengthBias, equal_pair
 from handbook_utils.curation.rules.private_data import kinds_of
-from handbook_utils.curation.rules.table import Settings
+from handbook_utils.curation.rules.table import RULES, Settings
 
 
 class Finding(NamedTuple):
@@ -45,6 +45,7 @@ class RowChecks:
         control: ControlTokens | None = None,
     ) -> None:
         self._settings, self._tested, self._control = settings, tested, control
+        self._on = frozenset(name for name in RULES if settings.is_on(name))
         self.bias = LengthBias()
         self._sentences = SentenceCounts()
         self._answer_rules = [
@@ -61,21 +62,17 @@ class RowChecks:
     def __call__(self, first: int, readings: Sequence[Reading]) -> list[list[Finding]]:
         """Findings of each row of a batch; `first` is the place of its first row among all."""
         found = [
-            [
-                finding
-                for finding in self._of_row(first + place, reading)
-                if self._settings.is_on(finding.rule)
-            ]
+            [finding for finding in self._of_row(first + place, reading) if finding.rule in self._on]
             for place, reading in enumerate(readings)
         ]
-        if self._tested is not None and self._settings.is_on("test_prompt"):
+        if self._tested is not None and "test_prompt" in self._on:
             for place, why in leaks(self._tested, readings):
                 found[place].append(Finding("test_prompt", why))
         return found
 
     def boilerplate(self) -> dict[int, str]:
         """Rows whose answer opens or closes with a sentence that many share, with the reason."""
-        if not self._settings.is_on("boilerplate"):
+        if "boilerplate" not in self._on:
             return {}
         thresholds = self._settings.thresholds
         return self._sentences.shared(share=thresholds.boilerplate_share, least=thresholds.boilerplate_rows)
@@ -92,10 +89,10 @@ class RowChecks:
             for name, rule in self._answer_rules:
                 if why := rule(answer):
                     yield Finding(name, which + why)
-            if self._settings.is_on("boilerplate"):
+            if "boilerplate" in self._on:
                 self._sentences.add(place, answer)
         languages = self._settings.languages
-        if self._settings.is_on("wrong_language") and (
+        if "wrong_language" in self._on and (
             why := wrong_language(reading.asked, reading.answered, languages)
         ):
             yield Finding("wrong_language", why)
@@ -107,7 +104,7 @@ class RowChecks:
         yield from self._of_texts(reading)
 
     def _of_texts(self, reading: Reading) -> Iterator[Finding]:
-        if self._settings.is_on("private_data"):
+        if "private_data" in self._on:
             kinds: dict[str, int] = {}
             for text in reading.texts:
                 kinds |= kinds_of(text)

@@ -31,6 +31,8 @@ SHORTEST = 5
 # a run in more test prompts than this, and in more than this share of them, belongs to a template
 TEMPLATE_PROMPTS, TEMPLATE_SHARE = 20, 0.05
 _BITS = 24
+# finds prompts of J = 0.6 with probability 0.988
+LEAK_BANDS = 32
 CONTEXT = 8
 
 
@@ -95,7 +97,7 @@ class TestedPrompts:
         for lookup in self._runs:
             self._numbers += np.bincount(lookup.owners, minlength=len(prompts))
         self._short = runs_of_words(texts, RUN)
-        self._index = BandIndex()
+        self._index = BandIndex(LEAK_BANDS)
         self._index.add(self._short)
 
     def __len__(self) -> int:

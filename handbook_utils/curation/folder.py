@@ -16,11 +16,13 @@ from handbook_utils.runs.atomic import TEMPORARY, atomic_folder, explained_os_er
 
 KEPT, REMOVED, FLAGGED, REPORT = "kept", "removed.jsonl", "flagged.jsonl", "curation.json"
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+
 
 def row_json(row: Mapping[str, Any]) -> bytes:
     """A row as a line of JSON; dates and the like, which JSON lacks, as text."""
     try:
-        return json.dumps(row, ensure_ascii=False, default=str).encode()
+        return _ENCODER.encode(row).encode()
     except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
         return json.dumps(row, default=str).encode()
 

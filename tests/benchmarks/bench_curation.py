@@ -4,14 +4,15 @@ A conversation is a prompt of 32 random words and an answer of 134. In 1,500 of 
 is repeated with words changed, 500 each so that the Jaccard similarity of the runs of three words is about
 0.7, 0.8 and 0.9. Ours is timed end to end, from the file to the folder of curated rows; so is datasketch's
 MinHashLSH, as its documentation uses it, from the same file to the list of near-duplicates. The bare time of
-rensa is that of its own deduplicator on texts that are in memory, shingling included. All find pairs from
-0.65 on, with 128 slots. Each side runs in a process of its own; times are CPU seconds, and memory is the peak
-less what the imports took. Needs datasketch (pip install datasketch).
+rensa is that of its own deduplicator on texts that are in memory, shingling included. The two libraries have
+128 slots in 32 bands; ours and rensa drop what is below 0.65. Each side runs in a process of its own; times
+are CPU seconds, and memory is the peak less what the imports took. Needs datasketch (pip install datasketch).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from bench_data import words
 
 from handbook_utils.curation.rules.pairs import wilson_interval
 
-CONVERSATIONS, PLANTED, STREAM_BYTES, TESTED = 100_000, 500, 2 * 10**9, 10_000
+CONVERSATIONS, PLANTED, TESTED = 100_000, 500, 10_000
+STREAM_BYTES = int(os.environ.get("CURATION_STREAM_BYTES", 2 * 10**9))
 THRESHOLD, SLOTS, BANDS = 0.65, 128, 32
 # words to change in a conversation of 162 runs: J = (162 - 3 k) / (162 + 3 k)
 EDITS = {"0.7": 9, "0.8": 6, "0.9": 3}
@@ -108,7 +110,7 @@ def datasketch(path: Path) -> dict[str, Any]:
     from datasketch import MinHash, MinHashLSH
 
     began = time.process_time()
-    index, found = MinHashLSH(threshold=THRESHOLD, num_perm=SLOTS), []
+    index, found = MinHashLSH(num_perm=SLOTS, params=(BANDS, SLOTS // BANDS)), []
     for place, text in enumerate(read(path)):
         sketch = MinHash(num_perm=SLOTS)
         sketch.update_batch([run.encode() for run in shingled(text)])
@@ -184,7 +186,7 @@ def _status(name: str) -> float:
 def measured(side: str, path: Path) -> Any:
     """What a side says of a file, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--side", side, str(path)], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(Path(__file__)), "--side", side, str(path)], check=True, stdout=subprocess.PIPE, text=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -254,8 +256,11 @@ def measure_stream(folder: Path) -> None:
     path = folder / "large.jsonl"
     write(path, conversations(10**9), size=STREAM_BYTES)
     said = measured("stream", path)
-    print(f"{said['rows']:,} rows of 2 GB: {said['gib']:.2f} GiB over imports, {said['seconds']:.0f} CPU s")
-    record(name="curation_stream_memory", value=said["gib"], unit="GiB", goal=1.5)
+    print(
+        f"{said['rows']:,} rows of {STREAM_BYTES / 10**9:g} GB: {said['gib']:.2f} GiB over imports, {said['seconds']:.0f} CPU s"
+    )
+    if STREAM_BYTES >= 2 * 10**9:  # a trial with less is not the figure
+        record(name="curation_stream_memory", value=said["gib"], unit="GiB", goal=1.5)
 
 
 def main(wanted: list[str]) -> None:

@@ -153,7 +153,8 @@ def _hash_block(block: list[bytes], owners: list[int], counts: Ints) -> U64:
     hashes = mix((sums[ends - 1] - before) * inverse[begins])
     lengths = np.array([len(piece) + 1 for piece in block])
     of_piece = np.searchsorted(np.cumsum(lengths), begins, side="right")
-    np.add.at(counts, np.array(owners)[of_piece] + 1, 1)
+    found = np.bincount(of_piece, minlength=len(block))
+    np.add.at(counts, np.array(owners) + 1, found)
     return hashes
 
 
