@@ -186,7 +186,10 @@ def _status(name: str) -> float:
 def measured(side: str, path: Path) -> Any:
     """What a side says of a file, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__)), "--side", side, str(path)], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(Path(__file__)), "--side", side, str(path)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -257,7 +260,7 @@ def measure_stream(folder: Path) -> None:
     write(path, conversations(10**9), size=STREAM_BYTES)
     said = measured("stream", path)
     print(
-        f"{said['rows']:,} rows of {STREAM_BYTES / 10**9:g} GB: {said['gib']:.2f} GiB over imports, {said['seconds']:.0f} CPU s"
+        f"{said['rows']:,} rows, {STREAM_BYTES / 10**9:g} GB: {said['gib']:.2f} GiB, {said['seconds']:.0f} CPU s"
     )
     if STREAM_BYTES >= 2 * 10**9:  # a trial with less is not the figure
         record(name="curation_stream_memory", value=said["gib"], unit="GiB", goal=1.5)

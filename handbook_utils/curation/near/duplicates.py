@@ -157,10 +157,11 @@ class DuplicateFinder:
             alike = [part / all_ if all_ else 1.0 for part, all_ in zip(shared, joined, strict=True)]
             # another question about one long text, or one long answer to another question, is no duplicate
             is_whole = min(alike) >= threshold / 2
+            whole = (shared[0] + shared[1]) / max(joined[0] + joined[1], 1)
             for name, similarity in (
                 ("prompt", alike[0] if joined[0] else 0.0),
                 ("answer", alike[1] if joined[1] else 0.0),
-                ("whole", sum(shared) / sum(joined) if is_whole and sum(joined) else 0.0),
+                ("whole", whole if is_whole else 0.0),
             ):
                 if similarity > best[name][1]:
                     best[name] = (other, similarity)
