@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("rensa")
-
 from handbook_utils.curation.rules import answers
 from handbook_utils.curation.rules.languages import language_of, wrong_language
 from handbook_utils.curation.rules.pairs import LengthBias, equal_pair
