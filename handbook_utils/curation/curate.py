@@ -30,6 +30,7 @@ from handbook_utils.curation.folder import (
     row_json,
 )
 from handbook_utils.curation.near.duplicates import DuplicateFinder, Repeats
+from handbook_utils.curation.near.sketches import require_rensa
 from handbook_utils.curation.rows import SourceRows, batches
 from handbook_utils.curation.rules.control_tokens import ControlTokens
 from handbook_utils.curation.rules.table import RULES, Settings
@@ -106,6 +107,8 @@ def curate(
         "sources": [_identity(s) for s in sources],
     }
     check_out(out)
+    if settings.is_on("near_duplicate"):
+        require_rensa()
     with exclusive(out):
         stored = reuse(out, identity, overwrite=overwrite)
         if stored is not None:
@@ -133,8 +136,8 @@ def _curate(
     watch: Callable[[int], None],
 ) -> dict[str, Any]:
     places = _Places([source.label for source in sources])
-    near = settings.is_on("near_duplicate", "repeated_prompt", "repeated_answer")
-    compares = near or settings.is_on("duplicate")
+    near = settings.is_on("near_duplicate")
+    compares = settings.is_on("duplicate", "near_duplicate", "repeated_prompt", "repeated_answer")
     spool, notes = folder / "rows.spool", folder / "findings.spool"
     with DuplicateFinder(folder / "words.spool", near=near) as finder:
         with spool.open("wb") as rows, notes.open("wb") as found:

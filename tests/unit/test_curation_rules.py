@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from handbook_utils.curation.near.sketches import require_rensa
 from handbook_utils.curation.rules import answers
 from handbook_utils.curation.rules.languages import language_of, wrong_language
 from handbook_utils.curation.rules.pairs import LengthBias, equal_pair
 from handbook_utils.curation.rules.table import RULES, Settings, Thresholds, chosen_actions
-from handbook_utils.errors import DataError
+from handbook_utils.errors import DataError, MissingDependencyError
 
 FINE = [
     "Paris",
@@ -162,6 +165,14 @@ def test_a_rule_that_is_misspelt_or_named_twice_is_refused(lists: dict[str, list
 def test_a_threshold_that_means_nothing_is_refused(given: dict[str, float]) -> None:
     with pytest.raises(DataError, match=next(iter(given))):
         Thresholds(**given)  # type: ignore[arg-type]
+
+
+def test_without_the_library_of_sketches_the_extra_and_a_way_around_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    with pytest.raises(MissingDependencyError, match=r"handbook-utils\[curation\].*--off near_duplicate"):
+        require_rensa()
 
 
 def test_a_rule_that_lacks_what_it_needs_is_said_to_be_unchecked() -> None:

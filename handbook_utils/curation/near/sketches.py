@@ -97,7 +97,7 @@ def band_keys(runs: Runs, bands: int = BANDS) -> U32:
     """(bands, texts) a number for each band of each text's sketch."""
     if not len(runs):
         return np.zeros((bands, 0), np.uint32)
-    sketches = _rensa().RMinHash.digest_matrix_from_flat_token_hashes(
+    sketches = require_rensa().RMinHash.digest_matrix_from_flat_token_hashes(
         runs.values, runs.starts, bands * ROWS, SEED
     )
     rows = array("I")
@@ -110,11 +110,17 @@ def band_keys(runs: Runs, bands: int = BANDS) -> U32:
     return np.ascontiguousarray((keys >> np.uint64(32)).astype(np.uint32).T)
 
 
-def _rensa() -> Any:
+def require_rensa() -> Any:
+    """The library that makes the sketches.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message says how to.
+    """
     try:
         import rensa
     except ImportError as error:
         raise MissingDependencyError(
-            "near-duplicates are found with the library rensa. Install it: pip install rensa"
+            "near-duplicates and leaks are found with the library rensa. Install it "
+            '(pip install "handbook-utils[curation]"), or look for equal rows alone: --off near_duplicate.'
         ) from error
     return rensa

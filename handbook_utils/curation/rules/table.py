@@ -172,13 +172,13 @@ RULES: dict[str, Rule] = {
         Rule(
             "repeated_prompt",
             "flag",
-            "the prompt of an earlier row, with another answer",
+            "the prompt of an earlier row, or nearly, with another answer",
             "several answers per prompt may be meant; keep them on one side of any split",
         ),
         Rule(
             "repeated_answer",
             "flag",
-            "the answer of an earlier row, to another prompt",
+            "the answer of an earlier row, or nearly, to another prompt",
             "a canned answer may be meant",
         ),
         Rule("cut", "flag", "answers that stop in the middle of a sentence", "answers learn to stop there"),
