@@ -23,6 +23,7 @@ COMMANDS = [
     "compare",
     "merge",
     "report",
+    "diagnose",
     "recipes",
     "convert",
     "chat",

@@ -29,7 +29,7 @@ LAYERS = [
     {"curation"},
     {"shared_prefix"},
     {"models"},
-    {"evaluation"},
+    {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
     {"pipeline"},
     {"reporting"},
