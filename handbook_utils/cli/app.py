@@ -14,6 +14,7 @@ import typer
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.commands.diagnose import diagnose
+from handbook_utils.cli.data.commands import app as data
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
@@ -192,6 +193,7 @@ def chat(
 
 app.command()(merge)
 app.command()(template)
+app.add_typer(data)
 
 
 def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
