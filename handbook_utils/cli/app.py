@@ -13,6 +13,8 @@ import typer
 
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
+from handbook_utils.cli.evaluation.power import power
+from handbook_utils.cli.evaluation.win_rate import win_rate
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
@@ -351,3 +353,5 @@ _stage_command(
     "Measure a model on held-out prompts, or best-of-n on scored samples.\n\n"
     "Example: handbook evaluate pocket/evaluate",
 )
+app.command("win-rate")(win_rate)
+app.command()(power)

@@ -21,6 +21,8 @@ COMMANDS = [
     "rejection-sample",
     "evaluate",
     "compare",
+    "win-rate",
+    "power",
     "merge",
     "report",
     "recipes",
