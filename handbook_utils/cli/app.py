@@ -14,6 +14,7 @@ import typer
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.evaluation.power import power
+from handbook_utils.cli.evaluation.reward_report import reward_report
 from handbook_utils.cli.evaluation.win_rate import win_rate
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
@@ -355,3 +356,4 @@ _stage_command(
 )
 app.command("win-rate")(win_rate)
 app.command()(power)
+app.command("reward-report")(reward_report)

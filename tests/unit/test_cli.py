@@ -23,6 +23,7 @@ COMMANDS = [
     "compare",
     "win-rate",
     "power",
+    "reward-report",
     "merge",
     "report",
     "recipes",
