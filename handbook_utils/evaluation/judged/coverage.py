@@ -21,7 +21,7 @@ from handbook_utils.evaluation.two_level import mean_over_prompts_and_seeds
 from handbook_utils.records import Estimate
 
 TABLE = Path(__file__).with_name("coverage.json")
-DATA_SETS = 4000
+DATA_SETS = 2000
 PROMPTS = (30, 200)
 Draw = Callable[[np.random.Generator, int], tuple[Estimate, float]]
 
