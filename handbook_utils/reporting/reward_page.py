@@ -93,7 +93,7 @@ def _reliability(report: RewardReport) -> Figure:
         axes.plot(x, y, color=COLOURS[place], marker=MARKERS[place], linestyle=DASHES[place], label=name)
     axes.set_xlabel("confidence, σ(margin)")
     axes.set_ylabel("accuracy")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK[False])
     return figure
 
 
@@ -107,5 +107,5 @@ def _histogram(model: ModelReport) -> Figure:
         )
     axes.set_xlabel("score")
     axes.set_ylabel("answers")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK[False])
     return figure
