@@ -167,9 +167,9 @@ def plan_from_pilot(values: ArrayLike, *, effect: float, power: float = 0.8, lev
         )
     free = len(pilot) - 1
     low, high = (sd * math.sqrt(free / float(stats.chi2.ppf(tail, free))) for tail in (0.975, 0.025))
-    needed = [prompts_for(effect, each, power=power, level=level) for each in (sd, low, high)]
+    needed, fewest, most = (prompts_for(effect, each, power=power, level=level) for each in (sd, low, high))
     seen = smallest_effect(sd, len(pilot), power=power, level=level)
-    return Power(effect, sd, *needed, power, level, len(pilot), seen)
+    return Power(effect, sd, needed, fewest, most, power, level, len(pilot), seen)
 
 
 def plan_from_sd(effect: float, sd: float, *, power: float = 0.8, level: float = 0.95) -> Power:

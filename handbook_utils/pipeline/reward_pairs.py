@@ -262,7 +262,7 @@ def _scored(
                 missing = next((v for v in values if isinstance(v, NoScore)), None)
                 if missing is not None:
                     raise DataError(f"{name}: '{column}' has no score for an answer: {missing.reason}")
-                columns.setdefault(column, []).extend(float(value) for value in values)
+                columns.setdefault(column, []).extend(np.asarray(values, dtype=np.float64).tolist())
         advance(0, len(batch))
     # parts of a score, such as `gold.words`, are no models
     return {column: np.array(values) for column, values in columns.items() if "." not in column}
@@ -276,7 +276,7 @@ def _completions(name: str, answered: Sequence[Candidates]) -> list[Completion]:
         pair = {**each.row, "chosen": each.row["chosen"], "rejected": each.row["rejected"]}
         if not isinstance(each.row["chosen"], str) and not isinstance(each.row["chosen"][0], Mapping):
             pair |= {"chosen": each.right[0], "rejected": each.wrong[0]}
-        known = {key: pair[key] for key in ("prompt", "chosen", "rejected") if key in pair}
+        known: Row = {key: pair[key] for key in ("prompt", "chosen", "rejected") if key in pair}
         prompt = normalise(each.number, known)[-1]["prompt"]
         for index, text in enumerate((*each.right, *each.wrong)):
             made.append(Completion(prompt_hash(prompt), index, prompt, text, 0, "stop", None))

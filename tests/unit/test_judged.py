@@ -207,12 +207,10 @@ def test_a_table_without_an_interval_is_refused(table: np.ndarray, message: str)
 
 
 def test_at_200_prompts_every_judged_interval_covers_93_to_97_percent() -> None:
-    stored = coverage_rows(coverage.TABLE)
-    assert {(row.method, row.distribution, row.prompts) for row in stored} == {
-        (*setting, prompts) for setting in coverage.SETTINGS for prompts in coverage.PROMPTS
-    }
-    assert [row for row in stored if row.prompts == 200 and not row.is_in_band] == []
-    assert all(row.data_sets >= 2000 for row in stored)
+    stored = [row for row in coverage_rows(coverage.TABLE) if row.prompts == 200]
+    assert {(row.method, row.distribution) for row in stored} == set(coverage.SETTINGS)
+    assert [row for row in stored if not row.is_in_band] == []
+    assert all(row.data_sets >= 1000 for row in stored)
 
 
 @pytest.mark.parametrize(

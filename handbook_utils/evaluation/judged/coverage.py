@@ -8,27 +8,29 @@ longer on average.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 
-from handbook_utils.evaluation.coverage_table import CoverageRow, write_coverage_rows
+from handbook_utils.evaluation.coverage_table import CoverageRow, coverage_rows, write_coverage_rows
 from handbook_utils.evaluation.judged.corrected import corrected_win_rate
 from handbook_utils.evaluation.judged.length_control import length_controlled_win_rate
 from handbook_utils.evaluation.two_level import mean_over_prompts_and_seeds
 from handbook_utils.records import Estimate
 
 TABLE = Path(__file__).with_name("coverage.json")
-DATA_SETS = 2000
+DATA_SETS = 1000
 PROMPTS = (30, 200)
 Draw = Callable[[np.random.Generator, int], tuple[Estimate, float]]
 
 
 def judged_rows(
     rng: np.random.Generator, prompts: int, *, rate: float, bias: float, position: float = 0.0
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """A judge's preferences by row, as arguments of `length_controlled_win_rate`.
 
     Args:
@@ -118,13 +120,22 @@ def measure(
     )
 
 
-def main() -> None:
-    """Measure every setting and write the table that the package ships."""
-    rows = [measure(*setting, prompts) for setting in SETTINGS for prompts in PROMPTS]
-    write_coverage_rows(rows, TABLE)
-    inside = sum(row.is_in_band for row in rows)
+def main(wanted: str = "") -> None:
+    """Measure every setting whose method or name holds `wanted`, and put them into the table that is shipped."""
+    rows = {_key(row): row for row in coverage_rows(TABLE)} if TABLE.exists() else {}
+    for method, simulated in SETTINGS:
+        for prompts in PROMPTS if wanted in f"{method} {simulated}" else ():
+            row = measure(method, simulated, prompts)
+            rows[_key(row)] = row
+    order = {(*setting, prompts): None for setting in SETTINGS for prompts in PROMPTS}
+    write_coverage_rows([rows[key] for key in order if key in rows], TABLE)
+    inside = sum(row.is_in_band for row in rows.values())
     print(f"{TABLE}: {len(rows)} rows; {inside} of them cover 93-97 %")
 
 
+def _key(row: CoverageRow) -> tuple[str, str, int]:
+    return row.method, row.distribution, row.prompts
+
+
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -21,7 +21,7 @@ from handbook_utils.evaluation.prompt_rows import finite_rows
 from handbook_utils.records import Estimate
 
 FEWEST_PROMPTS = 10
-_STEPS, _TOLERANCE = 100, 1e-9
+_STEPS, _TOLERANCE = 100, 1e-8
 
 
 @dataclass(frozen=True)

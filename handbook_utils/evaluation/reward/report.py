@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class RewardReport:
     rulers: dict[str, dict[str, Estimate]]
     comparisons: list[Compared]
     ensemble: dict[str, Any]
-    cautions: tuple[str, ...]
+    cautions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -123,10 +123,10 @@ def reward_report(rows: Comparisons) -> RewardReport:
     for name, scores in rows.models.items():
         check_scores(name, scores)
     report, cautions = with_cautions(lambda: _report(rows))
-    return RewardReport(*report, cautions)
+    return replace(report, cautions=cautions)
 
 
-def _report(rows: Comparisons) -> tuple[Any, ...]:
+def _report(rows: Comparisons) -> RewardReport:
     parts = rows.subset_rows()
     rulers = {
         name: {"": _accuracy(rows, scores)} | _by_part(rows, scores, parts)
@@ -135,7 +135,7 @@ def _report(rows: Comparisons) -> tuple[Any, ...]:
     models = {name: _model(rows, scores, parts) for name, scores in rows.models.items()}
     comparisons = compare_models(rows, parts)
     number = len(np.unique(rows.prompts))
-    return len(rows.prompts), number, models, rulers, comparisons, _ensemble(rows)
+    return RewardReport(len(rows.prompts), number, models, rulers, comparisons, _ensemble(rows))
 
 
 def _model(rows: Comparisons, scores: Scores, parts: Mapping[str, NDArray[np.intp]]) -> ModelReport:
