@@ -102,6 +102,9 @@ _PUBLIC = {
     "RunView": "reporting.runs",
     "TemplateReport": "chat.report",
     "TemplateCheck": "chat.report",
+    "diagnose": "diagnosis.diagnose",
+    "Diagnosis": "diagnosis.finding",
+    "Finding": "diagnosis.finding",
 }
 
 # dropped before 0.1.0 was released
@@ -117,8 +120,10 @@ __all__ = [
     "CorrectedRate",
     "CoverageWarning",
     "DataError",
+    "Diagnosis",
     "EnsembleScorer",
     "Estimate",
+    "Finding",
     "GoldScorer",
     "HandbookError",
     "JudgeScorer",
@@ -161,6 +166,7 @@ __all__ = [
     "compare_runs",
     "corrected_win_rate",
     "describe_format",
+    "diagnose",
     "estimate_kl",
     "generate",
     "length_controlled_win_rate",
@@ -208,6 +214,8 @@ if TYPE_CHECKING:
     from handbook_utils.chat.report import TemplateCheck, TemplateReport
     from handbook_utils.data.load import load_dataset
     from handbook_utils.data.recognise import Recognised, describe_format
+    from handbook_utils.diagnosis.diagnose import diagnose
+    from handbook_utils.diagnosis.finding import Diagnosis, Finding
     from handbook_utils.errors import (
         ClaimError,
         DataError,

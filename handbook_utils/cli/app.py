@@ -13,9 +13,10 @@ import typer
 
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
-from handbook_utils.cli.evaluation.power import power
-from handbook_utils.cli.evaluation.reward_report import reward_report
-from handbook_utils.cli.evaluation.win_rate import win_rate
+from handbook_utils.cli.commands.diagnose import diagnose
+from handbook_utils.cli.commands.power import power
+from handbook_utils.cli.commands.reward_report import reward_report
+from handbook_utils.cli.commands.win_rate import win_rate
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
@@ -163,6 +164,7 @@ def report(
         view.say_next("open it in a browser; it needs no other file")
 
 
+app.command()(diagnose)
 app.command()(recipes)
 app.command()(convert)
 app.command()(info)

@@ -26,6 +26,7 @@ COMMANDS = [
     "reward-report",
     "merge",
     "report",
+    "diagnose",
     "recipes",
     "convert",
     "chat",

@@ -121,7 +121,7 @@ def measure(
 
 
 def main(wanted: str = "") -> None:
-    """Measure every setting whose method or name holds `wanted`, and put them into the table that is shipped."""
+    """Measure every setting whose method or name holds `wanted`, and put them into the shipped table."""
     rows = {_key(row): row for row in coverage_rows(TABLE)} if TABLE.exists() else {}
     for method, simulated in SETTINGS:
         for prompts in PROMPTS if wanted in f"{method} {simulated}" else ():
