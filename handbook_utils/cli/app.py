@@ -17,6 +17,7 @@ from handbook_utils.cli.commands.diagnose import diagnose
 from handbook_utils.cli.commands.power import power
 from handbook_utils.cli.commands.reward_report import reward_report
 from handbook_utils.cli.commands.win_rate import win_rate
+from handbook_utils.cli.data.commands import app as data
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
@@ -195,6 +196,7 @@ def chat(
 
 app.command()(merge)
 app.command()(template)
+app.add_typer(data)
 
 
 def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:

@@ -883,3 +883,33 @@ def test_gold_reward_is_safe_times_helpful_less_what_manners_cost() -> None:
         seen.add((gold.safe, h, gold.polite, round(c, 1)))
     assert {part for part, *_ in seen} == {0.0, 1.0}
     assert len(seen) > 20
+
+
+@equation("data-jaccard")
+def test_the_similarity_of_two_rows_is_what_they_share_of_what_they_have(tmp_path: Path) -> None:
+    pytest.importorskip("rensa")
+    from handbook_utils.curation.near.duplicates import DuplicateFinder
+
+    first = "a b c d e f g h i j k l m n o p q r s t"
+    # 18 runs of three words each; the changed last word takes one of them: 17 shared of 19
+    with DuplicateFinder(tmp_path / "spool") as finder:
+        finder.add(["", ""], [first, first[:-1] + "z"])
+        found = finder.repeats(np.ones(2, bool), threshold=0.8, min_words=1)
+    assert found.near_duplicate.of == {1: (0, pytest.approx(17 / 19))}
+
+
+@equation("data-bands")
+def test_bands_of_sketches_agree_as_often_as_the_similarity_says() -> None:
+    pytest.importorskip("rensa")
+    from handbook_utils.curation.near.sketches import BANDS, ROWS, band_keys
+    from handbook_utils.curation.near.words import Runs
+
+    rng, texts = np.random.default_rng(0), 2000
+    # sets of 60 numbers of which 24 are shared: J = 24 / 96 = 0.25
+    shared = rng.integers(0, 2**63, (texts, 24), dtype=np.uint64)
+    own = rng.integers(0, 2**63, (2, texts, 36), dtype=np.uint64)
+    starts = np.arange(0, 60 * texts + 1, 60)
+    keys = [band_keys(Runs(np.concatenate([shared, mine], axis=1).ravel(), starts)) for mine in own]
+    met = (keys[0] == keys[1]).any(axis=0).mean()
+    expected = 1 - (1 - 0.25**ROWS) ** BANDS
+    assert met == pytest.approx(expected, abs=3 * (expected * (1 - expected) / texts) ** 0.5)
