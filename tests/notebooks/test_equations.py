@@ -24,6 +24,7 @@ from book_pages import ROOT, chapters
 from scipy import stats
 
 from handbook_utils.evaluation.best_of_n import best_of_n_values, kl_bound
+from handbook_utils.evaluation.judged.length_control import length_controlled_win_rate
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
 from handbook_utils.records import Estimate
 from handbook_utils.shared_prefix.layout import attention, share_rows
@@ -176,6 +177,20 @@ def test_that_many_prompts_find_the_gain_four_times_in_five() -> None:
     error = draws.std(axis=1, ddof=1) / math.sqrt(n)
     # 4,000 studies: the found power has a standard error of sqrt(.8 * .2 / 4000) = .0063
     assert np.mean(draws.mean(axis=1) > 1.96 * error) == pytest.approx(0.8, abs=0.02)
+
+
+@equation("metrics-length-control")
+def test_the_win_rate_at_equal_length_is_the_regressions_where_the_difference_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    difference = rng.normal(50, 100, 4000)
+    theta, phi = 0.4, 1.5
+    scale = difference.std(ddof=1)
+    odds = theta + phi * np.tanh(difference / scale)
+    preferred = rng.random(4000) < 1 / (1 + np.exp(-odds))
+    found = length_controlled_win_rate(preferred, np.full(4000, 400.0), 400 + difference)
+    at_equal_length = 1 / (1 + math.exp(-theta))
+    assert found.win_rate.low < at_equal_length < found.win_rate.high
+    assert found.length_effect.low < phi < found.length_effect.high
 
 
 @equation("data-share")
