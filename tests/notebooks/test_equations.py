@@ -27,7 +27,7 @@ from handbook_utils.evaluation.best_of_n import best_of_n_values, kl_bound
 from handbook_utils.evaluation.judged.length_control import length_controlled_win_rate
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
 from handbook_utils.records import Estimate
-from handbook_utils.shared_prefix.layout import attention, share_rows
+from handbook_utils.shared_prefix.layout import attention, runs_of_like_width, share_rows
 from tests.chat_templates import FORGETFUL, tokenizer_of
 from tests.tiny_models import build_tiny_tokenizer
 
@@ -291,6 +291,16 @@ def test_who_may_attend_to_whom_in_a_shared_row() -> None:
     part = parts[0]
     for q, k in itertools.product(range(8), repeat=2):
         assert attention(parts)[0, q, k] == (k <= q and part[k] in (0, part[q]))
+
+
+@equation("skipped-padding")
+def test_runs_cost_their_rows_by_the_widest_and_an_overhead_each() -> None:
+    """Rows of 9, 10, 40 and 41 tokens: 2 * 41 + 2 * 10 + 2 o in two runs, 4 * 41 + o in one."""
+    widths = np.array([9, 40, 10, 41])
+    for overhead in (0, 8, 61, 63, 200):
+        runs = runs_of_like_width(widths, overhead)
+        cost = sum(len(run) * widths[run].max() + overhead for run in runs)
+        assert cost == min(102 + 2 * overhead, 164 + overhead, sum(widths) + 4 * overhead)
 
 
 @equation("scaling-checkpoint")
@@ -887,7 +897,6 @@ def test_gold_reward_is_safe_times_helpful_less_what_manners_cost() -> None:
 
 @equation("data-jaccard")
 def test_the_similarity_of_two_rows_is_what_they_share_of_what_they_have(tmp_path: Path) -> None:
-    pytest.importorskip("rensa")
     from handbook_utils.curation.near.duplicates import DuplicateFinder
 
     first = "a b c d e f g h i j k l m n o p q r s t"
@@ -900,7 +909,6 @@ def test_the_similarity_of_two_rows_is_what_they_share_of_what_they_have(tmp_pat
 
 @equation("data-bands")
 def test_bands_of_sketches_agree_as_often_as_the_similarity_says() -> None:
-    pytest.importorskip("rensa")
     from handbook_utils.curation.near.sketches import BANDS, ROWS, band_keys
     from handbook_utils.curation.near.words import Runs
 

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("rensa")
-
 from test_curation_curate import QUESTION, ROWS, chat, good, write
 
 Handbook = Callable[..., tuple[int, str, str]]

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("rensa")
-
 from handbook_utils.curation.curate import curate
 from handbook_utils.curation.folder import explain, restore
 from handbook_utils.curation.look import look_at

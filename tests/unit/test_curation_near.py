@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("rensa")
-
 from handbook_utils.curation.near.duplicates import DuplicateFinder, Repeats
 from handbook_utils.curation.near.sketches import BANDS, ROWS, BandIndex
 from handbook_utils.curation.near.words import BLOCK, runs_of_words, text_hashes, word_hashes
