@@ -92,9 +92,9 @@ class PromptBlock:
         for tail in self._tails:
             tail.select(rows)
         count = len(self._prompts[0][0])
-        alive, places = self._owners.unique_consecutive(return_inverse=True)
+        alive = torch.bincount(self._owners, minlength=count).nonzero().squeeze(1)
         if count - len(alive) >= max(1, PRUNE_AT * count):
-            self._owners = places
+            self._owners = torch.searchsorted(alive, self._owners)
             self._padding = None if self._padding is None else self._padding[alive]
             self._prompts = [
                 (keys.index_select(0, alive.to(keys.device)), values.index_select(0, alive.to(values.device)))
@@ -121,12 +121,15 @@ class PromptBlock:
             by_head = over_prompt.view(count, heads, -1, tokens)
             by_head.masked_fill_(self._padding.to(keys.device), float("-inf"))
         over_own = torch.bmm(grouped.flatten(0, 1), own_keys.flatten(0, 1).transpose(1, 2))
-        scores = torch.cat([over_prompt, self._by_prompt(over_own.unflatten(0, (rows, heads)))], -1)
+        scores = torch.cat(
+            [over_prompt, self._by_prompt(over_own.view(rows, heads, *over_own.shape[1:]))], -1
+        )
         weights = torch.softmax(scores, -1, dtype=torch.float32).to(values.dtype)
         read = torch.bmm(weights[..., :tokens], values.flatten(0, 1))
         own_weights = self._by_row(weights[..., tokens:], heads).flatten(0, 1)
-        own = torch.bmm(own_weights, own_values.flatten(0, 1)).unflatten(0, (rows, heads))
-        return (self._by_row(read, heads) + own).flatten(1, 2)
+        own = torch.bmm(own_weights, own_values.flatten(0, 1))
+        both: torch.Tensor = self._by_row(read, heads) + own.view(rows, heads, *own.shape[1:])
+        return both.flatten(1, 2)
 
     def _arrange(self) -> None:
         """Work out where each row stands among its prompt's, for one matrix product per prompt."""
@@ -171,7 +174,7 @@ class PromptCache(Cache):  # type: ignore[misc]  # transformers ships no types
         """Append one token per row in a layer, each (rows, heads, 1, width)."""
         sizes = [block.rows for block in self.blocks]
         for block, own_keys, own_values in zip(
-            self.blocks, keys.split(sizes), values.split(sizes), strict=True
+            self.blocks, torch.split(keys, sizes), torch.split(values, sizes), strict=True
         ):
             block.append(layer, own_keys, own_values)
         self.latest = layer, keys
@@ -180,7 +183,7 @@ class PromptCache(Cache):  # type: ignore[misc]  # transformers ships no types
         """Attention in the layer that was asked last: (rows, heads, width) in, (rows, heads, width) out."""
         assert self.latest is not None
         layer = self.latest[0]
-        parts = query.split([block.rows for block in self.blocks])
+        parts = torch.split(query, [block.rows for block in self.blocks])
         return torch.cat([block.attend(layer, part) for block, part in zip(self.blocks, parts, strict=True)])
 
     @property

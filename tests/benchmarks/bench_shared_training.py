@@ -1,11 +1,11 @@
 """DPO and reward training with each prompt computed once and no padding, against TRL's trainers.
 
-The sides train on the same pairs in the same process, a step each in turn, on one thread's CPU time: ours by
-default, ours with `length_batching`, TRL's trainer as it comes, and for DPO TRL's with the output head
+The sides train on the same pairs in the same process, a step each in turn, on one thread's CPU time: ours
+by default, ours with `length_batching`, TRL's trainer as it comes, and for DPO TRL's with the output head
 patched as ours is, which shows what sharing and leaving padding out alone give. Whole epochs would take
-hours, so each side takes every n-th of its epoch's batches ordered by size: of 1,024 pairs, in random batches,
-and with `length_batching` in batches of like length. The ideal ratio is that of the tokens: what TRL computes,
-padding included, over each prompt and answer once.
+hours, so each side takes every n-th of its epoch's batches ordered by size: of 1,024 pairs, in random
+batches, and with `length_batching` in batches of like length. The ideal ratio is that of the tokens: what
+TRL computes, padding included, over each prompt and answer once.
 
 `bench_shared_training.py peak SIDE` is what measures a side's memory, in a process of its own.
 """

@@ -18,12 +18,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handbook_utils.data.reading.placeholders import placeholder
 from handbook_utils.data.reading.tables import Row, TableReader
+from handbook_utils.data.shapes.values import LostValueError, read_float, read_object
 from handbook_utils.errors import DataError, suggest
 
 Rows = Sequence[Row]
 # files that can run code when they are opened
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
+# packed files, each with a command that unpacks it; .gz files of one text are read as they are
+ARCHIVES = {
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), "tar -xf"),
+    **{".zip": "unzip", ".7z": "7z x", ".rar": "unrar x"},
+    **{".zst": "zstd -d", ".bz2": "bunzip2 -k", ".xz": "unxz -k"},
+}
 # longer cells than the csv module takes by itself; a whole book fits
 LONGEST_CELL = 1 << 28
 
@@ -50,6 +58,8 @@ def iterate_file(path: Path, tables: TableReader | None = None) -> Iterator[Row]
     if not path.is_file():
         raise DataError(f"{path}: no such file. {_nearest(path)}".rstrip())
     try:
+        if what := placeholder(path):
+            raise DataError(f"{path}: {what}.")
         yield from reader(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Convert it to UTF-8.") from None
@@ -86,6 +96,11 @@ def _reader_of(path: Path, tables: TableReader) -> Callable[[Path], Iterator[Row
         raise DataError(
             f"{path}: '{suffix}' files can run code when they are opened, so none is read as data. "
             "Where you trust it, write its rows to .jsonl or .parquet and name that file."
+        )
+    if archive := next((end for end in ARCHIVES if path.name.lower().endswith(end)), None):
+        raise DataError(
+            f"{path}: a '{archive}' file is packed, which is not read here. Unpack it ({ARCHIVES[archive]}), "
+            "and name the data file or the folder that it gives."
         )
     if suffix == ".py":
         raise DataError(
@@ -144,25 +159,12 @@ def _rows_inside(content: Any) -> str:
     )
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    """A JSON object; of a key that comes twice, one value would be lost."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [key for key, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
-    return made
-
-
-class _TwiceError(ValueError):
-    pass
-
-
 def _parse_json(text: str, place: str, remedy: str) -> Any:
     problem = f"{place} is not JSON"
     try:
-        return json.loads(text, object_pairs_hook=_object)
-    except _TwiceError as error:
-        raise DataError(f"{place} has the key '{error}' twice in one object. Keep one of them.") from None
+        return json.loads(text, object_pairs_hook=read_object, parse_float=read_float)
+    except LostValueError as error:
+        raise DataError(f"{place} {error}. Mend it.") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise DataError(f"{problem} ({error.msg} at {where}). {remedy}") from None

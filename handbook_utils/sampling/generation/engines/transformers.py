@@ -113,7 +113,9 @@ def _decode(
         sizes = [len(answers.alive) for answers in running]
         counts = [
             answers.take(own, own_logps, watch)
-            for answers, own, own_logps in zip(running, drawn.split(sizes), logps.split(sizes), strict=True)
+            for answers, own, own_logps in zip(
+                running, torch.split(drawn, sizes), torch.split(logps, sizes), strict=True
+            )
         ]
         if progress is not None:
             progress(sum(tokens for tokens, _ in counts), sum(finished for _, finished in counts))
@@ -174,7 +176,7 @@ class _Answers:
         """Drop the rows that have ended where it pays; return those kept, or None for all."""
         if self._count_ended < COMPACT_AT * len(self.alive):
             return None
-        keep = (~self._ended).nonzero().squeeze(1)
+        keep: torch.Tensor = (~self._ended).nonzero().squeeze(1)
         self.alive, self.newest, self._ended = self.alive[keep], self.newest[keep], self._ended[keep]
         self._count_ended = 0
         return keep
