@@ -27,6 +27,7 @@ from handbook_utils.cli.options import (
     Seed,
     executor_changes,
 )
+from handbook_utils.cli.planning import plan
 from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
 from handbook_utils.cli.template import template
@@ -333,6 +334,7 @@ def slurm(
     launch.write_job(job, program, file or folder.with_name(f"{folder.name}.sbatch"), json)
 
 
+app.command()(plan)
 _stage_command(
     "generate",
     "Sample a model's answers to the prompts of a recipe.\n\nExample: handbook generate pocket/samples",

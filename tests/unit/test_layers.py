@@ -30,6 +30,7 @@ LAYERS = [
     {"models"},
     {"evaluation"},
     {"training", "sampling", "launch"},
+    {"planning"},
     {"pipeline"},
     {"reporting"},
     {"cli"},
