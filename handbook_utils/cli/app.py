@@ -27,7 +27,7 @@ from handbook_utils.cli.options import (
     Seed,
     executor_changes,
 )
-from handbook_utils.cli.planning import plan
+from handbook_utils.cli.planning import plan, preflight
 from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
 from handbook_utils.cli.template import template
@@ -335,6 +335,7 @@ def slurm(
 
 
 app.command()(plan)
+app.command()(preflight)
 _stage_command(
     "generate",
     "Sample a model's answers to the prompts of a recipe.\n\nExample: handbook generate pocket/samples",

@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from handbook_utils.cli.options import Changes, Json, RecipeName, Seed
+from handbook_utils.cli.options import Changes, Json, Out, RecipeName, Seed
 from handbook_utils.errors import RecipeError
+
+LIGHTS = {"green": "green", "amber": "yellow", "red": "bold red"}
 
 
 def plan(
@@ -77,6 +81,54 @@ def plan(
         return
     Console(highlight=False).print(plan_view(made))
     view.say_next(f"check everything else before it starts: handbook preflight {recipe}")
+
+
+def preflight(
+    recipe: RecipeName,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of each GPU (24GiB), or its name (a100-80gb), that it has to fit.",
+            show_default=False,
+        ),
+    ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
+    ] = False,
+    out: Out = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Check all that can be known of a training run before it starts; no weight is loaded.
+
+    Versions, inputs, batch, rows by source, overlap with `eval_data`, labels, chat template, which tokens
+    carry loss, what max_length costs, memory, time and disk.
+    Green: as it should be. Amber: it runs, but look at it. Red: it fails, or learns nothing.
+    Each names its remedy. Exit code 1 where any is red.
+
+    Example: handbook preflight my.yaml --gpu 24GiB
+    """
+    from handbook_utils.cli import view
+    from handbook_utils.planning.gpus import read_gpu
+
+    room = None if gpu is None else read_gpu(gpu)
+    loaded = view.load_for("train", recipe, changes or [], seed)
+    from handbook_utils.pipeline.preflight import preflight as look
+
+    found = look(loaded, out or view.default_out(recipe), gpu=room, all_rows=all_rows)
+    if json:
+        view.say(found.to_json(), "", json)
+    else:
+        table = Table("", "check", "found", "remedy", box=None, header_style="bold")
+        for finding in found.findings:
+            light = Text(finding.light, style=LIGHTS[finding.light])
+            table.add_row(light, finding.check, Text(finding.says), Text(finding.remedy))
+        Console(highlight=False).print(table)
+        if found.light != "red":
+            view.say_next(f"train: handbook train {recipe}")
+    if found.light == "red":
+        raise typer.Exit(1)
 
 
 def _rates(text: str) -> tuple[float, float]:

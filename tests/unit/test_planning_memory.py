@@ -110,7 +110,8 @@ def test_checkpointing_adapters_and_packed_weights_each_take_less() -> None:
     totals = [each.total for each in plans]
     assert totals == sorted(totals, reverse=True)
     assert plans[2].optimiser < plans[1].optimiser / 20
-    assert plans[3].weights < plans[2].weights / 2
+    body = plans[3].weights - 2 * 2 * 32_000 * 1024  # the embeddings and the head stay whole
+    assert body < (plans[2].weights - 2 * 2 * 32_000 * 1024) / 3
     assert all(each.margin > MARGIN_BYTES for each in plans)
 
 
@@ -145,7 +146,7 @@ def test_a_pair_s_prompt_is_counted_once_where_it_is_computed_once() -> None:
 def test_changes_go_from_the_cheapest_on_and_end_when_it_fits() -> None:
     setup = Setup(config(hidden=4096), "sft", half=torch.bfloat16, checkpointing=False)
     run = Run(setup, rows(64, 1024), per_device=8, max_length=1024)
-    room = 20 * GIB
+    room = run.memory.total // 3
     assert changes_to_fit(run, run.memory.total) == []
     found = changes_to_fit(run, room)
     assert [change.how.partition("=")[0] for change in found][:2] == [
@@ -168,7 +169,8 @@ def test_operations_are_six_per_weight_and_token() -> None:
     body = memory.parameters - 2 * 32_000 * 1024
     by_hand = 6 * body * 51_200 + 3 * 2 * 2 * 1024 * 100 * 512**2 + 6 * 32_000 * 1024 * 25_600
     assert took.flops == pytest.approx(by_hand)
-    assert took.hours is not None and took.hours[0] == pytest.approx(by_hand / 50e12 / 3600)
+    assert took.hours is not None
+    assert took.hours[0] == pytest.approx(by_hand / 50e12 / 3600)
 
 
 def test_keys_and_values_take_two_numbers_per_channel_layer_and_token() -> None:
