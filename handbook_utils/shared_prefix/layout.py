@@ -42,6 +42,32 @@ class SharedRows:
         """Tokens the decoder computes, padding left out."""
         return int((self.parts != PADDING).sum())
 
+    @property
+    def widths(self) -> Indices:
+        """(shared rows,) tokens of each."""
+        return np.asarray((self.parts != PADDING).sum(axis=1))
+
+    def only(self, chosen: Indices) -> SharedRows:
+        """Some of the shared rows, no wider than they are; `places` are left out."""
+        width = int(self.widths[chosen].max(initial=0))
+        sources, positions, parts = (
+            each[chosen, :width] for each in (self.sources, self.positions, self.parts)
+        )
+        return SharedRows(sources, positions, parts, places=np.zeros((0, 0), np.int64))
+
+
+def rows_apart(shape: Sequence[int], lengths: Indices) -> SharedRows:
+    """Lay rows out as they are: nothing is shared.
+
+    Args:
+        shape: rows and columns of the batch, padded on the right.
+        lengths: (rows,) tokens of each row.
+    """
+    columns = np.broadcast_to(np.arange(shape[1]), tuple(shape))
+    is_token = columns < lengths[:, None]
+    places = np.where(is_token, np.arange(columns.size).reshape(columns.shape), PADDING)
+    return SharedRows(places, np.where(is_token, columns, 0), np.where(is_token, PREFIX, PADDING), places)
+
 
 def share_rows(ids: Indices, lengths: Indices, groups: Sequence[int]) -> SharedRows:
     """Lay rows out so that what the rows of a group have in common at their beginning stands once.
@@ -91,6 +117,34 @@ def attention(parts: Indices) -> NDArray[np.bool_]:
     query, key = parts[:, :, None], parts[:, None, :]
     causal = np.tri(parts.shape[1], dtype=bool)
     return np.asarray(causal & ((key == PREFIX) | (key == query)))
+
+
+def runs_of_like_width(widths: Indices, overhead: float) -> list[Indices]:
+    """Cut rows into runs that are computed one after another, each as wide as its widest row.
+
+    Args:
+        widths: (n,) tokens of each row.
+        overhead: what one more run costs, in tokens.
+    Returns:
+        Row numbers of each run, the widest rows first: padding and overhead together are as small as can be.
+
+    >>> [run.tolist() for run in runs_of_like_width(np.array([9, 40, 10, 41]), overhead=8)]
+    [[3, 1], [2, 0]]
+    >>> [run.tolist() for run in runs_of_like_width(np.array([9, 40, 10, 41]), overhead=80)]
+    [[3, 1, 2, 0]]
+    """
+    order = np.argsort(-widths, kind="stable")
+    falling = widths[order].astype(float)
+    least, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):  # the last run ends here; where does it best begin?
+        costs = least[:end] + (end - np.arange(end)) * falling[:end] + overhead
+        begins[end] = int(costs.argmin())
+        least[end] = costs[begins[end]]
+    runs, end = [], len(order)
+    while end:
+        runs.append(order[begins[end] : end])
+        end = int(begins[end])
+    return runs[::-1]
 
 
 def rows_together(prefix: int, own: float, hidden_size: int) -> int:

@@ -31,7 +31,7 @@ from handbook_utils.training.metrics import Measure
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
 from handbook_utils.training.plan_table import show_plan
 from handbook_utils.training.reference.logps import add_reference_logps, reference_store
-from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, prompts_computed_once
+from handbook_utils.training.rows.batches import check_shared_prefix, length_batches, without_waste
 from handbook_utils.training.rows.labelled import check_samples, labels_itself, training_rows
 from handbook_utils.training.rows.lengths import check_stream_lengths, report_lengths
 from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
@@ -150,7 +150,7 @@ def _train(
             LOGGER.info("going on from %s", checkpoint.name)
         try:
             # again: building a trainer turns transformers' own messages back on
-            with quiet_libraries(), prompts_computed_once(recipe, run, trainer):
+            with quiet_libraries(), without_waste(recipe, run, trainer):
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             if bar is not None:

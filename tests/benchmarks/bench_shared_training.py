@@ -1,10 +1,11 @@
-"""DPO and reward training with each prompt computed once and batches of like length, against TRL's trainers.
+"""DPO and reward training with each prompt computed once and no padding, against TRL's trainers.
 
-The sides train on the same pairs in the same process, a step each in turn, on one thread's CPU time: ours,
-TRL's trainer as it comes, and for DPO TRL's with the output head patched as ours is, which shows what sharing
-and batching alone give. Whole epochs would take hours, so each side takes every n-th of its epoch's batches
-ordered by size: of 1,024 pairs, in random batches for TRL and in batches of like length for us. The ideal
-ratio is that of the tokens: what TRL computes, padding included, over each prompt and answer once.
+The sides train on the same pairs in the same process, a step each in turn, on one thread's CPU time: ours by
+default, ours with `length_batching`, TRL's trainer as it comes, and for DPO TRL's with the output head
+patched as ours is, which shows what sharing and leaving padding out alone give. Whole epochs would take
+hours, so each side takes every n-th of its epoch's batches ordered by size: of 1,024 pairs, in random batches,
+and with `length_batching` in batches of like length. The ideal ratio is that of the tokens: what TRL computes,
+padding included, over each prompt and answer once.
 
 `bench_shared_training.py peak SIDE` is what measures a side's memory, in a process of its own.
 """
@@ -46,7 +47,13 @@ from handbook_utils.training.reference.models import frozen_copy
 from handbook_utils.training.trl_bridge import CONFIGS, TRAINERS, make_trainer, training_conditions
 
 PAIRS, BATCH, STEPS, ROUNDS = 1024, 8, 4, 2
-SIDES = {"ours": training_conditions, "TRL": nullcontext, "TRL, same head": training_conditions}
+OURS, ALIKE = "ours", "ours, batches of like length"
+SIDES = {
+    OURS: training_conditions,
+    ALIKE: training_conditions,
+    "TRL": nullcontext,
+    "TRL, same head": training_conditions,
+}
 
 
 @dataclass(frozen=True)
@@ -140,10 +147,12 @@ def batches_of(work: Work, side: str, seed: int) -> tuple[list[list[int]], np.nd
     prompts, answers = lengths(work)
     longest = (prompts + answers).max(axis=0)
     once = prompts + answers.sum(axis=0)
-    if side == "ours":
+    if side == ALIKE:
         batches = LengthBatches(once, step_rows=BATCH, seed=seed).epoch(0)
         return batches, np.array([once[rows].sum() for rows in batches])
     order = np.random.default_rng(seed).permutation(PAIRS).reshape(-1, BATCH)
+    if side == OURS:
+        return order.tolist(), np.array([once[rows].sum() for rows in order])
     return order.tolist(), np.array([2 * BATCH * longest[rows].max() for rows in order])
 
 
@@ -171,7 +180,7 @@ def trainer_of(work: Work, side: str, rows: Dataset, folder: Path, turn: Any = N
     }
     model, tokenizer = model_of(work), words(work)
     callbacks = [turn] if turn is not None else []
-    if side == "ours":
+    if side in (OURS, ALIKE):
         return make_trainer(
             work.stage,
             arguments=arguments,
@@ -194,11 +203,11 @@ def trainer_of(work: Work, side: str, rows: Dataset, folder: Path, turn: Any = N
 
 
 def sharing(side: str, trainer: Any) -> ExitStack:
-    """Our side computes a prompt once, in the policy and in its reference."""
+    """Our sides compute a prompt once and no padding, in the policy and in its reference."""
     stack = ExitStack()
-    models = (trainer.model, getattr(trainer, "ref_model", None)) if side == "ours" else ()
+    models = (trainer.model, getattr(trainer, "ref_model", None)) if side in (OURS, ALIKE) else ()
     for model in filter(None, models):
-        stack.enter_context(shared_prefixes(model))
+        stack.enter_context(shared_prefixes(model, skip_padding=True))
     return stack
 
 
@@ -247,14 +256,16 @@ def measure(work: Work) -> dict[str, Any]:
     """All figures of one shape, recorded."""
     rows = rows_of(work)
     spent = [one_round(work, rows, seed) for seed in range(ROUNDS)]
-    stock = [each["TRL"] / each["ours"] for each in spent]
-    alone = [each.get("TRL, same head", each["TRL"]) / each["ours"] for each in spent]
+    stock = [each["TRL"] / each[OURS] for each in spent]
+    alike = [each["TRL"] / each[ALIKE] for each in spent]
+    alone = [each.get("TRL, same head", each["TRL"]) / each[OURS] for each in spent]
     found = {
         **{name: getattr(work, name) for name in ("stage", "prompt", "answer", "vocabulary", "goal")},
         "speedup": middle(stock),
         "same_head": middle(alone),
+        "alike": middle(alike),
         "ideal": ideal(work),
-        "peak_gib": peak_gib(work, "ours"),
+        "peak_gib": peak_gib(work, OURS),
         "peak_gib_trl": peak_gib(work, "TRL"),
     }
     print(json.dumps(found), flush=True)

@@ -21,7 +21,7 @@ from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.shared_prefix.decoder import decoder_of
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.plan import make_plan
-from handbook_utils.training.rows.batches import prompts_computed_once
+from handbook_utils.training.rows.batches import without_waste
 from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 from tests.tiny_models import ARCHITECTURES, tiny_model
 
@@ -101,7 +101,7 @@ def one_step(
             return made
 
         trainer.create_optimizer = watched
-        with prompts_computed_once(recipe, run, trainer), counted_tokens(model) as tokens:
+        with without_waste(recipe, run, trainer), counted_tokens(model) as tokens:
             trainer.train()
     return {"logs": trainer.state.log_history[0], "gradients": gradients, "tokens": sum(tokens)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,21 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from handbook_utils.models.logprobs import reward_scores, sequence_logprob_sums
-from handbook_utils.shared_prefix.decoder import decoder_of, shared_prefixes, why_not_shared
-from handbook_utils.shared_prefix.layout import PADDING, attention, rows_together, share_rows
+from handbook_utils.shared_prefix.decoder import (
+    decoder_of,
+    pass_overhead,
+    shared_prefixes,
+    why_not_shared,
+    why_padded,
+    without_padding,
+)
+from handbook_utils.shared_prefix.layout import (
+    PADDING,
+    attention,
+    rows_together,
+    runs_of_like_width,
+    share_rows,
+)
 from tests.tiny_models import ARCHITECTURES, build_tiny_tokenizer, tiny_config
 
 Batch = tuple[np.ndarray, np.ndarray, list[int]]
@@ -73,6 +87,20 @@ def test_what_a_group_has_in_common_stands_once(batch: Batch) -> None:
             common += 1
         expected += common + sum(len(row) - common for row in members)
     assert share_rows(ids, lengths, groups).tokens == expected
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(0, 50))
+def test_runs_of_like_width_hold_every_row_once_and_cost_least(widths: list[int], overhead: int) -> None:
+    def cost(ends: list[int]) -> int:
+        falling = sorted(widths, reverse=True)
+        begins = [0, *ends[:-1]]
+        return sum((end - begin) * falling[begin] + overhead for begin, end in zip(begins, ends, strict=True))
+
+    runs = runs_of_like_width(np.array(widths), overhead)
+    assert sorted(np.concatenate(runs).tolist()) == list(range(len(widths)))
+    cuts = itertools.product([False, True], repeat=len(widths) - 1)
+    every_way = ([end for end, cut in enumerate(way, 1) if cut] + [len(widths)] for way in cuts)
+    assert cost(np.cumsum([len(run) for run in runs]).tolist()) == min(map(cost, every_way))
 
 
 def test_as_many_rows_stand_together_as_is_cheapest() -> None:
@@ -201,6 +229,74 @@ def test_an_adapter_and_gradient_checkpointing_agree_too() -> None:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     compare(model)
+
+
+def unlike_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four rows, one of them far longer than the others: its padding is worth two passes."""
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([300, 6, 9, 7])
+    mask = (torch.arange(300) < lengths[:, None]).long()
+    return torch.randint(1, 20, mask.shape, generator=draw) * mask, mask
+
+
+@pytest.mark.parametrize("head", [AutoModelForCausalLM, AutoModelForSequenceClassification])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_and_gradients_are_those_of_padded_rows(architecture: str, head: Any) -> None:
+    model = build(architecture, head)
+    ids, mask = unlike_batch()
+    plain, expected = loss_and_gradients(model, ids, mask)
+    with without_padding(model), counted_tokens(model) as counts:
+        found_loss, found = loss_and_gradients(model, ids, mask)
+    assert counts == [300, 3 * 9], "the long row by itself, the short ones together"
+    torch.testing.assert_close(found_loss, plain, rtol=1e-5, atol=1e-6)
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * whole, name
+
+
+def test_pairs_of_unlike_length_share_their_prompts_and_skip_their_padding() -> None:
+    model = build("llama")
+    lengths = torch.tensor([[200, 12, 13, 11], [230, 14, 12, 15]])  # of the chosen rows and the rejected ones
+    mask = (torch.arange(230) < lengths.flatten()[:, None]).long()
+    draw = torch.Generator().manual_seed(2)
+    prompts = torch.randint(1, 20, (4, 230), generator=draw)
+    ids = torch.cat([prompts, prompts])
+    ids[4:, 10:] = torch.randint(1, 20, (4, 220), generator=draw)
+    ids[:4, 10], ids[4:, 10] = 1, 2  # answers differ from their first token on
+    ids *= mask
+    plain, expected = loss_and_gradients(model, ids, mask)
+    with shared_prefixes(model, skip_padding=True), counted_tokens(model) as counts:
+        found_loss, found = loss_and_gradients(model, ids, mask)
+    assert counts == [200 + 230 - 10, 3 * (12 + 14 - 10)], "the long pair by itself, the short ones together"
+    torch.testing.assert_close(found_loss, plain, rtol=1e-5, atol=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_padding_is_computed_where_leaving_it_out_costs_more_or_changes_something() -> None:
+    model = build("llama")
+    ids, mask = unlike_batch()
+
+    def passes(model: Any, **given: Any) -> list[int]:
+        with without_padding(model), counted_tokens(model) as counts, torch.inference_mode():
+            model(**given)
+        return counts
+
+    assert passes(model, input_ids=ids, attention_mask=mask, use_cache=False) == [300, 27]
+    few = {"input_ids": ids[1:, :9], "attention_mask": mask[1:, :9]}
+    assert passes(model, **few, use_cache=False) == [27], "a pass of its own costs more than three tokens"
+    assert passes(model, input_ids=ids, attention_mask=mask.flip(1)) == [1200], "padded on the left"
+    assert passes(model, input_ids=ids, attention_mask=mask, use_cache=True) == [1200]
+    assert passes(model, input_ids=ids, attention_mask=mask, output_hidden_states=True) == [1200]
+    assert passes(model, input_ids=ids) == [1200], "no mask: every token is one"
+    nothing = mask.clone()
+    nothing[1] = 0
+    assert passes(model, input_ids=ids, attention_mask=nothing, use_cache=False) == [1200], "a row of nothing"
+    balanced = build("mixtral", output_router_logits=True, router_aux_loss_coef=0.02)
+    with pytest.raises(ValueError, match="router's logits"), without_padding(balanced):
+        pass
+    assert "router's logits" in str(why_padded(balanced))
+    assert pass_overhead(64) > pass_overhead(512) > 30
 
 
 def tokens_computed(model: Any, ids: torch.Tensor, **given: Any) -> int:

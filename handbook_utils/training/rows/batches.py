@@ -19,7 +19,13 @@ from handbook_utils.models.load import read_config
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import BatchedRecipe, PairRecipe, TrainingRecipe
 from handbook_utils.shared_prefix.batching import LengthBatches
-from handbook_utils.shared_prefix.decoder import ROUTER_LOSS, shared_prefixes, why_not_shared
+from handbook_utils.shared_prefix.decoder import (
+    ROUTER_LOSS,
+    shared_prefixes,
+    why_not_shared,
+    why_padded,
+    without_padding,
+)
 from handbook_utils.training.plan import TrainingPlan
 from handbook_utils.training.rows.prepared import row_costs
 
@@ -112,24 +118,44 @@ def _refused(reason: str) -> str:
 
 
 @contextmanager
-def prompts_computed_once(recipe: TrainingRecipe, run: RunFolder, trainer: Any) -> Iterator[None]:
-    """Within it the policy and its reference compute each pair's prompt once, where no number changes by it.
+def without_waste(recipe: TrainingRecipe, run: RunFolder, trainer: Any) -> Iterator[None]:
+    """Within it the policy and its reference compute a pair's prompt once, and rows without their padding.
 
-    Whether they do, and why not, goes into log and manifest.
+    Both change no number but by rounding. Whether they are done, and why not, goes into log and manifest.
 
     Raises:
-        RecipeError: `shared_prefix: on`, and it would not be exact.
+        RecipeError: `shared_prefix: on` or `skip_padding: on`, and it would not be exact.
     """
-    if not isinstance(recipe, PairRecipe):
-        yield
-        return
-    reason = why_apart(recipe, trainer)
-    if reason and recipe.shared_prefix == "on":
-        raise RecipeError(_refused(reason))
-    run.note(shared_prefix=reason is None, **({"shared_prefix_off": reason} if reason else {}))
-    LOGGER.info("a pair's prompt is computed %s", f"twice: {reason}" if reason else "once")
+    apart = why_apart(recipe, trainer)
+    if isinstance(recipe, PairRecipe):
+        if apart and recipe.shared_prefix == "on":
+            raise RecipeError(_refused(apart))
+        run.note(shared_prefix=apart is None, **({"shared_prefix_off": apart} if apart else {}))
+        LOGGER.info("a pair's prompt is computed %s", f"twice: {apart}" if apart else "once")
+    padded = _why_padded(recipe, trainer)
+    if padded and recipe.skip_padding == "on":
+        raise RecipeError(f"'skip_padding: on' would not be exact: {padded}. Write auto.")
+    run.note(skip_padding=padded is None, **({"skip_padding_off": padded} if padded else {}))
+    LOGGER.info("padding is computed, too: %s", padded) if padded else LOGGER.info("padding is left out")
     models = [trainer.model, getattr(trainer, "ref_model", None)]
     with ExitStack() as stack:
-        for model in filter(None, () if reason else models):
-            stack.enter_context(shared_prefixes(trainer.accelerator.unwrap_model(model)))
+        for model in filter(None, models):
+            unwrapped = trainer.accelerator.unwrap_model(model)
+            if apart is None:
+                stack.enter_context(shared_prefixes(unwrapped, skip_padding=padded is None))
+            elif padded is None:
+                stack.enter_context(without_padding(unwrapped))
         yield
+
+
+def _why_padded(recipe: TrainingRecipe, trainer: Any) -> str | None:
+    """Why padding is computed with its rows; None where rows of different width are computed apart."""
+    if recipe.skip_padding == "off":
+        return "the recipe says so"
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return "processes that share the weights have to make the same passes"
+    if getattr(trainer, "aux_loss_enabled", False):
+        return ROUTER_LOSS
+    if recipe.skip_padding == "auto" and trainer.args.device.type != "cpu":
+        return "on a GPU it was not measured; `skip_padding: on` asks for it"
+    return why_padded(trainer.model)
