@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from handbook_utils import __version__
+from handbook_utils.cli.before.planning import plan, preflight
 from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
@@ -27,7 +28,6 @@ from handbook_utils.cli.options import (
     Seed,
     executor_changes,
 )
-from handbook_utils.cli.planning import plan, preflight
 from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
 from handbook_utils.cli.template import template

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from datasets import Dataset
 
 from handbook_utils.chat.checks import check_chat_template
 from handbook_utils.data.load import ResolvedInputs
+from handbook_utils.data.mixture import LeakedRowsWarning
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import DataError, HandbookError
@@ -23,6 +25,7 @@ from handbook_utils.planning.gpus import GIB, Gpu
 from handbook_utils.planning.recipe import Measured, lengths_of
 from handbook_utils.planning.report import Plan, plan_record
 from handbook_utils.planning.whole import plan_training_memory
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.initial_model import check_start, start_tokenizer
 from handbook_utils.training.plan import batch_plan, make_plan, setting
@@ -34,6 +37,10 @@ Light = Literal["green", "amber", "red"]
 SOME_LOST, MOST_LOST = 0.01, 0.5
 # a label that is rarer than this among marked answers is hardly learned
 RARE = 0.05
+
+
+class DiskWarning(UserWarning):
+    """The disk has no room for what a run writes."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def preflight(
     tokenizer = tried("tokenizer", lambda: start_tokenizer(recipe, source))
     measured = None
     if data is not None:
-        findings += _rows(recipe, data)
+        findings += [*_rows(recipe, data), *_steps(recipe, data, can_split=split is not None)]
     if tokenizer is not None and recipe.stage != "pretrain":
         findings += _template(tokenizer)
     if data is not None and tokenizer is not None:
@@ -141,12 +148,29 @@ def preflight(
     return Preflight(tuple(findings), plan)
 
 
+def warn_before_training(recipe: TrainingRecipe, located: ResolvedInputs, out: Path) -> None:
+    """The cheap part, which `train` does by itself: warn where the disk is too small. Refuses nothing."""
+    place = Path(located.locate(recipe.model)).expanduser()
+    place = place / "model" if (place / "manifest.json").exists() else place
+    weights = sum(file.stat().st_size for file in place.glob("*.safetensors"))
+    free = shutil.disk_usage(_existing(out)).free
+    # the model that is saved; checkpoints of an adapter are small, and others come on top of it
+    if recipe.lora is None and weights > free:
+        warn_and_log(
+            f"the model takes {weights / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free where the run "
+            "writes. Free some, or write elsewhere (--out).",
+            DiskWarning,
+        )
+
+
+def _existing(out: Path) -> Path:
+    return next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+
+
 def _versions() -> Iterator[Finding]:
     untested = untested_versions()
     for sentence in untested:
-        yield Finding(
-            "versions", "amber", sentence, "Install a tested release, or look twice at the results."
-        )
+        yield Finding("versions", "amber", sentence, "Install a tested release, or check the results.")
     if not untested:
         yield Finding("versions", "green", "all libraries are of tested releases")
 
@@ -164,7 +188,9 @@ def _start(recipe: TrainingRecipe, source: str) -> bool:
 
 
 def _data(recipe: TrainingRecipe, located: ResolvedInputs) -> TrainingData:
-    with quiet_libraries():
+    with quiet_libraries(), warnings.catch_warnings():
+        # told as a finding
+        warnings.simplefilter("ignore", LeakedRowsWarning)
         data = load_training_data(recipe, located)
     if isinstance(data.train, Dataset) and not len(data.train):
         raise DataError("there are no rows to train on: look at `data` of the recipe, its `split` first.")
@@ -202,6 +228,11 @@ def _rows(recipe: TrainingRecipe, data: TrainingData) -> Iterator[Finding]:
         )
     if "label" in data.train.column_names:
         yield from _labels(data.train["label"])
+
+
+def _steps(recipe: TrainingRecipe, data: TrainingData, *, can_split: bool) -> Iterator[Finding]:
+    if not can_split or not isinstance(data.train, Dataset):
+        return
     steps = make_plan(recipe, len(data.train)).steps
     if steps is not None:
         few = steps < 10
@@ -239,8 +270,6 @@ def _template(tokenizer: Any) -> Iterator[Finding]:
 
 def _masks(recipe: TrainingRecipe, tokenizer: Any, data: TrainingData) -> Iterator[Finding]:
     """Whether the first rows of each source are learned as they are written."""
-    import warnings
-
     with warnings.catch_warnings(record=True) as said, quiet_libraries():
         warnings.simplefilter("always")
         try:
@@ -278,14 +307,16 @@ def _lengths(recipe: TrainingRecipe, measured: Measured) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
-    size = f"{plan.memory.total / GIB:.2f} GiB on each device, of which the margin is not measured"
+    size = f"{plan.memory.total / GIB:.2f} GiB on each device"
+    size += ", a margin included that is not measured" if plan.memory.margin else ""
     if plan.gpu is None:
         yield Finding("memory", "green", f"{size}; no GPU named to compare with")
     elif plan.fits:
         yield Finding("memory", "green", f"{size}; fits {plan.gpu.name}")
     else:
-        ways = "; ".join(change.how for change in plan.changes)
-        remedy = f"--set {ways}" if plan.changes_fit else "See `handbook plan`: no change here makes it fit."
+        ways = (change.how for change in plan.changes)
+        written = " ".join(way if way.startswith("--") else f"--set {way}" for way in ways)
+        remedy = written if plan.changes_fit else "See `handbook plan`: no change here makes it fit."
         yield Finding("memory", "red", f"{size}; {plan.gpu.name} has {plan.gpu.bytes / GIB:.1f} GiB", remedy)
     if plan.duration.hours is not None:
         fastest, slowest = plan.duration.hours
@@ -294,8 +325,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
 
 def _disk(recipe: TrainingRecipe, plan: Plan, out: Path) -> Iterator[Finding]:
     """Room for the checkpoints that are kept, one that is being written, and the model."""
-    place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(_existing(out)).free
     memory, processes = plan.memory, plan.run.setup.processes
     is_split = plan.run.setup.strategy in ("fsdp2", "zero3")
     optimiser = memory.optimiser * (processes if is_split or plan.run.setup.strategy == "zero2" else 1)

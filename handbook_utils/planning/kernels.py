@@ -16,7 +16,7 @@ TILE_TOKENS, TILE_WORDS = 4096, 32768
 FORWARD_TILES, BACKWARD_TILES = 3, 7
 
 
-class AsComputed(TorchFunctionMode):  # type: ignore[misc]
+class AsComputed(TorchFunctionMode):
     """Within it, operations on tensors without data allocate what the same operations on real ones do.
 
     Args:
@@ -79,7 +79,7 @@ def _fused_attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         # PyTorch turns it into numbers to add, anew in each layer, before it chooses a kernel
         attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device=query.device)
-    result: torch.Tensor = _FusedAttention.apply(query, key, value, attn_mask)
+    result: torch.Tensor = _FusedAttention.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -181,7 +181,7 @@ class PackedLinear(torch.nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the layer."""
         shape = (self.out_features, self.in_features)
-        out: torch.Tensor = _Unpacked.apply(inputs.to(self.compute), shape)
+        out: torch.Tensor = _Unpacked.apply(inputs.to(self.compute), shape)  # type: ignore[no-untyped-call]
         return out.to(inputs.dtype)
 
 

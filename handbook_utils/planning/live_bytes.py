@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 ACTIVATIONS, GRADIENTS = "activations", "gradients"
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, every storage that an operation returns is counted until it is freed.
 
     A storage counts once, however many tensors look at it. What an operation allocates and frees inside its
@@ -28,7 +28,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live: dict[str, int] = {}
         self.phase = "step"
         self.peaks: dict[str, dict[str, int]] = {}
@@ -71,7 +71,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
         """From now on, a gradient that a weight has taken counts as one."""
         for weight in weights:
             if weight.requires_grad:
-                weight.register_post_accumulate_grad_hook(self._take_gradient)
+                weight.register_post_accumulate_grad_hook(self._take_gradient)  # type: ignore[no-untyped-call]
 
     def _take_gradient(self, weight: torch.Tensor) -> None:
         if weight.grad is not None:

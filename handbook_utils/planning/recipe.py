@@ -194,7 +194,7 @@ def rows_alike(recipe: TrainingRecipe, length: int) -> Lengths:
     return Lengths(np.full(rows, prompt), np.full((rows, answers), length - prompt))
 
 
-def assumptions(run: Run, measured: Measured) -> list[str]:
+def assumptions(run: Run, measured: Measured, *, skips_padding: bool) -> list[str]:
     """What a plan takes for granted, in sentences."""
     setup = run.setup
     said = [f"Lengths: {measured.said}."]
@@ -202,6 +202,8 @@ def assumptions(run: Run, measured: Measured) -> list[str]:
         said.append("A pair's prompt is computed once for both its answers.")
     if setup.trainer in ("sft", "dpo", "kto"):
         said.append("The loss head projects answer tokens only, a tile of logits at a time.")
+    if skips_padding:
+        said.append("Padding is counted as if it were computed: this run leaves it out, and takes less.")
     if setup.optimiser not in OPTIMISERS:
         said.append(f"Optimiser {setup.optimiser}: taken to hold two numbers per trained weight.")
     if run.setup.trainer == "dpo" and setup.second_pass and setup.lora is not None:

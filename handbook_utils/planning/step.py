@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -122,7 +123,7 @@ def step_weights(step: Step) -> int:
         model = skeleton(step, depth)
         held = {id(each): each for each in [*model.parameters(), *model.buffers()]}
         sizes.append(sum(each.numel() * each.element_size() for each in held.values()))
-    return sizes[0] + (layers - DEPTHS[0]) * (sizes[1] - sizes[0])
+    return int(sizes[0] + (layers - DEPTHS[0]) * (sizes[1] - sizes[0]))
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ def _watch_layers(model: Any, counter: LiveBytes, layers: int) -> None:
         weights = [weight for weight in layer.parameters() if weight.requires_grad]
         left[number] = len(weights)
         for weight in weights:
-            weight.register_post_accumulate_grad_hook(taken(number))
+            weight.register_post_accumulate_grad_hook(taken(number))  # type: ignore[no-untyped-call]
 
 
 def _pass(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> None:
@@ -298,7 +299,7 @@ def _pass(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> None:
         loss = loss + kept
         model.train()
     counter.phase = "last layer"
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _loss(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> torch.Tensor:
@@ -312,7 +313,10 @@ def _loss(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> torch.Ten
             picked = _picked(hidden, batch)
             compute = step.half or hidden.dtype
             weight = model.get_output_embeddings().weight
-            logps = LossHead.apply(picked, weight, compute, step.folds, lambda: counter.named(HEAD))
+            named = partial(counter.named, HEAD)
+            logps: torch.Tensor = LossHead.apply(  # type: ignore[no-untyped-call]
+                picked, weight, compute, step.folds, named
+            )
         return logps.sum()
 
 
@@ -365,7 +369,8 @@ def _full_logits(batch: Batch, model: Any, step: Step, counter: LiveBytes) -> to
         loss = torch.nn.functional.cross_entropy(chosen, torch.zeros(len(chosen), dtype=torch.long))
         shifted = logits[:, :-1].log_softmax(-1)
         picked = shifted.gather(2, torch.zeros(batch.rows, batch.width - 1, 1, dtype=torch.long))
-        return loss + picked.sum()
+        total: torch.Tensor = loss + picked.sum()
+        return total
 
 
 @contextmanager

@@ -69,9 +69,10 @@ def plan_training_memory(
     memory = run.memory
     passes = _passes(recipe, measured)
     cut = measured.lengths.cut(run.max_length)
+    skips = recipe.skip_padding == "on" or (recipe.skip_padding == "auto" and on_cpu)
     rate = None if gpu is None else gpu.tflops
     duration = estimate_duration(setup, memory, cut, passes=passes, tflops=rate, mfu=mfu)
-    return make_plan(run, gpu, duration, assumptions(run, measured))
+    return make_plan(run, gpu, duration, assumptions(run, measured, skips_padding=skips))
 
 
 def _passes(recipe: TrainingRecipe, measured: Measured) -> float:

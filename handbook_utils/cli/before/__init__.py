@@ -1,0 +1,1 @@
+"""Commands that look before a run starts: `plan` and `preflight`."""
