@@ -261,9 +261,10 @@ def _labels(labels: Any) -> Iterator[Finding]:
 
 def _template(tokenizer: Any) -> Iterator[Finding]:
     report = check_chat_template(tokenizer)
-    for light, level in (("red", "error"), ("amber", "warning")):
+    levels: tuple[tuple[Light, Literal["error", "warning"]], ...] = (("red", "error"), ("amber", "warning"))
+    for light, level in levels:
         for check in report.failed(level):
-            yield Finding(f"template, {check.name}", light, check.message, check.remedy)  # type: ignore[arg-type]
+            yield Finding(f"template, {check.name}", light, check.message, check.remedy)
     if report.ok and not report.failed("warning"):
         yield Finding("template", "green", "all checks of the chat template pass")
 

@@ -78,7 +78,7 @@ def active_parameters(text: Any, parameters: int) -> int:
         return parameters
     inner = getattr(text, "moe_intermediate_size", None) or text.intermediate_size
     idle = 3 * text.hidden_size * inner * (experts - chosen) * text.num_hidden_layers
-    return max(parameters - idle, parameters // experts)
+    return int(max(parameters - idle, parameters // experts))
 
 
 def _channels(text: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -64,7 +64,7 @@ def plan(
     if picture is not None and picture.suffix != ".svg":
         raise RecipeError(f"--picture: '{picture.name}' is no .svg file.")
     wanted = launch_changes(processes, strategy, None)
-    loaded = view.load_for("train", recipe, [*(changes or []), *wanted], seed)
+    loaded: Any = view.load_for("train", recipe, [*(changes or []), *wanted], seed)
     from handbook_utils.data.load import ResolvedInputs
     from handbook_utils.pipeline.inputs import resolve_inputs
     from handbook_utils.planning.picture import parts_svg
@@ -113,7 +113,7 @@ def preflight(
     from handbook_utils.planning.gpus import read_gpu
 
     room = None if gpu is None else read_gpu(gpu)
-    loaded = view.load_for("train", recipe, changes or [], seed)
+    loaded: Any = view.load_for("train", recipe, changes or [], seed)
     from handbook_utils.pipeline.preflight import preflight as look
 
     found = look(loaded, out or view.default_out(recipe), gpu=room, all_rows=all_rows)
