@@ -33,6 +33,7 @@ OPTIMISERS: dict[str, float | str] = {
     "rmsprop": "once",
     "adagrad": "once",
 }
+SPLITS_GRADIENTS = ("fsdp2", "zero2", "zero3")
 Reference = Literal["none", "copy", "bfloat16 copy"]
 Strategy = Literal["none", "ddp", "fsdp2", "zero2", "zero3"]
 
@@ -88,6 +89,7 @@ class Setup:
             quantization=self.quantization,
             reference=self.second_pass,
             accumulates=self.accumulates,
+            gradient_share=1 / self.processes if self.strategy in SPLITS_GRADIENTS else 1.0,
             dropout=self.dropout,
             folds=not self.on_cpu,
         )
@@ -172,7 +174,10 @@ def plan_memory(setup: Setup, batch: Batch) -> MemoryPlan:
         parameters=found.parameters,
     )
     # a step of the optimiser needs no activations, but all gradients
-    if found.gradients_in_full > plan.gradients + plan.activations + plan.loss_head:
+    if (
+        setup.step.gradient_share == 1
+        and found.gradients_in_full > plan.gradients + plan.activations + plan.loss_head
+    ):
         plan = replace(plan, gradients=found.gradients_in_full, activations=0, loss_head=0)
     plan = _shared_out(plan, setup, found)
     if setup.on_cpu:

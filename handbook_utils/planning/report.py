@@ -174,6 +174,8 @@ def _verdict(plan: Plan) -> list[Any]:
 
 def _time(plan: Plan) -> Text:
     duration = plan.duration
+    if not duration.tokens:
+        return Text("Time: not known, because the rows could not be counted.")
     amount = f"{duration.tokens:,.0f} tokens, {duration.flops:.2g} operations"
     if duration.hours is None:
         return Text(f"Time: {amount}; name a GPU (--gpu a100-80gb) to see hours.")

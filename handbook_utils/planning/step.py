@@ -55,6 +55,7 @@ class Step:
         quantization: of the linear layers: "none", "int8", "nf4", "fp4".
         reference: whether a second pass without gradients is made for a reference.
         accumulates: whether gradients of an earlier pass are there already.
+        gradient_share: of the gradients, what this device keeps: less than 1 where they are split.
         dropout: whether the model's own dropout is left on.
         folds: whether kernels of a GPU fold the loss head's tiles and drop attention weights.
     """
@@ -68,6 +69,7 @@ class Step:
     quantization: str = "none"
     reference: bool = False
     accumulates: bool = False
+    gradient_share: float = 1.0
     dropout: bool = False
     folds: bool = True
 
@@ -111,8 +113,8 @@ def step_bytes(step: Step, batch: Batch) -> Bytes:
     layers = _text(step.config).num_hidden_layers
     if layers <= DEPTHS[1]:
         traced = _trace(step, batch, layers)
-        return _bytes([traced, traced], 0)
-    return _bytes([_trace(step, batch, depth) for depth in DEPTHS], layers - DEPTHS[0])
+        return _bytes([traced, traced], 0, step.gradient_share)
+    return _bytes([_trace(step, batch, depth) for depth in DEPTHS], layers - DEPTHS[0], step.gradient_share)
 
 
 def step_weights(step: Step) -> int:
@@ -137,7 +139,7 @@ class _Traced:
     gradients: int
 
 
-def _bytes(traced: list[_Traced], more: int) -> Bytes:
+def _bytes(traced: list[_Traced], more: int, share: float) -> Bytes:
     """Bytes of a model with so many layers more than the first of two that differ by one."""
     shallow, deeper = traced
 
@@ -150,7 +152,7 @@ def _bytes(traced: list[_Traced], more: int) -> Bytes:
         moments.append(
             {name: grown(low.get(name, 0), high.get(name, 0)) for name in low.keys() | high.keys()}
         )
-    highest = max(moments, key=lambda parts: sum(parts.values()))
+    highest = max(moments, key=lambda parts: sum(parts.values()) - (1 - share) * parts.get(GRADIENTS, 0))
     held = {name: grown(size, deeper.held[name]) for name, size in shallow.held.items()}
     return Bytes(
         weights=held[WEIGHTS],

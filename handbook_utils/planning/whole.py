@@ -78,6 +78,8 @@ def plan_training_memory(
 def _passes(recipe: TrainingRecipe, measured: Measured) -> float:
     """How often the counted rows are passed over: epochs, times the rows there are for each of them."""
     counted = len(measured.lengths)
+    if measured.rows is None and int(setting(recipe, "max_steps")) <= 0:
+        return 0.0  # nobody knows how many rows there are
     steps = int(setting(recipe, "max_steps"))
     if steps > 0:
         return steps * recipe.global_batch_size / counted
