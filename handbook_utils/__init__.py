@@ -93,6 +93,9 @@ _PUBLIC = {
     "RunView": "reporting.runs",
     "TemplateReport": "chat.report",
     "TemplateCheck": "chat.report",
+    "diagnose": "diagnosis.diagnose",
+    "Diagnosis": "diagnosis.finding",
+    "Finding": "diagnosis.finding",
 }
 
 # dropped before 0.1.0 was released
@@ -107,8 +110,10 @@ __all__ = [
     "Completion",
     "CoverageWarning",
     "DataError",
+    "Diagnosis",
     "EnsembleScorer",
     "Estimate",
+    "Finding",
     "GoldScorer",
     "HandbookError",
     "JudgeScorer",
@@ -147,6 +152,7 @@ __all__ = [
     "compare_paired",
     "compare_runs",
     "describe_format",
+    "diagnose",
     "estimate_kl",
     "generate",
     "load_dataset",
@@ -190,6 +196,8 @@ if TYPE_CHECKING:
     from handbook_utils.chat.report import TemplateCheck, TemplateReport
     from handbook_utils.data.load import load_dataset
     from handbook_utils.data.recognise import Recognised, describe_format
+    from handbook_utils.diagnosis.diagnose import diagnose
+    from handbook_utils.diagnosis.finding import Diagnosis, Finding
     from handbook_utils.errors import (
         ClaimError,
         DataError,

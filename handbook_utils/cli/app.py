@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from handbook_utils import __version__
-from handbook_utils.cli.before.planning import plan, preflight
 from handbook_utils.cli.catalogue import convert, recipes
+from handbook_utils.cli.commands.diagnose import diagnose
+from handbook_utils.cli.commands.planning import plan, preflight
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
@@ -161,6 +162,7 @@ def report(
         view.say_next("open it in a browser; it needs no other file")
 
 
+app.command()(diagnose)
 app.command()(recipes)
 app.command()(convert)
 app.command()(info)

@@ -79,6 +79,10 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers ships
         if "loss" in logs:
             self._bar.update(self._task, loss=f"loss {float(logs['loss']):.3f} ")
 
+    def say(self, text: str) -> None:
+        """Print a warning above the bar."""
+        self._bar.console.print(text, style="yellow", markup=False, highlight=False)
+
     def close(self) -> None:
         """Take the bar away, whether training ended well or not."""
         self._bar.stop()

@@ -36,6 +36,7 @@ from handbook_utils.training.rows.labelled import check_samples, labels_itself, 
 from handbook_utils.training.rows.lengths import check_stream_lengths, report_lengths
 from handbook_utils.training.rows.packing import keep_rows_apart, with_packing
 from handbook_utils.training.rows.prepared import count_rows
+from handbook_utils.training.watch import WatchLog
 
 LOGGER = logging.getLogger("handbook_utils")
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -131,7 +132,7 @@ def _train(
             model=start.model,
             tokenizer=tokenizer,
             data=data,
-            callbacks=[RecordMetrics(run), *([bar] if bar else [])],
+            callbacks=[RecordMetrics(run), WatchLog(bar.say if bar else None), *([bar] if bar else [])],
         )
         keep_rows_apart(trainer)
         if isinstance(data[0], Dataset):

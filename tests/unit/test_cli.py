@@ -25,6 +25,7 @@ COMMANDS = [
     "compare",
     "merge",
     "report",
+    "diagnose",
     "recipes",
     "convert",
     "chat",

@@ -28,7 +28,7 @@ LAYERS = [
     {"data"},
     {"shared_prefix"},
     {"models"},
-    {"evaluation"},
+    {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
     {"planning"},
     {"pipeline"},

@@ -1,1 +1,0 @@
-"""Commands that look before a run starts: `plan` and `preflight`."""

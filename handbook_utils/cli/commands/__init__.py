@@ -1,0 +1,1 @@
+"""Commands that stand alone: a module for each, called by `app.py`."""

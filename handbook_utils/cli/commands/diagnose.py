@@ -1,0 +1,192 @@
+"""`handbook diagnose`: what a training log says of its run, once or while the run goes on."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from handbook_utils.chat.view import printable
+from handbook_utils.cli.options import Json
+
+if TYPE_CHECKING:
+    from handbook_utils.diagnosis.finding import Diagnosis, Finding
+
+STYLES = {
+    "fault": "bold red",
+    "caution": "yellow",
+    "note": "cyan",
+    "faulty": "bold red",
+    "healthy": "green",
+    "too_short": "cyan",
+    "unknown": "cyan",
+}
+SAID = {
+    "healthy": "no rule found anything wrong",
+    "caution": "look at what follows",
+    "faulty": "this run is not worth more of its time as it is",
+    "too_short": "too few records to tell: 10 of the training loss or reward, or 3 evaluations, are needed",
+    "unknown": "not the log of a language model's training, as far as its names say",
+}
+
+
+def diagnose(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders or log files: metrics.jsonl, trainer_state.json, trainer_log.jsonl, "
+            "TensorBoard event files and CSV, trackers' CSV, notebooks, or the text that training printed.",
+            show_default=False,
+        ),
+    ],
+    json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if a log is faulty.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Read again whenever the log grows; end with Ctrl-C.")
+    ] = False,
+) -> None:
+    """Read a training log of any tool, and say what is wrong with the run.
+
+    Each finding has its evidence, how sure it is, what it commonly means, and one thing to try.
+    A verdict is healthy, caution, faulty, too_short or unknown.
+
+    Examples: handbook diagnose runs/sft; handbook diagnose trainer_state.json --json --strict
+    """
+    from handbook_utils.diagnosis.diagnose import diagnose_files
+    from handbook_utils.diagnosis.reading.logs import merge_tags
+    from handbook_utils.errors import DataError
+
+    groups = merge_tags(logs)
+    if follow:
+        if len(groups) > 1 or json:
+            raise DataError(
+                "--follow watches one log and prints for people. Leave out --json and the other logs."
+            )
+        watch(groups[0], show=Console(highlight=False))
+        return
+    found = [(group, diagnose_files(group)) for group in groups]
+    if json:
+        print(json_module.dumps(_as_json(found)))
+    else:
+        for group, diagnosis in found:
+            show(diagnosis, _name(group), Console(highlight=False))
+    if strict and any(diagnosis.verdict == "faulty" for _, diagnosis in found):
+        raise typer.Exit(1)
+
+
+def _name(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}"
+
+
+def _as_json(found: list[tuple[list[Path], Diagnosis]]) -> Any:
+    """One object for one log; for several a list, each with its log's name."""
+    if len(found) == 1:
+        return found[0][1].to_json()
+    return [{"log": str(paths[0]), **diagnosis.to_json()} for paths, diagnosis in found]
+
+
+def show(diagnosis: Diagnosis, name: str, console: Console) -> None:
+    """A diagnosis for people."""
+    steps = "" if diagnosis.steps is None else f", steps {diagnosis.steps[0]:g} to {diagnosis.steps[1]:g}"
+    head = Text.assemble(
+        (printable(name), "bold"),
+        f"  {diagnosis.kind}, {diagnosis.records} records{steps}\n",
+        (diagnosis.verdict.replace("_", " "), STYLES.get(diagnosis.verdict, "yellow")),
+        f": {SAID[diagnosis.verdict]}",
+    )
+    console.print(head, soft_wrap=True)
+    for finding in diagnosis.findings:
+        show_finding(finding, console)
+    for remark in diagnosis.remarks:
+        console.print(Text(f"  in reading: {printable(remark)}", "dim"))
+    console.print()
+
+
+def show_finding(finding: Finding, console: Console) -> None:
+    """One finding: the rule, its evidence and picture, what it means, what to try."""
+    first, last = finding.steps
+    where = f"step {first:g}" if first == last else f"steps {first:g} to {last:g}"
+    head = Text.assemble(
+        "\n  ",
+        (finding.severity, STYLES[finding.severity]),
+        (f"  {finding.rule}", "bold"),
+        (f"  {where}, confidence {finding.confidence}", "dim"),
+    )
+    console.print(head)
+    for label, text in (
+        ("seen", finding.evidence),
+        ("", finding.picture),
+        ("means", finding.means),
+        ("try", finding.remedy),
+        ("source", finding.source),
+    ):
+        if text:
+            line = Text.assemble((f"{label:<7}", "dim"), printable(text))
+            console.print(Padding(line, (0, 0, 0, 4)))
+
+
+def watch(
+    paths: Sequence[Path],
+    *,
+    show: Console,
+    wait: Callable[[float], None] = time.sleep,
+    seconds: float = 5.0,
+) -> None:
+    """Print each new finding as a log grows, until the run's folder says that it is over."""
+    from handbook_utils.diagnosis.diagnose import diagnose_files
+    from handbook_utils.errors import DataError
+
+    said: set[tuple[str, str]] = set()
+    sizes: list[int] = []
+    verdict = ""
+    while True:
+        over, now = _is_over(paths[0]), _sizes(paths)
+        if now != sizes:
+            sizes = now
+            try:
+                found = diagnose_files(paths)
+            except DataError as error:
+                show.print(Text(f"waiting: {printable(str(error))}", "dim"))
+            else:
+                if found.verdict != verdict:
+                    verdict = found.verdict
+                    last = f" at step {found.steps[1]:g}" if found.steps else ""
+                    show.print(
+                        Text.assemble((verdict.replace("_", " "), STYLES.get(verdict, "yellow")), last)
+                    )
+                for finding in found.findings:
+                    if (finding.rule, finding.severity) not in said:
+                        said.add((finding.rule, finding.severity))
+                        show_finding(finding, show)
+        if over:
+            return
+        wait(seconds)
+
+
+def _sizes(paths: Sequence[Path]) -> list[int]:
+    from handbook_utils.diagnosis.reading.logs import log_files
+    from handbook_utils.errors import DataError
+
+    try:
+        files = [file for path in paths for file in (log_files(path) if path.is_dir() else [path])]
+        return [file.stat().st_size for file in files]
+    except (OSError, DataError):
+        return []
+
+
+def _is_over(path: Path) -> bool:
+    from handbook_utils.errors import RunFolderError
+    from handbook_utils.runs.state import read_manifest
+
+    try:
+        return bool(read_manifest(path)["status"] != "running")
+    except (RunFolderError, OSError):
+        return False
