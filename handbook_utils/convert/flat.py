@@ -19,7 +19,7 @@ from handbook_utils.convert.tables import (
     SHARED_KEYS,
     UNPAIRED_LOSSES,
 )
-from handbook_utils.convert.tools import refuse_methods, tool_of
+from handbook_utils.convert.tools import READ, refuse_methods, tool_of
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
 from handbook_utils.schema.stage_table import STAGES, training_stages
@@ -119,7 +119,7 @@ def _told_stage(work: Work) -> str:
 def _model(work: Work) -> dict[str, Any]:
     name = work.take("model_name_or_path")
     if not name:
-        raise RecipeError("'model_name_or_path' is missing, so there is no model to train.")
+        raise RecipeError(f"'model_name_or_path' is missing, so there is no model to train. {READ}")
     model = {"name": name}
     revision = work.take("model_revision")
     if revision == "main":

@@ -15,6 +15,23 @@ _TEMPLATE = "the tokenizer's own chat template is used; for one without, write m
 _RUNS = "the run folder decides"
 _LAUNCH = "how processes share the work is said by `launch: {strategy: ...}`"
 
+_PLAIN_TEXT = (
+    "plain text, of which every token is learned: only the stage `pretrain` does that, and its recipes are "
+    "written by hand"
+)
+# where axolotl's data sets name columns, and what these are called here
+_AXOLOTL_COLUMNS = {
+    "field_messages": "messages",
+    "field_instruction": "instruction",
+    "field_input": "input",
+    "field_output": "output",
+    "field_system": "system",
+    "field_prompt": "prompt",
+    "field_chosen": "chosen",
+    "field_rejected": "rejected",
+    "field_completion": "completion",
+    "field_label": "label",
+}
 # new names of keys whose values stay
 AXOLOTL_NAMES = {
     "base_model": "model_name_or_path",
@@ -77,8 +94,10 @@ FACTORY_LEFT_OUT = {
     "do_predict": "`handbook evaluate` does it",
     "quantization_method": "model.quantization is bitsandbytes'",
     "train_on_prompt": "loss always falls on the answers only",
+    "adapter_name_or_path": "to go on from an adapter, name it as the model and write model.adapter",
     "ref_model": "the reference is the model that training starts from",
 }
+_NO_TRAINING = ("export_dir", "infer_backend", "eval_dataset", "task")
 _FACTORY_STAGES = {"sft": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "orpo": "orpo"}
 
 
@@ -134,6 +153,10 @@ def read_factory(content: Mapping[str, Any]) -> Foreign:
         RecipeError: a stage, a loss or a kind of training that have no equal here.
     """
     work = Work(dict(content))
+    if "dataset" not in work.left and (other := next((k for k in _NO_TRAINING if k in work.left), None)):
+        raise RecipeError(
+            f"a file of LLaMA-Factory for exporting or asking a model ('{other}'), not for training."
+        )
     stage = _factory_stage(work)
     kind = work.take("finetuning_type", "now the section `lora`, or none.") or "lora"
     if kind not in ("lora", "full"):
@@ -162,6 +185,10 @@ def read_factory(content: Mapping[str, Any]) -> Foreign:
 
 def _axolotl_stage(work: Work) -> str:
     method = work.take("rl", "it names the stage.")
+    if work.left.get("process_reward_model"):
+        raise RecipeError("a recipe of axolotl for a process reward model, and no stage does that yet.")
+    if "datasets" not in work.left and work.left.get("pretraining_dataset"):
+        raise RecipeError(f"a recipe of axolotl for {_PLAIN_TEXT} ('pretraining_dataset').")
     if work.take("reward_model"):
         return "reward"
     if method == "ipo":
@@ -213,21 +240,61 @@ def _axolotl_sources(work: Work, key: str) -> list[dict[str, Any]]:
     for item in items:
         expect(item, Mapping, key, "a list of mappings")
         expect(item.get("path"), str, f"{key}.path", "a name")
-        name = item["path"]
-        if name in ("json", "csv", "parquet") and item.get("data_files"):
-            files = item["data_files"]
-            name = files if isinstance(files, str) else files[0]
-        sources.append({"name": name, "split": item.get("split") or "train"})
-        if item.get("name"):
-            sources[-1]["subset"] = item["name"]
-        known = ("path", "split", "name", "data_files", "ds_type")
-        others = {inner: value for inner, value in item.items() if inner not in known}
-        for inner, value in others.items():
-            outcome = "left out" if inner in ("type", "chat_template", "conversation") else "unknown"
-            work.note(f"{key}.{inner}", outcome, f"{shown(value)}: {_FORMAT}.")  # type: ignore[arg-type]
+        if item.get("type") in ("completion", "pretrain"):
+            raise RecipeError(f"'{key}' holds {_PLAIN_TEXT} ('type: {item['type']}').")
+        columns = _axolotl_columns(item)
+        for name in _axolotl_files(work, key, item):
+            sources.append({"name": name, "split": item.get("split") or "train"})
+            if item.get("name"):
+                sources[-1]["subset"] = item["name"]
+            if columns:
+                sources[-1]["columns"] = columns
+        if columns:
+            work.note(f"{key}.type", "changed", "columns that it names are now in data[].columns.")
+        known = ("path", "split", "name", "data_files", "ds_type", *_AXOLOTL_COLUMNS)
+        for inner, value in item.items():
+            if inner in known or (inner == "type" and isinstance(value, Mapping)):
+                continue
+            if inner in ("type", "chat_template", "conversation"):
+                work.note(f"{key}.{inner}", "left out", f"{shown(value)}: {_FORMAT}.")
+            elif (inner, value) in (("roles_to_train", ["assistant"]), ("train_on_eos", "turn")):
+                work.note(f"{key}.{inner}", "left out", f"{shown(value)}: {BY_ITSELF}.")
+            else:
+                work.note(
+                    f"{key}.{inner}", "unknown", f"{shown(value)}: no equal here; look whether it matters."
+                )
     if not sources:
         raise RecipeError(f"'{key}' names no data.")
     return sources
+
+
+def _axolotl_files(work: Work, key: str, item: Mapping[str, Any]) -> list[str]:
+    """Names of what one data set reads: each of its files is a source."""
+    files = item.get("data_files")
+    if not files:
+        return [item["path"]]
+    names = [files] if isinstance(files, str) else files
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        if item["path"] in ("json", "csv", "parquet", "arrow", "text"):
+            return names
+        work.note(
+            f"{key}.data_files",
+            "unknown",
+            f"{shown(files)}: name these files of '{item['path']}' one by one.",
+        )
+        return [item["path"]]
+    raise RecipeError(f"'{key}.data_files' should be a file or a list of files, found {shown(files)}.")
+
+
+def _axolotl_columns(item: Mapping[str, Any]) -> dict[str, str]:
+    """Our names of the columns that a data set, or its own `type`, names."""
+    own = item["type"] if isinstance(item.get("type"), Mapping) else {}
+    named = {key: {**item, **own}.get(key) for key in _AXOLOTL_COLUMNS}
+    return {
+        theirs: ours
+        for key, ours in _AXOLOTL_COLUMNS.items()
+        if isinstance(theirs := named[key], str) and theirs != ours
+    }
 
 
 def _factory_sources(work: Work, key: str) -> list[dict[str, Any]]:

@@ -20,23 +20,27 @@ TOOLS = {
     "axolotl": ("base_model", "micro_batch_size", "sequence_len", "val_set_size", "sample_packing"),
 }
 # tools that are known by name only, by keys that stand together in their files, at the top or below it
-OTHERS = {
-    "torchtune": {"_component_"},
-    "verl": {"actor_rollout_ref"},
-    "AutoTrain": {"task", "project_name"},
-    "NeMo": {"exp_manager"},
-    "ms-swift": {"rlhf_type"},
-}
+OTHERS = (
+    ("torchtune", {"_component_"}),
+    ("verl", {"actor_rollout_ref"}),
+    ("AutoTrain", {"task", "project_name"}),
+    ("NeMo", {"exp_manager"}),
+    ("ms-swift", {"rlhf_type"}),
+    ("ms-swift", {"train_type", "dataset"}),
+    ("ms-swift", {"tuner_type", "dataset"}),
+    ("LLaMA-Factory's board", {"top.model_name"}),
+    ("OpenRLHF", {"pretrain", "zero_stage"}),
+    ("Oumi", {"trainer_type", "model_name"}),
+    ("LitGPT", {"checkpoint_dir", "data"}),
+)
 # methods of TRL and the alignment-handbook that have no stage here, by keys of theirs alone
 METHODS = {
-    "GRPO": (
-        "reward_funcs",
-        "num_generations",
-        "reward_weights",
-        "scale_rewards",
-        "num_iterations",
-        "epsilon_high",
+    "GRPO": ("reward_funcs", "reward_weights", "scale_rewards", "num_iterations", "epsilon_high"),
+    "GRPO or RLOO": (
+        *("num_generations", "steps_per_generation", "mask_truncated_completions", "log_completions"),
+        *("importance_sampling_level", "num_completions_to_print"),
     ),
+    "GRPO, RLOO or online DPO": ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_server_host"),
     "PPO": (
         "num_ppo_epochs",
         "cliprange",
@@ -52,7 +56,7 @@ METHODS = {
     "a process reward model": ("step_separator", "train_on_last_step_only"),
     "NashMD": ("mixture_coef",),
 }
-_READ = (
+READ = (
     "Read are recipes of TRL, the alignment-handbook, open-r1, axolotl and LLaMA-Factory, for SFT, DPO, "
     "ORPO, KTO and reward models."
 )
@@ -68,10 +72,10 @@ def tool_of(content: Mapping[str, Any]) -> tuple[str, str] | None:
     ('axolotl', 'base_model')
     """
     below = {key for value in content.values() if isinstance(value, Mapping) for key in value}
-    for other, together in OTHERS.items():
+    for other, together in OTHERS:
         if together <= content.keys() | below:
             found = "' and '".join(sorted(together))
-            raise RecipeError(f"a recipe of {other} (it has '{found}'), which is not read. {_READ}")
+            raise RecipeError(f"a recipe of {other} (it has '{found}'), which is not read. {READ}")
     for tool, keys in TOOLS.items():
         for key in keys:
             if key in content:

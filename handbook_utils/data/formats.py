@@ -300,6 +300,8 @@ def _pair(reader: RowReader, format: str) -> tuple[list[Message], Message, Messa
     """Prompt, chosen and rejected; the prompt may be given apart, inside both conversations, or both."""
     chosen, rejected = (_side(reader, column, format) for column in ("chosen", "rejected"))
     inside = chosen[:-1]
+    if format == "swift_ranking":  # its rejected answer stands alone
+        rejected = [*inside, *rejected]
     if inside != rejected[:-1]:
         raise reader.error("rejected", "answers another conversation than 'chosen' does.")
     if inside:

@@ -15,7 +15,13 @@ from datasets import Dataset, DatasetInfo, Features, Value
 from pydantic import ValidationError
 
 from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser, prompt_hash
-from handbook_utils.data.mixture import SourceReport, draw_rows, warn_of_repeats, without_test_rows
+from handbook_utils.data.mixture import (
+    SourceReport,
+    draw_rows,
+    warn_of_repeats,
+    warn_of_useless,
+    without_test_rows,
+)
 from handbook_utils.data.reading.tables import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
@@ -264,6 +270,8 @@ def _load_source(
         ties=normalise.ties or None,
     )
     _tell_even_pairs(source, normalise.even, len(by_row))
+    if not is_own(origin):
+        warn_of_useless(source.label, made)
     return kept, report
 
 

@@ -18,6 +18,10 @@ class LeakedRowsWarning(UserWarning):
     """Rows of `data` are in `eval_data` too, and were left out of training."""
 
 
+class UselessExamplesWarning(UserWarning):
+    """Examples are trained on that teach nothing: an empty answer, or a pair of equal ones."""
+
+
 class LeftOutPromptsWarning(UserWarning):
     """Rows repeat a prompt, or prompts were skipped or cut to fit."""
 
@@ -105,6 +109,29 @@ def warn_of_repeats(rows: int, asked: int) -> None:
             "For several answers to a prompt raise `samples`."
         )
         warn_and_log(message, LeftOutPromptsWarning)
+
+
+def warn_of_useless(name: str, examples: Sequence[Row], *, where: str = "") -> None:
+    """Warn of examples that teach nothing, or to say nothing; `where` says which rows were looked at."""
+    equal = [n for n, row in enumerate(examples, 1) if "chosen" in row and row["chosen"] == row["rejected"]]
+    empty = [n for n, row in enumerate(examples, 1) if row.get("label", True) and _says_nothing(row)]
+    for found, what in (
+        (equal, "both answers are the same, so nothing can be learned from them"),
+        (empty, "the answer is empty, so that a model learns to say nothing"),
+    ):
+        if found:
+            message = (
+                f"{name}: in {len(found):,} of {len(examples):,} examples{where} {what}; the first is "
+                f"example {found[0]:,}. Leave such rows out."
+            )
+            warn_and_log(message, UselessExamplesWarning)
+
+
+def _says_nothing(example: Row) -> bool:
+    answers = example.get("completion") or example.get("chosen") or []
+    return bool(answers) and not any(
+        len(message) > 2 or message["content"].strip() for message in answers
+    )  # beside role and content there are calls or thinking
 
 
 def example_key(example: Row, kind: Kind) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from handbook_utils.data.keys.names import mapping_for
 from handbook_utils.data.shapes.messages import SPOKEN, messages_in_cell, messages_in_text, speaker_of
 from handbook_utils.data.shapes.transcripts import is_transcript
-from handbook_utils.data.shapes.values import ShapeError, shown
+from handbook_utils.data.shapes.values import ShapeError, list_in_text, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.schema.sections import PairsSection
 from handbook_utils.schema.stage_table import Kind
@@ -119,13 +120,17 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
     if fitting:
         kinds = ", ".join(FORMATS[fitting[0]].kinds)
         looks = f"{message} It looks like the format '{fitting[0]}', which gives: {kinds}."
+        if mapping := mapping_for(list(row), kind):
+            return f"{looks} {mapping}"
         other = next((name for name in formats if set(FORMATS[name].columns) <= row.keys()), None)
         is_more = other is not None and set(FORMATS[other].columns) < set(FORMATS[fitting[0]].columns)
         return f"{looks} To read it as less, name that: `format: {other}`." if is_more else looks
     needed = {column for name in formats for column in FORMATS[name].columns}
-    near = next((hint for c in row if (hint := suggest(str(c), needed)).startswith("Did")), "")
+    near = next(
+        (hint for c in row if c not in needed and (hint := suggest(str(c), needed)).startswith("Did")), ""
+    )
     rename = "Other names can be mapped: `columns: {theirs: ours}`."
-    return f"{message} {near} {rename}".replace("  ", " ")
+    return f"{message} {mapping_for(list(row), kind) or f'{near} {rename}'}".replace("  ", " ")
 
 
 def _reason(name: str) -> str:
@@ -194,8 +199,12 @@ def _waits(column: str) -> Callable[[Row], bool]:
 
 def _lists_objects(row: Row) -> bool:
     """Whether answers come with something said of each, and are no list of right ones."""
-    answers = row["answers"]
+    answers = list_in_text(row["answers"])
     return isinstance(answers, list | tuple) and all(isinstance(answer, Mapping) for answer in answers)
+
+
+def _lists_messages(row: Row) -> bool:
+    return not isinstance(row["messages"], str)  # beside a plain text nothing says that it holds messages
 
 
 def _is_rated(row: Row) -> bool:
@@ -207,6 +216,7 @@ _VALUES: dict[str, Callable[[Row], bool]] = {
     "preference": _are_answers,
     "prompt": _is_bare,
     "rated_answers": _lists_objects,
+    "swift_ranking": _lists_messages,
     "rated_rows": _is_rated,
     "messages_feedback": _is_labelled,
     "sharegpt_feedback": _is_labelled,
@@ -283,6 +293,18 @@ FORMATS: dict[str, Format] = {
         ("instruction", "chosen", "rejected"),
         _PAIR,
         {"instruction": "Add.", "input": "2 and 2", "chosen": "4", "rejected": "5"},
+    ),
+    "swift_ranking": Format(
+        ("messages", "rejected_response"),
+        _PAIR,
+        {"messages": [_ASK, _ANSWER], "rejected_response": "5"},
+        names={"messages": "chosen", "rejected_response": "rejected"},
+    ),
+    "swift_conversations": Format(
+        ("messages", "rejected_messages"),
+        _PAIR,
+        {"messages": [_ASK, _ANSWER], "rejected_messages": [_ASK, _WRONG]},
+        names={"messages": "chosen", "rejected_messages": "rejected"},
     ),
     "preference_messages": Format(
         ("chosen_messages", "rejected_messages"),

@@ -12,10 +12,17 @@ from handbook_utils.data.keys.marks import mark_of
 from handbook_utils.data.keys.messages import thinking_beside, unread_keys
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.shapes.calls import first_of, read_tools
-from handbook_utils.data.shapes.messages import messages_in_cell, messages_in_text, read_messages
+from handbook_utils.data.shapes.messages import (
+    listed,
+    messages_in_cell,
+    messages_in_text,
+    read_messages,
+    request_in_text,
+    with_parts,
+)
 from handbook_utils.data.shapes.parts import read_parts
 from handbook_utils.data.shapes.transcripts import transcript_turns
-from handbook_utils.data.shapes.values import shown
+from handbook_utils.data.shapes.values import parse_text, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message, ToolUse
 
@@ -95,6 +102,8 @@ class RowReader:
         if isinstance(value, Mapping):  # Gemini's system instruction
             value = first_of(value, ("parts", "content")) or [value]
         if isinstance(value, list | tuple):
+            if len(value) > 1 and all(isinstance(part, str) for part in value):
+                raise self.error(column, f"holds {len(value)} texts. Join them in the file.")
             return self._unicode(column, self._shaped(column, lambda parts: read_parts(parts).text, value))
         return "" if value is None else self.text(column)
 
@@ -124,10 +133,10 @@ class RowReader:
             if value is None:
                 return [Message(role=role, content=self.text(column))]
         if isinstance(value, Mapping):
-            value = value.get("messages") or [value]
+            value = listed(value)
         if not isinstance(value, list | tuple) or not value:
             raise self.error(column, f"expected text or a list of messages, found {shown(value)}.")
-        read = self._shaped(column, read_messages, value)
+        read = self._shaped(column, read_messages, with_parts(value))
         return [self._message(column, index, message) for index, message in read]
 
     def conversation(self, column: str) -> list[Message]:
@@ -172,10 +181,17 @@ class RowReader:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""
         self.read |= {"tools", "functions"}
         prompt = self.row.get("prompt")
+        if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
+            prompt = self._shaped("prompt", request_in_text, prompt)
         inside = prompt.get("tools") if isinstance(prompt, Mapping) else None
         # the latter are OpenAI's former name, and tools beside the messages of its preference files
-        given = self.row.get("tools") or self.row.get("functions") or inside
-        tools = self._shaped("tools", read_tools, given) if given else []
+        given = {"tools": self.row.get("tools"), "functions": self.row.get("functions"), "prompt": inside}
+        read = {name: self._shaped(name, read_tools, value) for name, value in given.items() if value}
+        tools: list[Any]
+        tools, *others = [found for found in read.values() if found] or [[]]
+        if any(other != tools for other in others):
+            names = " and ".join(f"'{name}'" for name, found in read.items() if found)
+            raise self.error("tools", f"{names} name different tools. Keep one list.")
         self._json("tools", tools)
         return tools
 
@@ -206,7 +222,7 @@ class RowReader:
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value) if value.strip() else None
+            return parse_text(value) if value.strip() else None
         except (ValueError, RecursionError):
             raise self.error(column, f"expected {what} as JSON, found {shown(value)}.") from None
 
@@ -263,7 +279,9 @@ class RowReader:
         try:
             text = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise self.error(column, f"{which}cannot be written as JSON ({error}).") from None
+            raise self.error(
+                column, f"{which}cannot be written as JSON ({error}). Write such a value as text or number."
+            ) from None
         self._unicode(column, text, which)
 
     def _unicode(self, column: str, value: str, which: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from datasets import IterableDataset, interleave_datasets
 
 from handbook_utils.data.load import Locator, normaliser_of, origin_of
-from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
+from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key, warn_of_useless
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import is_own, iterate_rows
 from handbook_utils.errors import DataError
@@ -88,6 +88,7 @@ def _first_look(
             examples += normalise(number, row)
     if not is_own(origin):
         normalise.unread.tell(f" in its first {FIRST_LOOK} rows")
+        warn_of_useless(source.label, examples[:FIRST_LOOK], where=f" of its first {FIRST_LOOK} rows")
     report = SourceReport(source.label, source.split, normalise.found.format, normalise.found.because)
     return report, normalise.unread.told, examples[:FIRST_LOOK]
 

@@ -57,20 +57,24 @@ def _saved_rows(model: Any, weights: Mapping[str, torch.Tensor]) -> int | None:
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     names = [name for name, layer in model.named_modules() if any(layer is one for one in layers)]
     prefixes = tuple(f"{_PREFIX}{name}." for name in names)
-    whole = (key for key in weights if key.startswith(prefixes) and key.endswith(".weight"))
+    whole = (
+        key for key in weights if key.startswith(prefixes) and key.endswith(".weight") and ".lora_" not in key
+    )
     return next((len(weights[key]) for key in whole), None)
 
 
 def untie_trained(model: Any) -> None:
-    """Give the output head weights of its own where an adapter is about to change the embeddings alone.
+    """Give the output head weights of its own where an adapter is about to change it or the embeddings alone.
 
     Args:
         model: a base with an adapter on it, whose head and embeddings are one tensor.
     """
     layer, head = model.get_input_embeddings(), model.get_output_embeddings()
     text = model.config.get_text_config()
-    if not text.tie_word_embeddings or head is None or not getattr(layer, "lora_embedding_A", None):
+    has_own = getattr(head, "lora_A", None)
+    if not text.tie_word_embeddings or not (has_own or getattr(layer, "lora_embedding_A", None)):
         return
-    if not hasattr(head, "base_layer"):
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    if head is not None and (has_own or not hasattr(head, "base_layer")):
+        plain = head.base_layer if has_own else head
+        plain.weight = torch.nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = text.tie_word_embeddings = False

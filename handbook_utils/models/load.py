@@ -76,7 +76,10 @@ def load_tokenizer(
         except (OSError, ValueError) as error:
             raise _not_loaded(name, "tokenizer", error, revision) from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"{name}: the tokenizer has no end-of-sequence token, so no answer could ever end.")
+        raise ModelError(
+            f"{name}: the tokenizer has no end-of-sequence token, so no answer could ever end. Write it as "
+            "'eos_token' into the tokenizer_config.json of a copy of that folder."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template is not None:

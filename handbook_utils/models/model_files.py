@@ -7,17 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from handbook_utils.data.reading.placeholders import BEGIN, placeholder_of
 from handbook_utils.errors import ModelError
 
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model")
-# what stands in for a file that was never fetched begins so
-PLACEHOLDERS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file: run `git lfs pull` in its repository",
-    b"/annex/objects/": "a git-annex pointer, not the file itself: run `git annex get` on it",
-    b"<!DOCTYPE": "a web page, not the file itself: download it again, logged in where it is a private one",
-    b"<html": "a web page, not the file itself: download it again, logged in where it is a private one",
-}
 AGAIN = "Download it again, such as with `hf download`."
 
 
@@ -45,10 +39,9 @@ def _check_file(file: Path) -> None:
     if file.is_dir():
         return
     with file.open("rb") as stream:
-        begin = stream.read(64)
-        for sign, what in PLACEHOLDERS.items():
-            if begin.lstrip().lower().startswith(sign.lower()):
-                raise ModelError(f"{file}: {what}.")
+        begin = stream.read(BEGIN)
+        if what := placeholder_of(begin):
+            raise ModelError(f"{file}: {what}.")
         if file.suffix == ".safetensors":
             size = file.stat().st_size
             length = int.from_bytes(begin[:8], "little")

@@ -123,6 +123,8 @@ class DataSource(Source):
         "messages_ranking",
         "sharegpt_ranking",
         "alpaca_ranking",
+        "swift_ranking",
+        "swift_conversations",
         "preference_messages",
         "openai_preference",
         "argilla_pair",

@@ -39,11 +39,21 @@ EQUIVALENT = Path(__file__).with_name("equivalent.json")
 # what is changed, and the tests that have to notice it, quick ones first
 TESTS: dict[str, list[str]] = {
     "evaluation/coverage": ["test_coverage", "test_statistics", "test_win_rate"],
-    "evaluation/": ["test_statistics", "test_win_rate", "test_best_of_n", "test_kl", "test_coverage"],
+    "evaluation/": [
+        *("test_statistics", "test_win_rate", "test_best_of_n", "test_kl", "test_evaluation_held"),
+        "test_coverage",
+    ],
     "sampling/selection/": ["test_sampling_choose", "test_sampling_select", "test_sampling_select_stage"],
     "shared_prefix/batching": ["test_length_batches", "test_training_together"],
     "shared_prefix/": ["test_shared_prefix", "test_training_together"],
-    "chat/loss_masks": ["test_chat_loss_masks", "test_training_rows", "test_chat_packaged_templates"],
+    "chat/loss_masks": [
+        *(
+            "test_chat_loss_masks",
+            "test_loss_masks_held",
+            "test_training_rows",
+            "test_chat_packaged_templates",
+        ),
+    ],
     "pipeline/compare": ["test_pipeline_measures", "test_reporting_report"],
     "pipeline/evaluate": ["test_pipeline_measures", "test_rounds"],
 }

@@ -217,6 +217,7 @@ def test_a_guess_of_the_stage_is_called_a_guess(keys: dict[str, Any], stage: str
     [
         ({"reward_funcs": ["accuracy"], "beta": 0.04, "max_prompt_length": 512}, "GRPO"),
         ({"num_generations": 8, "loss_type": "dr_grpo"}, "GRPO"),
+        ({"use_vllm": True, "max_completion_length": 256}, "GRPO, RLOO or online DPO"),
         ({"rloo_k": 4}, "RLOO"),
         ({"num_ppo_epochs": 4}, "PPO"),
         ({"simpo_gamma": 0.5, "beta": 2.0}, "SimPO"),
@@ -241,6 +242,21 @@ def test_a_method_without_a_stage_is_refused_by_its_name(
         ({**AXOLOTL, "rl": "simpo"}, "of axolotl for SIMPO"),
         ({**AXOLOTL, "adapter": "llama-adapter"}, "'adapter: llama-adapter' has no equal"),
         ({**AXOLOTL, "datasets": []}, "'datasets' names no data"),
+        ({**AXOLOTL, "process_reward_model": True}, "of axolotl for a process reward model"),
+        ({**AXOLOTL, "datasets": [{"path": "d", "type": "completion"}]}, "'datasets' holds plain text"),
+        ({"base_model": "m", "pretraining_dataset": "d"}, "of axolotl for plain text"),
+        ({"model": "m", "train_type": "lora", "dataset": ["d"]}, "of ms-swift"),
+        ({"pretrain": "m", "dataset": "d", "zero_stage": 3}, "of OpenRLHF"),
+        ({"training": {"trainer_type": "TRL_SFT"}, "model": {"model_name": "m"}}, "of Oumi"),
+        ({"top.model_name": "m", "train.stage": "SFT"}, "of LLaMA-Factory's board"),
+        (
+            {"model": {"model_name": "m"}, "dataset": "d"},
+            "'model_name_or_path' is missing.*Read are recipes of",
+        ),
+        (
+            {"model_name_or_path": "m", "finetuning_type": "lora", "export_dir": "o"},
+            r"exporting.*\('export_dir'\)",
+        ),
         ({**FACTORY, "stage": "pt"}, "of LLaMA-Factory for pre-training"),
         ({**FACTORY, "stage": "ppo"}, "of LLaMA-Factory for PPO"),
         ({**FACTORY, "stage": "dpo", "pref_loss": "simpo"}, "of LLaMA-Factory for simpo"),
@@ -290,6 +306,33 @@ def test_recipes_of_axolotl_are_converted_for_the_same_stages(keys: dict[str, An
     assert kept.items() <= recipe["training"].items()
     assert outcomes(notes)["(tool)"] == "changed"
     assert "unknown" not in outcomes(notes).values()
+
+
+def test_every_file_and_named_column_of_axolotls_data_is_kept() -> None:
+    data = [
+        {"path": "json", "data_files": ["a.jsonl", "b.jsonl"], "type": "alpaca"},
+        {
+            "path": "c.jsonl",
+            "type": "chat_template",
+            "field_messages": "talk",
+            "roles_to_train": ["assistant"],
+        },
+        {"path": "d", "type": {"field_instruction": "ask", "field_output": "output"}, "shards": 10},
+        {"path": "e", "type": "chat_template", "field_messages": "messages", "roles_to_train": ["user"]},
+        {"path": "org/rows", "data_files": "f.jsonl"},
+    ]
+    recipe, notes = convert_recipe({**AXOLOTL, "datasets": data})
+    assert recipe["data"] == [
+        {"name": "a.jsonl", "split": "train"},
+        {"name": "b.jsonl", "split": "train"},
+        {"name": "c.jsonl", "split": "train", "columns": {"talk": "messages"}},
+        {"name": "d", "split": "train", "columns": {"ask": "instruction"}},
+        {"name": "e", "split": "train"},
+        {"name": "org/rows", "split": "train"},
+    ]
+    assert check_recipe(recipe, "test").stage == "sft"
+    look = [note.key for note in notes if note.outcome == "unknown"]
+    assert look == ["datasets.shards", "datasets.roles_to_train", "datasets.data_files"]
 
 
 @pytest.mark.parametrize(

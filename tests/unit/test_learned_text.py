@@ -48,6 +48,26 @@ def thinks() -> dict[str, Any]:
     return row(f"<think>\n{THOUGHT}\n</think>\n\n84")
 
 
+# shows which function is called, and of several calls the first
+NAMES_ALONE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.name }}({{ c.function.parameters }}){% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ALL_OF_CALLS = "{{ tools | tojson if tools else '' }}" + NAMES_ALONE.replace(
+    "c.function.parameters", "c.function.arguments | tojson"
+)
+FIRST_CALLS = ALL_OF_CALLS.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+
+
+def two_calls() -> dict[str, Any]:
+    first, second = calls(), calls()
+    call = second["completion"][0]["tool_calls"][0]
+    call["function"] = {**call["function"], "arguments": {"city": "Bergen"}}
+    message = {**first["completion"][0], "tool_calls": [*first["completion"][0]["tool_calls"], call]}
+    return first | {"completion": [message]}
+
+
 @contextmanager
 def silence() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -63,9 +83,12 @@ LOSSES = {
         row(reasoning_content=THOUGHT),
         r"leaves out the thinking \('reasoning_content'\)",
     ),
+    "arguments of a call": (NAMES_ALONE, calls(), r"leaves out the tool call \('tool_calls'\).*'city'"),
+    "a second call of a function": (FIRST_CALLS, two_calls(), r"leaves out the tool call.*'Bergen'"),
     "text beside a call": (
         "{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
-        "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
+        "{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.content }}{% endif %}<|end|>"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}",
         calls() | {"completion": [calls()["completion"][0] | {"content": "I look it up."}]},
         r"leaves out the text \('content'\).*I look it up",
@@ -78,6 +101,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*does not show the tools")
 @pytest.mark.parametrize(("template", "lossy", "what"), LOSSES.values(), ids=LOSSES)
 def test_what_is_lost_in_most_answers_is_refused_and_in_some_told(
     template: str, lossy: dict[str, Any], what: str
@@ -92,6 +116,18 @@ def test_what_is_lost_in_most_answers_is_refused_and_in_some_told(
     assert "model.chat_template" in found[0]
     with silence():
         check_rows(tokenizer, to_dataset([row(), row()]))
+
+
+def test_tools_that_a_template_does_not_show_are_told_and_those_that_it_shows_are_not() -> None:
+    answered = row() | {"tools": TOOLS}
+    told = r"does not show the tools of 1 of the first 2 answers; the first is answer 2, str 'get_weather'"
+    with pytest.warns(TemplateWarning, match=told):
+        check_rows(tokenizer_of(UNMARKED), to_dataset([row(), answered]))
+    named = row("I would ask get_weather.") | {"tools": TOOLS}  # which shows nothing of the tool
+    with pytest.warns(TemplateWarning, match="does not show the tools of 1 of the first 1"):
+        check_rows(tokenizer_of(UNMARKED), to_dataset([named]))
+    with silence():
+        check_rows(tokenizer_of(ALL_OF_CALLS), to_dataset([row(), answered, named, calls(), two_calls()]))
 
 
 @pytest.mark.parametrize("name", ["qwen3_training", "gptoss_training", "nemotron_3_nano", "gemma4_v5"])

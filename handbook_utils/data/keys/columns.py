@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,8 @@ from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
 from handbook_utils.data.keys.marks import ROW_MARKS, is_learned
 from handbook_utils.data.keys.messages import EMPTY
 from handbook_utils.data.row_reader import RowReader
+from handbook_utils.data.shapes.transcripts import rendered_by, waits_for_answer
+from handbook_utils.data.shapes.values import ShapeError, list_in_text, parse_text
 from handbook_utils.records import Message
 
 HISTORY = "history"
@@ -19,6 +22,8 @@ _SYSTEM = frozenset(
         *("systemtext", "systemcontent", "sysprompt", "sysmessage", "sysmsg"),
     }
 )
+# how parts begin that are held as text
+_PARTS = re.compile(r"""\s*(?:\{\s*['"]parts['"]\s*:|\[\s*\{\s*['"](?:type|text)['"]\s*:)""")
 # prompts in front of which earlier turns may stand
 _OPEN = ("instruction", "prompt")
 
@@ -26,8 +31,13 @@ _OPEN = ("instruction", "prompt")
 def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:
     """Messages behind the earlier turns and the system's text that the row keeps in columns of their own.
 
-    A conversation's own system message counts, and a column beside it that says something else is told.
+    A conversation's own system message counts, and a column beside it that says something else is told. A
+    message that is a transcript becomes its turns.
+
+    Raises:
+        DataError: a message has the marks of a chat template already.
     """
+    messages = _told_apart(reader, column, messages)
     history = earlier_turns(reader)
     begin = messages[0]["role"] == "system"
     if messages[begin : begin + len(history)] == history:  # there already
@@ -45,18 +55,45 @@ def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) 
     return messages
 
 
+def _told_apart(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:
+    """Messages without a first one that is a whole transcript, and none that a template has rendered."""
+    for message in messages:
+        mark = rendered_by(message["content"]) if message["role"] == "user" else None
+        if mark:
+            raise reader.error(
+                column,
+                f"begins with '{mark}', the mark of a chat template, and another would be put around it. "
+                "Write messages in the place of rendered text.",
+            )
+    begin = messages[0]["role"] == "system"
+    if len(messages) == begin or not waits_for_answer(messages[begin]["content"]):
+        return messages
+    turns = reader.over({column: messages[begin]["content"]}).transcript(column)
+    return [*messages[:begin], *turns[:-1], *messages[begin + 1 :]]
+
+
 def system_text(reader: RowReader) -> tuple[str, str]:
     """The column that holds what the system says, and its text; both "" where there is none.
 
     Raises:
         DataError: two columns say different things, or one is no text.
     """
-    said = {name: reader.optional_text(name) for name in _system_columns(tuple(reader.row))}
+    said = {name: _system_of(reader, name) for name in _system_columns(tuple(reader.row))}
     said = {name: text for name, text in said.items() if text.strip()}
     if len(set(said.values())) > 1:
         names = " and ".join(f"'{name}'" for name in said)
         raise reader.error(next(iter(said)), f"{names} are different system messages. Keep one.")
     return next(iter(said.items()), ("", ""))
+
+
+def _system_of(reader: RowReader, name: str) -> str:
+    """The text of a column, whose parts may be held as text."""
+    text = reader.optional_text(name)
+    try:
+        found = parse_text(text) if _PARTS.match(text) else None
+    except ShapeError:
+        return text
+    return text if found is None else reader.over({name: found}).optional_text(name)
 
 
 @lru_cache(maxsize=64)
@@ -130,8 +167,8 @@ def is_row_learned(reader: RowReader) -> bool:
         DataError: a weight that is neither 0 nor 1.
     """
     said: dict[str, bool] = {}
-    for key in _row_marks(reader):
-        value = reader.value(key)
+    for key, value in _row_marks(reader):
+        reader.read.add(key)
         if isinstance(value, list | tuple):
             continue
         try:
@@ -146,13 +183,15 @@ def is_row_learned(reader: RowReader) -> bool:
 
 def mark_by_list(reader: RowReader, column: str, messages: list[Message]) -> None:
     """Heed a column that holds one weight for each message of the row."""
-    for key in _row_marks(reader):
-        values = reader.row[key]
+    for key, values in _row_marks(reader):
         if not isinstance(values, list | tuple):
             continue
         if len(values) != len(messages):
-            problem = f"has {len(values)} values for the {len(messages)} messages of '{column}'."
-            raise reader.error(key, problem)
+            raise reader.error(
+                key,
+                f"has {len(values)} values for the {len(messages)} messages of '{column}'. If it means "
+                f"something else, rename it: `columns: {{{key}: {key}_note}}`.",
+            )
         for message, value in zip(messages, values, strict=True):
             reader.mark(key, f"'{column}'", {"weight": value}, message)
 
@@ -164,14 +203,15 @@ def refuse_marks(reader: RowReader, *answers: Message) -> None:
             raise reader.error(
                 key, "says that an answer is not learned, and its row is for nothing else. Leave the row out."
             )
-    for key in _row_marks(reader):
-        if isinstance(reader.row[key], list | tuple):
+    for key, value in _row_marks(reader):
+        if isinstance(value, list | tuple):
             raise reader.error(key, "gives messages their weight, and only turns of a conversation have one.")
 
 
-def _row_marks(reader: RowReader) -> list[str]:
-    row = reader.row
-    return [key for key in row if key in ROW_MARKS and row[key] not in EMPTY and _is_mark(row[key])]
+def _row_marks(reader: RowReader) -> list[tuple[str, Any]]:
+    """Columns that are meant as weights, with their values; a list of them may be held as text."""
+    given = ((key, list_in_text(reader.row[key])) for key in reader.row if key in ROW_MARKS)
+    return [(key, value) for key, value in given if value not in EMPTY and _is_mark(value)]
 
 
 def _is_mark(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """What says of a message or a row whether it is learned, as other tools write it.
 
-OpenAI, Mistral and Together write `weight`, 0 or 1; axolotl `train` and `training`, ms-swift `loss`, Tinker
-`trainable`, LLaMA-Factory `loss_weight`, slime `step_loss_mask`. torchtune's `masked` says the opposite.
-Fireworks gives a whole row a `weight`, which may be any number.
+OpenAI, Mistral and Together write `weight`, 0 or 1; axolotl `train` and `training`, ms-swift `loss` and
+`loss_scale`, Tinker `trainable`, LLaMA-Factory `loss_weight`, slime `step_loss_mask`. torchtune's `masked`
+says the opposite. Fireworks gives a whole row a `weight`, which may be any number.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # true or 1: learned
-_LEARN = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "step_loss_mask")
+_LEARN = (
+    *("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_scale"),
+    *("loss_mask", "step_loss_mask"),
+)
 # true or 1: not learned
 _SKIP = ("masked",)
 MESSAGE_MARKS = frozenset({*_LEARN, *_SKIP})
@@ -24,6 +27,9 @@ ROW_MARKS = frozenset(
         "example_weight",
         "loss_weight",
         "loss_weights",
+        "loss_scale",
+        "loss_mask",
+        "loss_masks",
         "train",
         "trainable",
     }

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from handbook_utils.chat.thinking import THINKING_KEYS
 from handbook_utils.data.keys.marks import MESSAGE_MARKS, PARTIAL
 from handbook_utils.data.shapes.calls import CALL_IDS
+from handbook_utils.data.shapes.messages import UNREAD
 
 # thinking in a form that no template reads
 _OTHER_THINKING = ("reasoning_details", "thinking_blocks", "thought", "thoughts", "reasoning_text")
 # what `shapes` makes of a message, and the names of ids that it has read
-_CONTENT = ("role", "content", "tool_calls", "tool_call_id", "name", "tool_use_id", *CALL_IDS[1:])
+_CONTENT = ("role", "content", "tool_calls", "tool_call_id", "name", "tool_use_id", *CALL_IDS[1:], UNREAD)
 READ = frozenset({*_CONTENT, *THINKING_KEYS, *MESSAGE_MARKS, *PARTIAL})
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 def unread_keys(message: Mapping[str, Any]) -> list[str]:
-    """Keys of a message that say something and that nobody reads."""
-    return [key for key in message if key not in READ and message[key] not in EMPTY]
+    """Keys of a message, and of the parts of its content, that say something and that nobody reads."""
+    own = [key for key in message if key not in READ and message[key] not in EMPTY]
+    return [*own, *(f"content.{key}" for key in message.get(UNREAD, ()))]
 
 
 def thinking_beside(message: Mapping[str, Any], *, is_answer: bool) -> dict[str, str]:
@@ -44,4 +48,8 @@ def thinking_beside(message: Mapping[str, Any], *, is_answer: bool) -> dict[str,
         raise ValueError(f"'{next(iter(given))}' is thinking, and only answers of the assistant think.")
     if len({text.strip() for text in given.values()}) > 1:
         raise ValueError(f"{' and '.join(map(repr, given))} are different thinking. Keep one.")
+    if given and (inside := _THOUGHT.match(str(message.get("content") or ""))):
+        if inside[1].strip() not in {text.strip() for text in given.values()}:
+            raise ValueError(f"'{next(iter(given))}' and the <think> of the content are different. Keep one.")
+        return {}
     return dict(list(given.items())[:1])

@@ -18,7 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handbook_utils.data.reading.placeholders import placeholder
 from handbook_utils.data.reading.tables import Row, TableReader
+from handbook_utils.data.shapes.values import LostValueError, read_float, read_object
 from handbook_utils.errors import DataError, suggest
 
 Rows = Sequence[Row]
@@ -50,6 +52,8 @@ def iterate_file(path: Path, tables: TableReader | None = None) -> Iterator[Row]
     if not path.is_file():
         raise DataError(f"{path}: no such file. {_nearest(path)}".rstrip())
     try:
+        if what := placeholder(path):
+            raise DataError(f"{path}: {what}.")
         yield from reader(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Convert it to UTF-8.") from None
@@ -144,25 +148,12 @@ def _rows_inside(content: Any) -> str:
     )
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    """A JSON object; of a key that comes twice, one value would be lost."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [key for key, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
-    return made
-
-
-class _TwiceError(ValueError):
-    pass
-
-
 def _parse_json(text: str, place: str, remedy: str) -> Any:
     problem = f"{place} is not JSON"
     try:
-        return json.loads(text, object_pairs_hook=_object)
-    except _TwiceError as error:
-        raise DataError(f"{place} has the key '{error}' twice in one object. Keep one of them.") from None
+        return json.loads(text, object_pairs_hook=read_object, parse_float=read_float)
+    except LostValueError as error:
+        raise DataError(f"{place} {error}. Mend it.") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise DataError(f"{problem} ({error.msg} at {where}). {remedy}") from None

@@ -1,7 +1,8 @@
 """Which data files of a folder are which split: as its README declares, else by names as in `datasets`.
 
 Source of the rules: https://huggingface.co/docs/datasets/repository_structure. Beyond them, capital letters
-make no difference, and some files may have their split from a folder's name, others from their own.
+make no difference, some files may have their split from a folder's name, others from their own, and what is
+called held out is no training data.
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ LOGGER = logging.getLogger("handbook_utils")
 KEYWORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "test": (
+        "test",
+        "testing",
+        "eval",
+        "evaluation",
+        "holdout",
+        "hold-out",
+        "heldout",
+        "held-out",
+        "held_out",
+    ),
 }
 _WORDS = {
     split: re.compile(rf"(?:^|[-._ 0-9])(?:{'|'.join(words)})(?:[-._ 0-9]|$)", re.IGNORECASE)
@@ -33,6 +44,10 @@ _WORDS = {
 # what `Dataset.push_to_hub` writes: the only files whose split may have any name
 _SHARD = re.compile(r"data/(?P<split>\w[\w.]*)-\d{5}-of-\d{5}[^/]*")
 _NOT_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+# a part of several, by its number
+_PART = re.compile(
+    r"(?P<stem>.*?)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?(?P<ending>\.\w+(?:\.gz)?)"
+)
 # what a README may say of a subset that changes no row
 _HARMLESS = {"config_name", "data_files", "data_dir", "default", "version", "description", "drop_labels"}
 
@@ -59,7 +74,8 @@ class FolderSplits:
         """The files of one split; those of none are told.
 
         Raises:
-            DataError: there is no such split (all are listed), or its files are of several types.
+            DataError: there is no such split (all are listed), its files are of several types, or some are
+                missing by their numbers.
         """
         if split not in self.splits:
             there = ", ".join(f"'{known}' ({_listed(files)})" for known, files in self.splits.items())
@@ -72,6 +88,11 @@ class FolderSplits:
             raise DataError(
                 f"{name}: holds files of several types ({', '.join(kinds)}). Name one file, or put the parts "
                 "of one data set into a folder of their own."
+            )
+        if missing := _missing_parts(files):
+            raise DataError(
+                f"{name}: {len(missing)} of its files are missing, such as {missing[0]}. Download it "
+                "again; to read a part on purpose, name the file, or rename what is there."
             )
         if self.unread:
             message = (
@@ -240,6 +261,21 @@ def _inside(folder: Path, base: Path, name: str) -> Path:
             f"{folder}: its README declares '{name}', which is not in this folder. Name the file."
         )
     return path
+
+
+def _missing_parts(files: Sequence[Path]) -> list[str]:
+    """Names that the numbers in others' names promise, as of half a download; of one file alone as well."""
+    there: dict[tuple[Path, str, str, str], set[int]] = {}
+    for file in files:
+        if found := _PART.fullmatch(file.name):
+            key = (file.parent, found["stem"], found["total"], found["ending"])
+            there.setdefault(key, set()).add(int(found["number"]))
+    return [
+        f"{stem}-{number:05}-of-{total}{ending}"
+        for (_, stem, total, ending), numbers in there.items()
+        for number in range(int(total))
+        if number not in numbers
+    ]
 
 
 def _listed(files: Sequence[Path]) -> str:

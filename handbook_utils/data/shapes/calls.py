@@ -104,6 +104,8 @@ def _tools(tool: Any) -> list[Any]:
     if inner is None and isinstance(tool.get("name"), str) and tool.get("type", "function") == "function":
         inner = {key: value for key, value in tool.items() if key != "type"}
     if not isinstance(inner, Mapping):
+        if not isinstance(tool.get("type"), str):
+            raise ShapeError(f"has a tool without a 'name', found {shown(dict(tool))}.")
         return [tool]  # such as a tool that the server brings itself
     return [{"type": "function", "function": _schema(inner)}]
 

@@ -13,6 +13,8 @@ from handbook_utils.errors import suggest
 
 # a message whose content is a call of a tool
 CALLER = "caller"
+# keys of a content's parts that nobody reads, as read from a message
+UNREAD = "unread parts"
 # who speaks, as people write it: ShareGPT and its relatives, OpenAI, Llama, Gemini, OLMo, ms-swift
 SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -31,6 +33,10 @@ SPEAKERS = {
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
+# what OpenAI's Responses API lists between messages
+_ITEMS = ("function_call", "function_call_output", "reasoning")
+# what stands beside the messages of a request, as OpenAI's preference files keep it
+_REQUEST = {"messages", "tools", "functions", "parallel_tool_calls", "tool_choice"}
 # columns that hold messages, in some rows as text, and who speaks there where it is plain text
 SPOKEN = {
     **{"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"},
@@ -42,6 +48,7 @@ _SIBLINGS = {"chosen": "rejected", "rejected": "chosen"}
 _MAY_BEGIN = re.compile(r"\s*\[?\s*\{")
 _SPEAKS = re.compile(r"""['"](role|from|speaker)['"]\s*:""")
 _BEGINS = re.compile(r"""\s*\[?\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+_PARTS = re.compile(r"""\s*\[\s*\{.*['"]type['"]\s*:""", re.DOTALL)
 _THOUGHT = re.compile(r"(.*</think>)\s*(?=[\[{])", re.DOTALL)
 _EMPTY: tuple[Any, ...] = (None, "", [], (), {})
 
@@ -75,6 +82,41 @@ def read_messages(messages: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
     return made
 
 
+def listed(value: Mapping[str, Any]) -> list[Any]:
+    """Messages that an object holds: under `messages`, as columns that `datasets` made of a list, or itself.
+
+    >>> listed({"from": ["human", "gpt"], "value": ["Hi", "Hello."]})
+    [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Hello.'}]
+    """
+    if found := value.get("messages"):
+        return list(found) if isinstance(found, list | tuple) else [found]
+    who = first_of(value, _WHO)
+    columns = {key: column for key, column in value.items() if column is not None}
+    same = all(isinstance(column, list | tuple) for column in columns.values())
+    if not same or not isinstance(who, list | tuple) or any(len(c) != len(who) for c in columns.values()):
+        return [value]
+    return [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+
+
+def with_parts(messages: Sequence[Any]) -> Sequence[Any]:
+    """Messages whose contents are all the text of lists of parts, with those parts; others as they are."""
+    if len(messages) < 2:
+        return messages
+    found = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(content, str) or not _PARTS.match(content):
+            return messages
+        try:
+            parts = parse_text(content)
+        except ShapeError:
+            return messages
+        if not isinstance(parts, list) or not all(isinstance(p, Mapping) and p.get("type") for p in parts):
+            return messages
+        found.append({**message, "content": parts})
+    return found
+
+
 def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
     """Messages that a text holds, as JSON or as Python prints a list of them; None where it is plain text.
 
@@ -89,14 +131,23 @@ def messages_in_text(text: str) -> list[Mapping[str, Any]] | None:
         if text.lstrip().startswith("[") and _BEGINS.match(text):
             raise ShapeError(f"begins as the text of a list of messages, and {error}") from None
         return None
-    listed = [found] if isinstance(found, Mapping) else found
-    known = isinstance(listed, list) and all(
+    if isinstance(found, Mapping):
+        found = found["messages"] if found.keys() <= _REQUEST and "messages" in found else [found]
+    known = isinstance(found, list) and all(
         isinstance(message, Mapping)
-        and speaker_of(message) is not None
-        and first_of(message, _WHAT) is not None
-        for message in listed
+        and (speaker_of(message) is not None or message.get("type") in _ITEMS)
+        and first_of(message, (*_WHAT, *_CALL_KEYS, "type")) is not None
+        for message in found
     )
-    return listed if known and listed else None
+    return found if known and found else None
+
+
+def request_in_text(text: str) -> Mapping[str, Any]:
+    """The request that a text of messages and tools holds; {} where it holds none."""
+    if not text.lstrip().startswith("{") or messages_in_text(text) is None:
+        return {}
+    found = parse_text(text)
+    return found if isinstance(found, Mapping) and "messages" in found else {}
 
 
 def messages_in_cell(row: Mapping[str, Any], column: str, role: str) -> list[Mapping[str, Any]] | None:
@@ -173,6 +224,8 @@ def _ours(message: Any) -> list[dict[str, Any]]:
     own: dict[str, Any] = {**rest, "role": role, "content": None if is_missing else parts.text}
     if calls:
         own["tool_calls"] = calls
+    if parts.unread:
+        (own if parts.text or calls or not parts.results else parts.results[-1])[UNREAD] = parts.unread
     if parts.thinking:
         if own.get("reasoning_content") not in (*_EMPTY, parts.thinking):
             raise ShapeError(
@@ -216,6 +269,10 @@ def _calls_beside(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _caller(rest: dict[str, Any], content: Any) -> dict[str, Any]:
     """A message whose content is a call; thinking may stand before it, as LLaMA-Factory has it."""
+    if isinstance(content, list | tuple) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" for part in content
+    ):
+        content = read_parts(content).text
     thought = _THOUGHT.match(content) if isinstance(content, str) else None
     if thought:
         content = content[thought.end() :]
@@ -224,8 +281,13 @@ def _caller(rest: dict[str, Any], content: Any) -> dict[str, Any]:
 
 
 def _response_item(message: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What OpenAI's Responses API lists between messages: calls, their results, and thinking."""
+    """What OpenAI's Responses API lists between messages: calls and their results."""
     kind = message.get("type") if first_of(message, _WHO) is None else None
+    if kind == "reasoning":
+        raise ShapeError(
+            "is thinking in an item of its own. Put its text into the answer behind it as "
+            "'reasoning_content', or leave the item out where it holds none."
+        )
     if kind == "function_call":
         call = {key: message[key] for key in ("call_id", "name", "arguments") if key in message}
         return {"role": "assistant", "content": "", "tool_calls": read_calls(call), CALLER: True}

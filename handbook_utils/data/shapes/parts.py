@@ -25,6 +25,27 @@ _TYPES = {
     **dict.fromkeys(_RESULTS, "result"),
 }
 _MEDIA = ("image", "video", "audio", "file", "document", "inline")
+# keys of parts that are read, or that only say which part it is
+_READ = frozenset(
+    {
+        *(
+            "type",
+            "role",
+            "id",
+            "index",
+            "state",
+            "status",
+            "closed",
+            "name",
+            "toolName",
+            "tool_name",
+            "summary",
+        ),
+        *("input", "args", "arguments", "parameters", "kwargs", "function", "function_name"),
+        *("content", "output", "response", "result", "value", "text", "tool_use_id", "json", "caller"),
+        *(*CALL_IDS, *_TYPES),
+    }
+)
 # what other tools let a part say of the loss; here an answer is learned as a whole
 MARKS = ("weight", "train", "loss", "loss_weight", "trainable")
 
@@ -38,12 +59,14 @@ class Parts:
         thinking: what was thought before it.
         calls: of tools.
         results: messages of the role "tool".
+        unread: keys of parts that say something and that nobody reads.
     """
 
     text: str = ""
     thinking: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def read_parts(content: list[Any] | tuple[Any, ...]) -> Parts:
@@ -53,7 +76,7 @@ def read_parts(content: list[Any] | tuple[Any, ...]) -> Parts:
         ShapeError: a part is an image or something else that is no text, or its kind is not known.
 
     >>> read_parts([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "4"}])
-    Parts(text='4', thinking='Hm.', calls=[], results=[])
+    Parts(text='4', thinking='Hm.', calls=[], results=[], unread=[])
     """
     found = Parts()
     for number, part in enumerate(content, start=1):
@@ -72,6 +95,7 @@ def _add(found: Parts, part: Any) -> None:
     if mark := next((key for key in MARKS if key in part), None):
         raise ShapeError(f"has '{mark}', and an answer is learned as a whole. Take the key out.")
     kind, inner = _kind(part)
+    found.unread += [key for key in part if key not in _READ and part[key] not in ("", [], {}, False)]
     if kind == "text":
         found.text += _text(part, inner)
     elif kind == "thinking":

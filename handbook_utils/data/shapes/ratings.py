@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from handbook_utils.data.shapes.calls import first_of
-from handbook_utils.data.shapes.values import ShapeError, parse_text, shown
+from handbook_utils.data.shapes.values import ShapeError, list_in_text, parse_text, shown
 from handbook_utils.errors import suggest
 from handbook_utils.schema.sections import PairsSection
 
@@ -61,10 +61,11 @@ def rated_answers(row: Mapping[str, Any]) -> list[RatedAnswer]:
         raise ShapeError(f"has no list of answers in '{column}', found {shown(listed)}.")
     if all(isinstance(item, Mapping) for item in listed):
         return [RatedAnswer(_text(item), dict(_ratings(item))) for item in listed]
+    columns = {name: list_in_text(values) for name, values in row.items() if name != column}
     beside = {
         name: [number_of(value) for value in values]
-        for name, values in row.items()
-        if name != column and isinstance(values, list | tuple) and len(values) == len(listed)
+        for name, values in columns.items()
+        if isinstance(values, list | tuple) and len(values) == len(listed)
     }
     return [
         RatedAnswer(

@@ -13,6 +13,29 @@ _ASKS = re.compile(r"\n[ \t]*(?:Human|User)[ \t]*:")
 _MARKED = re.compile(r"<extra_id_1>(User|Assistant)\n")
 
 
+# how a text begins that some chat template has rendered
+_RENDERED = re.compile(
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
+    r"(\[INST\]|<<SYS>>|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn>"
+    r"|<\|(?:user|system|assistant|start|START_OF_TURN_TOKEN)\|>|<｜User｜>)"
+)
+
+
+def rendered_by(text: str) -> str | None:
+    """The mark of some chat template with which a text begins; None where it is plain text.
+
+    >>> rendered_by("<s>[INST] Hi [/INST]"), rendered_by("What does [INST] mean?")
+    ('[INST]', None)
+    """
+    found = _RENDERED.match(text)
+    return found[1] if found else None
+
+
+def waits_for_answer(value: object) -> bool:
+    """Whether a text is a transcript that ends where the assistant is to speak, which no message does."""
+    return isinstance(value, str) and value.rstrip().endswith("Assistant:") and is_transcript(value)
+
+
 def is_transcript(value: object) -> bool:
     """Whether a value is one text of several turns, each opened by its speaker, as in HH-RLHF.
 

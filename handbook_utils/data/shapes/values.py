@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import reprlib
 from typing import Any, NoReturn
@@ -28,6 +29,10 @@ class ShapeError(ValueError):
     """What is wrong with a value, without its place: the reader of the row adds row and column."""
 
 
+class LostValueError(ValueError):
+    """JSON holds what would be lost in reading it: a key that comes twice, a number beyond all bounds."""
+
+
 def shown(value: Any) -> str:
     """A value's type and start, short enough for an error message.
 
@@ -49,7 +54,11 @@ def parse_text(text: str) -> Any:
     [{'a': 1}, {'a': None}]
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(
+            text, parse_constant=_no_number, parse_float=read_float, object_pairs_hook=read_object
+        )
+    except LostValueError as error:
+        raise ShapeError(str(error)) from None
     except (ValueError, RecursionError) as error:
         reason = str(error)
     if not text.lstrip().startswith(("[", "{")) or len(text) > LONGEST:
@@ -63,6 +72,46 @@ def parse_text(text: str) -> Any:
         return ast.literal_eval("".join(map(_as_python, pieces)).strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise ShapeError(f"is neither JSON ({reason}) nor a list as Python prints it") from None
+
+
+def list_in_text(value: Any) -> Any:
+    """The list that a text holds, as in the cell of a CSV; any other value as it is.
+
+    >>> list_in_text("[0, 1]"), list_in_text("[a note]"), list_in_text(None)
+    ([0, 1], '[a note]', None)
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return parse_text(value)
+    except ShapeError:
+        return value
+
+
+def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `json.loads`.
+
+    Raises:
+        LostValueError: a key comes twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise LostValueError(f"has the key '{twice}' twice in one object")
+    return made
+
+
+def read_float(text: str) -> float:
+    """A number with a point or an exponent, for `json.loads`.
+
+    Raises:
+        LostValueError: it is too large to be kept, and would become infinity.
+    """
+    number = float(text)
+    if math.isinf(number):
+        raise LostValueError(f"has the number {text}, which is too large to be kept")
+    return number
 
 
 def _as_python(piece: str) -> str:

@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 
 from handbook_utils.chat.bounded_render import templates_of
 from handbook_utils.chat.checks import check_chat_template
-from handbook_utils.chat.learned import Kind, Lost, lost_parts
+from handbook_utils.chat.learned import Kind, Lost, lost_parts, unseen_tools
 from handbook_utils.chat.loss_masks import (
     RenderedTurns,
     TokenRow,
@@ -183,6 +183,7 @@ def check_samples(tokenizer: Any, samples: Sequence[Sample], *, has_marks: bool 
             rows = tokenize_turns(tokenizer, found)
         place = f"{name}: " if name else ""
         _check_learned(tokenizer, place, found, rows, has_marks=has_marks)
+        _check_tools(tokenizer, place, found, rows)
         _check_prompts(tokenizer, place, rows)
         _check_text(tokenizer, place, found)
 
@@ -207,6 +208,23 @@ def _check_learned(
         raise TemplateError(f"training would learn other answers than the data has. {' '.join(said)}")
     for text in said:
         warn_and_log(text, TemplateWarning)
+
+
+def _check_tools(tokenizer: Any, place: str, turns: Sequence[Turn], rows: Sequence[TokenRow]) -> None:
+    """Say where a model would learn to answer without the tools that its row gives it."""
+    unseen = [
+        (number, names[0])
+        for number, (turn, row) in enumerate(zip(turns, rows, strict=True), start=1)
+        if (names := unseen_tools(tokenizer, turn, row))
+    ]
+    if unseen:
+        number, name = unseen[0]
+        warn_and_log(
+            f"{place}the chat template does not show the tools of {len(unseen)} of the first {len(turns)} "
+            f"answers; the first is answer {number}, {shown(name)}. Use a template that shows tools "
+            "(`model.chat_template`), such as the instruction-tuned sibling's.",
+            TemplateWarning,
+        )
 
 
 def _lost(kind: Kind, found: Sequence[tuple[int, Lost]], place: str, answers: int) -> str:
