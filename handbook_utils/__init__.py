@@ -51,6 +51,15 @@ _PUBLIC = {
     "mean_estimate": "evaluation.statistics",
     "CoverageWarning": "evaluation.statistics",
     "estimate_kl": "evaluation.kl",
+    "length_controlled_win_rate": "evaluation.judged.length_control",
+    "LengthControlled": "evaluation.judged.length_control",
+    "corrected_win_rate": "evaluation.judged.corrected",
+    "CorrectedRate": "evaluation.judged.corrected",
+    "mean_over_prompts_and_seeds": "evaluation.two_level",
+    "TwoLevelMean": "evaluation.two_level",
+    "prompts_for": "evaluation.power",
+    "plan_from_pilot": "evaluation.power",
+    "Power": "evaluation.power",
     "claim": "reporting.claims.claim",
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
@@ -108,6 +117,7 @@ __all__ = [
     "ClaimError",
     "Comparison",
     "Completion",
+    "CorrectedRate",
     "CoverageWarning",
     "DataError",
     "Diagnosis",
@@ -118,12 +128,14 @@ __all__ = [
     "HandbookError",
     "JudgeScorer",
     "LaunchError",
+    "LengthControlled",
     "MergeReport",
     "Message",
     "MissingDependencyError",
     "ModelError",
     "NoScore",
     "PairedComparison",
+    "Power",
     "PreferencePair",
     "RecipeError",
     "Recognised",
@@ -144,6 +156,7 @@ __all__ = [
     "TemplateError",
     "TemplateReport",
     "TrainingError",
+    "TwoLevelMean",
     "VerifierScorer",
     "best_of_n_curve",
     "check_chat_template",
@@ -151,21 +164,26 @@ __all__ = [
     "claim",
     "compare_paired",
     "compare_runs",
+    "corrected_win_rate",
     "describe_format",
     "diagnose",
     "estimate_kl",
     "generate",
+    "length_controlled_win_rate",
     "load_dataset",
     "load_model",
     "load_recipe",
     "load_scorers",
     "load_tokenizer",
     "mean_estimate",
+    "mean_over_prompts_and_seeds",
     "merge_adapter",
+    "plan_from_pilot",
     "plot_best_of_n",
     "plot_rewards",
     "plot_rounds",
     "plot_training",
+    "prompts_for",
     "quantized_share",
     "read_answered",
     "recipe_for_scale",
@@ -211,8 +229,12 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
+    from handbook_utils.evaluation.judged.corrected import CorrectedRate, corrected_win_rate
+    from handbook_utils.evaluation.judged.length_control import LengthControlled, length_controlled_win_rate
     from handbook_utils.evaluation.kl import estimate_kl
+    from handbook_utils.evaluation.power import Power, plan_from_pilot, prompts_for
     from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
+    from handbook_utils.evaluation.two_level import TwoLevelMean, mean_over_prompts_and_seeds
     from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
     from handbook_utils.libraries.versions import untested_versions
     from handbook_utils.models.load import load_model, load_tokenizer

@@ -1,6 +1,8 @@
-"""The list of data formats, made from the package's own list, so that the book cannot claim another one.
+"""Lists of data formats and of curation's rules, made from the package's own: the book claims no others.
 
 ```{data-formats}
+```
+```{curation-rules}
 ```
 """
 
@@ -13,6 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from handbook_utils.curation.rules.table import RULES
 from handbook_utils.data.formats import normalise_rows
 from handbook_utils.data.recognise import FORMATS, Format
 
@@ -67,7 +70,37 @@ class FormatsList(SphinxDirective):
         return [shown]
 
 
+def rule_entries() -> list[tuple[str, str, str, str]]:
+    """Name, default, what it finds and why, of each rule.
+
+    >>> rule_entries()[0][:2]
+    ('unreadable', 'drop')
+    """
+    return [(rule.name, rule.action, rule.finds, rule.because) for rule in RULES.values()]
+
+
+class RulesTable(SphinxDirective):
+    """Every rule of curation: its name, what becomes of its rows, what it finds and why."""
+
+    def run(self) -> list[nodes.Node]:
+        """Build the table."""
+        head = ("Rule", "By default", "It finds", "Because")
+        group = nodes.tgroup(cols=len(head))
+        group.extend(nodes.colspec(colwidth=width) for width in (2, 1, 4, 4))
+        for part, rows in ((nodes.thead(), [head]), (nodes.tbody(), rule_entries())):
+            for cells in rows:
+                row = nodes.row()
+                for place, cell in enumerate(cells):
+                    is_name = place == 0 and isinstance(part, nodes.tbody)
+                    text = nodes.literal(cell, cell) if is_name else nodes.Text(cell)
+                    row += nodes.entry("", nodes.paragraph("", "", text))
+                part += row
+            group += part
+        return [nodes.table("", group)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
     app.add_directive("data-formats", FormatsList)
+    app.add_directive("curation-rules", RulesTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

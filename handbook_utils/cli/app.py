@@ -15,6 +15,10 @@ from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.commands.diagnose import diagnose
 from handbook_utils.cli.commands.planning import plan, preflight
+from handbook_utils.cli.commands.power import power
+from handbook_utils.cli.commands.reward_report import reward_report
+from handbook_utils.cli.commands.win_rate import win_rate
+from handbook_utils.cli.data.commands import app as data
 from handbook_utils.cli.info import info
 from handbook_utils.cli.merge import merge
 from handbook_utils.cli.options import (
@@ -193,6 +197,7 @@ def chat(
 
 app.command()(merge)
 app.command()(template)
+app.add_typer(data)
 
 
 def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
@@ -356,3 +361,6 @@ _stage_command(
     "Measure a model on held-out prompts, or best-of-n on scored samples.\n\n"
     "Example: handbook evaluate pocket/evaluate",
 )
+app.command("win-rate")(win_rate)
+app.command()(power)
+app.command("reward-report")(reward_report)

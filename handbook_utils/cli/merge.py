@@ -14,7 +14,9 @@ def merge(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as in the base.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")] = False,
 ) -> None:
-    """Merge an adapter into its base, check that logits and greedy answers agree, and save the whole model.
+    """Merge an adapter into its base, check weights, logits and greedy answers, and save the whole model.
+
+    A plain LoRA on a base that is not quantised needs the memory of one model; others, such as DoRA, of two.
 
     Example: handbook merge runs/sft-qlora --out models/merged
     """

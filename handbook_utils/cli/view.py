@@ -289,6 +289,10 @@ def show_merge(report: MergeReport, json: bool) -> None:
         f"{report.folder}: {report.dtype} safetensors",
         f"{what} differ by at most {report.difference:.2g} of the largest (allowed: {report.tolerance:.2g})",
     ]
+    if report.weights is not None:
+        lines.append(
+            f"{report.weights} weights read back: each is the base's, or the base's with the adapter's update"
+        )
     if report.same_generations is not None:
         lines.append(
             f"greedy answers: {report.same_generations} of {report.probes} are the same, token by token"

@@ -283,10 +283,11 @@ def _answered(reader: RowReader, format: str) -> tuple[list[Message], Message]:
             raise reader.error(column, f"ends with a message of the {answer['role']}, not an answer.")
         return prompt, answer
     if "instruction" in FORMATS[format].columns:
-        return _alpaca_prompt(reader), _one_answer(reader, "output")
+        prompt, answers = _alpaca_prompt(reader), reader.messages("output", role="assistant")
+        return prompt, _one_answer(reader, "output", answers)
     *before, answer = reader.messages("completion", role="assistant")
     if not before or answer["role"] != "assistant":
-        return _open_prompt(reader, "prompt"), _one_answer(reader, "completion")
+        return _open_prompt(reader, "prompt"), _one_answer(reader, "completion", [*before, answer])
     return _prompt_inside(reader, before, "completion"), answer
 
 
@@ -346,8 +347,7 @@ def _open_prompt(reader: RowReader, column: str) -> list[Message]:
     return _checked(reader, column, prompt)
 
 
-def _one_answer(reader: RowReader, column: str) -> Message:
-    messages = reader.messages(column, role="assistant")
+def _one_answer(reader: RowReader, column: str, messages: list[Message]) -> Message:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in messages)
         raise reader.error(column, f"expected one message of the assistant, found: {roles}.")

@@ -41,6 +41,8 @@ NOT_FOR_ROWS = frozenset(
 )
 # files beside a conversation that is shown to models with eyes and ears
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+# what most messages hold
+_PLAIN = {"role", "content"}
 
 
 class RowReader:
@@ -63,6 +65,8 @@ class RowReader:
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns our names (their name to ours); errors go on naming theirs."""
+        if not names:
+            return
         kept = {column: value for column, value in self.row.items() if column not in names.values()}
         self.row = kept | {ours: self.row[theirs] for theirs, ours in names.items()}
         self.row = {column: value for column, value in self.row.items() if column not in names}
@@ -232,7 +236,7 @@ class RowReader:
         Raises:
             DataError: a column such as `images` holds something.
         """
-        for column in _MEDIA:
+        for column in filter(self.row.__contains__, _MEDIA):
             if self.row.get(column):
                 raise self.error(
                     column,
@@ -250,6 +254,9 @@ class RowReader:
             raise self.error(column, str(error)) from None
 
     def _message(self, column: str, index: int, message: Row) -> Message:
+        if message.keys() == _PLAIN and isinstance(message["content"], str):  # there is nothing else to heed
+            content = self._unicode(column, message["content"], f"message {index}: ")
+            return Message(role=message["role"], content=content)
         message = self._heeded(column, index, message)
         extras = self._extras(column, index, message)
         content = message["content"]
@@ -276,6 +283,8 @@ class RowReader:
         return cast(ToolUse, extras)
 
     def _json(self, column: str, value: Any, which: str = "") -> None:
+        if not value:
+            return
         try:
             text = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -285,6 +294,8 @@ class RowReader:
         self._unicode(column, text, which)
 
     def _unicode(self, column: str, value: str, which: str = "") -> str:
+        if value.isascii():  # which Python knows without a look at the text
+            return value
         try:
             value.encode()
         except UnicodeEncodeError as error:

@@ -23,6 +23,10 @@ METHODS = ("bootstrap-t", "percentile", "student-t", "wilson", "wilson-effective
 
 # counts of one batch of resamples: 16 MiB, whatever the number of prompts
 _BATCH_CELLS = 2_000_000
+# above this, prompts of neighbouring scores are drawn as blocks
+MOST_SINGLE_PROMPTS = 1000
+# a block that has r prompts further out on its side holds about r / 8
+_BLOCK_SHARE = 8
 
 
 def student_t(x: Array, *, level: float) -> Interval:
@@ -141,19 +145,20 @@ def automatic_method(*, is_rate: bool, is_single: bool) -> str:
     return "bootstrap-t"
 
 
-def mean_intervals(x: Array, method: str, *, level: float, seed: int) -> Interval:
+def mean_intervals(x: Array, method: str, *, level: float, seed: int, draws: int = DRAWS) -> Interval:
     """Interval of every column by the named method, one of `METHODS`. Columns must have spread.
 
     Rows are sorted within each column first: a seed gives one interval in whatever order the prompts come.
+    `draws` is how many resamples the bootstrap methods take.
 
     Raises:
         DataError: no such method.
     """
     x = np.sort(x, axis=0)
     if method == "bootstrap-t":
-        return bootstrap_t(x, level=level, seed=seed)
+        return bootstrap_t(x, level=level, seed=seed, draws=draws)
     if method == "percentile":
-        return percentile(x, level=level, seed=seed)
+        return percentile(x, level=level, seed=seed, draws=draws)
     if method == "student-t":
         return student_t(x, level=level)
     if method == "wilson":
@@ -171,10 +176,57 @@ def _resample(x: Array, seed: int, draws: int) -> Interval:
     """Shift of the mean and its standard error in each resample of prompts, both (draws, columns)."""
     prompts = len(x)
     centred = x - x.mean(axis=0)
-    both = np.concatenate([centred, centred**2], axis=1)
-    moments = np.concatenate([counts @ both for counts in _resample_counts(prompts, seed, draws)]) / prompts
-    shift, square = np.split(moments, 2, axis=1)
+    if prompts > MOST_SINGLE_PROMPTS:
+        total, squares = _resample_blocks(np.sort(centred, axis=0), seed, draws)
+    else:
+        both = np.concatenate([centred, centred**2], axis=1)
+        sums = np.concatenate([counts @ both for counts in _resample_counts(prompts, seed, draws)])
+        total, squares = np.split(sums, 2, axis=1)
+    shift, square = total / prompts, squares / prompts
     return shift, np.sqrt(np.maximum(square - shift**2, 0.0) / max(prompts - 1, 1))
+
+
+def _resample_blocks(ordered: Array, seed: int, draws: int) -> Interval:
+    """Sums of many sorted prompts and of their squares in each resample, both (draws, columns).
+
+    How often a block of neighbours is drawn is exactly multinomial. What its draws add to that many times the
+    block's mean is a sum of many small independent terms; it is taken as normal, with its exact covariance.
+    At the ends a block is one prompt, so that the tails, which make an interval longer on one side, are
+    exact.
+    """
+    starts = _block_starts(len(ordered))
+    sizes = np.diff([*starts, len(ordered)])
+
+    def block_means(values: Array) -> Array:
+        return np.asarray(np.add.reduceat(values, starts, axis=0) / sizes[:, None])
+
+    first, second = block_means(ordered), block_means(ordered**2)
+    rest = ordered - np.repeat(first, sizes, axis=0)
+    rest_of_square = ordered**2 - np.repeat(second, sizes, axis=0)
+    within = [block_means(rest**2), block_means(rest * rest_of_square), block_means(rest_of_square**2)]
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(ordered), sizes / len(ordered), size=draws).astype(np.float64)
+    sums = counts @ np.concatenate([first, second, *within], axis=1)
+    total, squares, variance, covariance, variance_of_square = np.split(sums, 5, axis=1)
+    noise = rng.standard_normal((2, draws, 1))
+    deviation = np.sqrt(np.maximum(variance, 0.0))
+    slope = np.divide(covariance, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    own = np.sqrt(np.maximum(variance_of_square - slope**2, 0.0))
+    return total + deviation * noise[0], squares + slope * noise[0] + own * noise[1]
+
+
+def _block_starts(prompts: int) -> list[int]:
+    """Where blocks of sorted prompts begin: single at both ends, the larger the nearer to the middle.
+
+    >>> _block_starts(40)
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 25, 26, 27, 28, 29, 30, 31, \
+32, 33, 34, 35, 36, 37, 38, 39]
+    """
+    low = [0]
+    while low[-1] < prompts // 2:
+        low.append(low[-1] + max(1, low[-1] // _BLOCK_SHARE))
+    low = [place for place in low if place <= prompts // 2]
+    return sorted({*low, *(prompts - place for place in low if place)})
 
 
 def _resample_counts(prompts: int, seed: int, draws: int) -> Iterator[Array]:

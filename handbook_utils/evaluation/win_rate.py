@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from handbook_utils.errors import DataError
-from handbook_utils.evaluation.intervals import Array
+from handbook_utils.evaluation.intervals import DRAWS, Array
 from handbook_utils.evaluation.statistics import Setting, estimate_columns, paired_setting
 from handbook_utils.records import Estimate
 
@@ -118,7 +118,13 @@ def win_rate(
 
 
 def compare_paired(
-    a: ScoresByPrompt, b: ScoresByPrompt, *, unit: str = "score", level: float = 0.95, seed: int = 0
+    a: ScoresByPrompt,
+    b: ScoresByPrompt,
+    *,
+    unit: str = "score",
+    level: float = 0.95,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> PairedComparison:
     """Is B better than A on the same prompts, by how much, how often, and how sure.
 
@@ -128,6 +134,7 @@ def compare_paired(
         unit: unit of the scores.
         level: confidence level.
         seed: seed of the resampling and of the sign flips.
+        draws: resamples of the difference's interval.
     Raises:
         DataError: prompts that only one side has (named), no prompts, scores that are not finite.
     Warns:
@@ -144,6 +151,7 @@ def compare_paired(
     everything = np.concatenate([*rows_a, *rows_b])
     rows = len(everything) / (2 * len(differences))
     setting = paired_setting(everything, rows=rows, unit=unit, level=level, seed=seed)
+    setting = replace(setting, draws=draws)
     return PairedComparison(
         difference=estimate_columns(differences[:, None], setting)[0],
         win_rate=_win_rate(rows_a, rows_b, level=level),

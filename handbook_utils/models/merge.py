@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import AutoConfig, GenerationConfig
 
 from handbook_utils.data.quiet import quiet_libraries
@@ -15,8 +16,9 @@ from handbook_utils.libraries.versions import naming_untested_versions
 from handbook_utils.models.adapters import adapter_head, merged, read_base
 from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import adapter_base, load_model, load_on_base, load_tokenizer
+from handbook_utils.models.merge_shards import MergePlan, check_merged, plan_merge, write_merged
 from handbook_utils.models.multimodal import copy_processor
-from handbook_utils.models.places import is_adapter, not_found, resolve_model
+from handbook_utils.models.places import is_adapter, local_folder, not_found, resolve_model
 from handbook_utils.models.precision import DTYPES, Loading
 from handbook_utils.runs.atomic import atomic_folder
 
@@ -29,7 +31,8 @@ PROBES = (
     "What is 12 times 7?",
     "Give me advice for a first job interview.",
 )
-PROBE_TOKENS = 24
+# tokens of a greedy answer; fewer where each weight is compared as well, for they cost most of a check
+PROBE_TOKENS, SHORT_PROBE_TOKENS = 24, 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class MergeReport:
 
     Attributes:
         folder: of the merged model.
+        weights: compared one by one with the base's and the adapter's update, as read back from the files;
+            None where the adapter could only be merged in memory, which is compared by outputs alone.
         head: "causal" or "reward".
         dtype: of the weights written.
         difference: largest one between the adapter on its dequantised base and the merged model as reloaded.
@@ -51,6 +56,7 @@ class MergeReport:
     """
 
     folder: Path
+    weights: int | None
     head: str
     dtype: str
     difference: float
@@ -67,6 +73,10 @@ def merge_adapter(
 ) -> MergeReport:
     """Merge an adapter into what it was trained on and save the whole model with its tokenizer.
 
+    A plain LoRA on a base that is not quantised is merged from file to file, and each weight is read back and
+    compared. Other adapters are merged in memory. Either way the model is loaded again as anybody would, and
+    its outputs are compared with the adapter's.
+
     A quantised base is dequantised first, never rounded again: the adapter has learned to make up for the
     rounding it was trained on, so the base's original weights would be the wrong ones to add it to.
 
@@ -76,8 +86,8 @@ def merge_adapter(
         dtype: of the merged weights; "auto": that of the base's files.
         device: where to compute; None for this process's GPU, or else the CPU.
     Raises:
-        ModelError: no adapter, `out` is not empty, or the merged model's outputs differ by more than the
-            tolerance.
+        ModelError: no adapter, `out` is not empty, a merged weight is another one, or the merged model's
+            outputs differ by more than the tolerance.
     Book: chapter "LoRA and QLoRA".
     """
     out, place = Path(out), resolve_model(name)
@@ -94,15 +104,47 @@ def merge_adapter(
     tokenizer = load_tokenizer(place, for_chat=False)
     with atomic_folder(out) as folder, quiet_libraries():
         model = load_on_base(place, how)
-        before = _Outputs.of(model, tokenizer, how)
-        model = merged(model)
-        settle_generation(model, tokenizer, name=name)
-        model.save_pretrained(folder)
+        plan = _plan(model, place)
+        tokens = PROBE_TOKENS if plan is None else SHORT_PROBE_TOKENS
+        before = _Outputs.of(model, how, _rows(model, tokenizer, how.head, tokens))
+        settle_generation(model.get_base_model(), tokenizer, name=name)
+        if plan is None:
+            model = merged(model)
+            model.save_pretrained(folder)
+        else:
+            _save_settings(model.get_base_model(), folder)
         tokenizer.save_pretrained(folder)
         copy_processor(place, folder)
         del model  # one model at a time
-        report = _compared(before, folder, how, adapter_base(place).quantization, place)
-    return MergeReport(**{**vars(report), "folder": out})
+        weights = None if plan is None else _written(plan, folder, place)
+        report = _compared(before, folder, how, place)
+    return MergeReport(**{**vars(report), "folder": out, "weights": weights})
+
+
+def _plan(model: Any, place: str) -> MergePlan | None:
+    """How to merge from file to file, where that is the same as in memory."""
+    base = adapter_base(place)
+    base_place = resolve_model(base.name, revision=base.revision)
+    if base.quantization != "none" or is_adapter(base_place):
+        return None
+    folder = local_folder(base_place, base.revision)
+    return None if folder is None else plan_merge(model, folder)
+
+
+def _written(plan: MergePlan, folder: Path, place: str) -> int:
+    try:
+        write_merged(plan, folder)
+        return check_merged(plan, folder)
+    except ModelError as error:
+        raise ModelError(f"{place}: {error}") from error
+
+
+def _save_settings(model: Any, folder: Path) -> None:
+    """What `save_pretrained` writes beside the weights."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
 
 
 def stored_dtype(place: str) -> str:
@@ -115,56 +157,63 @@ def stored_dtype(place: str) -> str:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A prompt with the greedy answer of the model that was asked first.
+
+    Attributes:
+        ids: (tokens,) of the prompt, then of the answer.
+        prompt: tokens of the prompt.
+    """
+
+    ids: torch.Tensor
+    prompt: int
+
+
+@dataclass(frozen=True)
 class _Outputs:
     """What a model says to the probes.
 
     Attributes:
-        rows: token ids of each probe, with the greedy answer of the model that was asked first.
+        rows: the probes.
         values: logits (tokens, vocabulary) of each row, or its score (1,); float32, on the CPU.
-        answers: the model's own greedy answers; empty for a reward model.
     """
 
-    rows: list[torch.Tensor]
+    rows: list[_Row]
     values: list[torch.Tensor]
-    answers: list[torch.Tensor]
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, how: Loading, rows: list[torch.Tensor] | None = None) -> _Outputs:
-        prompts = [_probe_ids(tokenizer, text) for text in PROBES]
-        answers = [] if how.head == "reward" else [_greedy(model, ids, tokenizer) for ids in prompts]
-        if rows is None:
-            rows = answers or prompts
+    def of(cls, model: Any, how: Loading, rows: list[_Row]) -> _Outputs:
         with torch.inference_mode():
-            values = [model(input_ids=row[None].to(how.target)).logits[0].float().cpu() for row in rows]
-        return cls(rows, values, answers)
+            values = [model(input_ids=row.ids[None].to(how.target)).logits[0].float().cpu() for row in rows]
+        return cls(rows, values)
 
 
-def _compared(before: _Outputs, folder: Path, how: Loading, quantization: str, place: str) -> MergeReport:
-    tokenizer = load_tokenizer(str(folder), for_chat=False)
+def _compared(before: _Outputs, folder: Path, how: Loading, place: str) -> MergeReport:
     merged = load_model(str(folder), head=how.head, dtype=how.dtype, device=how.device)
-    after = _Outputs.of(merged, tokenizer, how, before.rows)
+    after = _Outputs.of(merged, how, before.rows)
     del merged
     largest = max(float(value.abs().max()) for value in before.values)
     tolerance = TOLERANCES[how.dtype]
     difference = _difference(before, after) / largest
-    same = sum(torch.equal(a, b) for a, b in zip(before.answers, after.answers, strict=True))
-    strayed = sum(_strays(before, after, probe, tolerance * largest) for probe in range(len(before.answers)))
+    answers = [] if how.head == "reward" else [_stray(before, after, n) for n in range(len(before.rows))]
+    strayed = sum(by is not None and by > tolerance * largest for by in answers)
     if not difference <= tolerance or strayed:  # a NaN is no pass
         raise ModelError(
             f"{place}: the merged model is another one: outputs differ by {difference:.2g} of the largest "
             f"(allowed: {tolerance:.2g}), {strayed} of {len(PROBES)} greedy answers stray. Nothing written."
         )
-    rounding = None
+    rounding, quantization = None, adapter_base(place).quantization
     if quantization != "none":
         trained = load_on_base(place, how.replace(quantization="auto"))
-        rounding = _difference(_Outputs.of(trained, tokenizer, how, before.rows), after) / largest
+        rounding = _difference(_Outputs.of(trained, how, before.rows), after) / largest
     return MergeReport(
         folder=folder,
+        weights=None,
         head=how.head,
         dtype=how.dtype,
         difference=difference,
         tolerance=tolerance,
-        same_generations=same if before.answers else None,
+        same_generations=None if how.head == "reward" else answers.count(None),
         probes=len(PROBES),
         quantization=quantization,
         quantized_difference=rounding,
@@ -175,16 +224,19 @@ def _difference(left: _Outputs, right: _Outputs) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(left.values, right.values, strict=True))
 
 
-def _strays(before: _Outputs, after: _Outputs, probe: int, tolerance: float) -> bool:
-    """Whether a greedy answer differs where it was no toss-up."""
-    ours, theirs = before.answers[probe], after.answers[probe]
-    length = min(len(ours), len(theirs))
-    differing = torch.nonzero(ours[:length] != theirs[:length])
+def _stray(before: _Outputs, after: _Outputs, probe: int) -> float | None:
+    """How much likelier, in logits, the first token of an answer is that the other model would not write.
+
+    Two models write the same greedy answer if and only if, given that answer, each of its tokens is the
+    likeliest of both: so the second model need not write at all. None where the answers are the same.
+    """
+    first = before.rows[probe].prompt - 1
+    ours, theirs = (outputs.values[probe][first:-1] for outputs in (before, after))
+    differing = torch.nonzero(ours.argmax(1) != theirs.argmax(1))
     if len(differing) == 0:
-        return len(ours) != len(theirs)
-    first = int(differing[0])
-    likeliest = before.values[probe][first - 1].topk(2).values
-    return float(likeliest[0] - likeliest[1]) > tolerance
+        return None
+    likeliest = ours[int(differing[0])].topk(2).values
+    return float(likeliest[0] - likeliest[1])
 
 
 def _probe_ids(tokenizer: Any, text: str) -> torch.Tensor:
@@ -195,15 +247,31 @@ def _probe_ids(tokenizer: Any, text: str) -> torch.Tensor:
     return torch.tensor(rendered["input_ids"])
 
 
-def _greedy(model: Any, ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
-    """A prompt's ids with the likeliest continuation."""
+def _rows(model: Any, tokenizer: Any, head: str, tokens: int) -> list[_Row]:
+    """Each probe with the likeliest continuation, all written together; nothing is added for rewards."""
+    prompts = [_probe_ids(tokenizer, text) for text in PROBES]
+    if head == "reward":
+        return [_Row(ids, len(ids)) for ids in prompts]
     settings = GenerationConfig(
         do_sample=False,
-        max_new_tokens=PROBE_TOKENS,
+        max_new_tokens=tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    row = ids[None].to(model.device)
-    written = model.generate(input_ids=row, attention_mask=torch.ones_like(row), generation_config=settings)
-    answer: torch.Tensor = written[0].cpu()
-    return answer
+    longest = max(map(len, prompts))
+    padding = [longest - len(ids) for ids in prompts]
+    rows = torch.stack(
+        [pad(ids, (n, 0), value=tokenizer.pad_token_id) for ids, n in zip(prompts, padding, strict=True)]
+    )
+    mask = (torch.arange(longest) >= torch.tensor(padding)[:, None]).long()
+    rows, mask = rows.to(model.device), mask.to(model.device)
+    written = model.generate(input_ids=rows, attention_mask=mask, generation_config=settings).cpu()
+    return [
+        _Row(torch.cat([ids, _up_to_end(row[longest:], tokenizer.eos_token_id)]), len(ids))
+        for ids, row in zip(prompts, written, strict=True)
+    ]
+
+
+def _up_to_end(answer: torch.Tensor, end: int) -> torch.Tensor:
+    ends = torch.nonzero(answer == end)
+    return answer[: int(ends[0]) + 1] if len(ends) else answer

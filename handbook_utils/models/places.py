@@ -105,6 +105,17 @@ def weights_fingerprint(place: str) -> str | None:
     return digest.hexdigest()
 
 
+def local_folder(place: str, revision: str | None = None) -> Path | None:
+    """The folder on this machine of a whole model found by `resolve_model`, which has been loaded already."""
+    if Path(place).is_dir():
+        return Path(place)
+    from transformers.utils import cached_file
+
+    options: dict[str, Any] = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    found = cached_file(place, "config.json", **options, _raise_exceptions_for_connection_errors=False)
+    return None if found is None else Path(found).parent
+
+
 def _check_folder(path: Path) -> None:
     if not (path / "config.json").exists() and not is_adapter(str(path)):
         raise ModelError(f"{path}: no config.json, so this is not a model folder.")

@@ -77,7 +77,9 @@ def report_content(views: Mapping[str, RunView]) -> dict[str, Any]:
             _best_of_n(view) for view in views.values() if view.stage == "best_of_n" and view.result
         ],
         "rounds": [
-            _picture(plot_rounds(view), name, f"{name}: scores, length and KL by round, with 95 % intervals")
+            inline_picture(
+                plot_rounds(view), name, f"{name}: scores, length and KL by round, with 95 % intervals"
+            )
             for name, view in views.items()
             if view.stage == "rejection" and view.result
         ],
@@ -131,7 +133,9 @@ def _best_of_n(view: RunView) -> dict[str, Any]:
             (arm, measure_name(m), [dict(curve).get(n) for n in ns]) for (arm, m), curve in curves.items()
         ],
         "pictures": [
-            _picture(plot_best_of_n(view, measures=[m]), f"{view.name}-{m}", f"{measure_name(m)} against n")
+            inline_picture(
+                plot_best_of_n(view, measures=[m]), f"{view.name}-{m}", f"{measure_name(m)} against n"
+            )
             for m in measures
         ],
     }
@@ -150,7 +154,7 @@ def _training_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
             except DataError:  # nothing logged yet: a run that has just begun
                 continue
             name = f"{view.name}-{what.split()[0]}"
-            drawn = _picture(figure, name, f"{view.name}: {what} over optimiser steps")
+            drawn = inline_picture(figure, name, f"{view.name}: {what} over optimiser steps")
             pictures.append({**drawn, "wide": len(figure.axes) > 1})
     return pictures
 
@@ -167,7 +171,7 @@ def _comparison_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
         }
         if found:
             figure = plot_estimates(found, reference=reference, unit=title)
-            pictures.append(_picture(figure, key, f"{title}, with 95 % intervals"))
+            pictures.append(inline_picture(figure, key, f"{title}, with 95 % intervals"))
     return pictures
 
 
@@ -195,7 +199,7 @@ def _on_fresh_seeds(found: Mapping[str, Any]) -> str:
     return f"{mean}, {spread}, holds on {found['held']} of {found['of']}"
 
 
-def _picture(figure: Figure, name: str, alt: str) -> dict[str, Any]:
+def inline_picture(figure: Figure, name: str, alt: str) -> dict[str, Any]:
     """An inline SVG that takes the page's text colour, so that one picture serves light and dark."""
     svg = picture_bytes(figure, "svg", name=name).decode("utf-8")
     svg = svg[svg.index("<svg") :].replace(INK[False], "currentColor")

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from handbook_utils.curation.rules.private_data import in_words, private_data
 from handbook_utils.data.load import Locator, ResolvedInputs
 from handbook_utils.data.prompts import LeftOut
 from handbook_utils.data.quiet import quiet_libraries
@@ -16,7 +17,7 @@ from handbook_utils.models.places import is_hub_name
 from handbook_utils.sampling.execution.parts import load_prompts, warn_of_left_out
 from handbook_utils.sampling.generation.engines.interface import Prompt
 from handbook_utils.sampling.generation.rendering import fit_prompts
-from handbook_utils.sampling.private_data import host_elsewhere, in_words, private_data, prompt_text
+from handbook_utils.sampling.private_data import host_elsewhere, prompt_text
 from handbook_utils.sampling.scoring.scorers.load import check_scorers
 from handbook_utils.sampling.scoring.stage import check_names
 from handbook_utils.sampling.selection.choose import choose

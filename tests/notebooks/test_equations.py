@@ -24,6 +24,7 @@ from book_pages import ROOT, chapters
 from scipy import stats
 
 from handbook_utils.evaluation.best_of_n import best_of_n_values, kl_bound
+from handbook_utils.evaluation.judged.length_control import length_controlled_win_rate
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
 from handbook_utils.records import Estimate
 from handbook_utils.shared_prefix.layout import attention, share_rows
@@ -176,6 +177,20 @@ def test_that_many_prompts_find_the_gain_four_times_in_five() -> None:
     error = draws.std(axis=1, ddof=1) / math.sqrt(n)
     # 4,000 studies: the found power has a standard error of sqrt(.8 * .2 / 4000) = .0063
     assert np.mean(draws.mean(axis=1) > 1.96 * error) == pytest.approx(0.8, abs=0.02)
+
+
+@equation("metrics-length-control")
+def test_the_win_rate_at_equal_length_is_the_regressions_where_the_difference_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    difference = rng.normal(50, 100, 4000)
+    theta, phi = 0.4, 1.5
+    scale = difference.std(ddof=1)
+    odds = theta + phi * np.tanh(difference / scale)
+    preferred = rng.random(4000) < 1 / (1 + np.exp(-odds))
+    found = length_controlled_win_rate(preferred, np.full(4000, 400.0), 400 + difference)
+    at_equal_length = 1 / (1 + math.exp(-theta))
+    assert found.win_rate.low < at_equal_length < found.win_rate.high
+    assert found.length_effect.low < phi < found.length_effect.high
 
 
 @equation("data-share")
@@ -868,3 +883,33 @@ def test_gold_reward_is_safe_times_helpful_less_what_manners_cost() -> None:
         seen.add((gold.safe, h, gold.polite, round(c, 1)))
     assert {part for part, *_ in seen} == {0.0, 1.0}
     assert len(seen) > 20
+
+
+@equation("data-jaccard")
+def test_the_similarity_of_two_rows_is_what_they_share_of_what_they_have(tmp_path: Path) -> None:
+    pytest.importorskip("rensa")
+    from handbook_utils.curation.near.duplicates import DuplicateFinder
+
+    first = "a b c d e f g h i j k l m n o p q r s t"
+    # 18 runs of three words each; the changed last word takes one of them: 17 shared of 19
+    with DuplicateFinder(tmp_path / "spool") as finder:
+        finder.add(["", ""], [first, first[:-1] + "z"])
+        found = finder.repeats(np.ones(2, bool), threshold=0.8, min_words=1)
+    assert found.near_duplicate.of == {1: (0, pytest.approx(17 / 19))}
+
+
+@equation("data-bands")
+def test_bands_of_sketches_agree_as_often_as_the_similarity_says() -> None:
+    pytest.importorskip("rensa")
+    from handbook_utils.curation.near.sketches import BANDS, ROWS, band_keys
+    from handbook_utils.curation.near.words import Runs
+
+    rng, texts = np.random.default_rng(0), 2000
+    # sets of 60 numbers of which 24 are shared: J = 24 / 96 = 0.25
+    shared = rng.integers(0, 2**63, (texts, 24), dtype=np.uint64)
+    own = rng.integers(0, 2**63, (2, texts, 36), dtype=np.uint64)
+    starts = np.arange(0, 60 * texts + 1, 60)
+    keys = [band_keys(Runs(np.concatenate([shared, mine], axis=1).ravel(), starts)) for mine in own]
+    met = (keys[0] == keys[1]).any(axis=0).mean()
+    expected = 1 - (1 - 0.25**ROWS) ** BANDS
+    assert met == pytest.approx(expected, abs=3 * (expected * (1 - expected) / texts) ** 0.5)

@@ -26,6 +26,7 @@ LAYERS = [
     {"pocket"},
     {"chat"},
     {"data"},
+    {"curation"},
     {"shared_prefix"},
     {"models"},
     {"evaluation", "diagnosis"},

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from handbook_utils.curation.rules.private_data import private_data
 from handbook_utils.errors import ModelError
 from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.sampling.endpoint_client import EndpointClient
-from handbook_utils.sampling.private_data import PrivateDataWarning, private_data
+from handbook_utils.sampling.private_data import PrivateDataWarning
 from handbook_utils.sampling.tables import SAMPLES
 from handbook_utils.schema.recipe import check_recipe
 

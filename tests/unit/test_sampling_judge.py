@@ -151,6 +151,7 @@ def test_a_judge_that_always_takes_the_first_answer_decides_nothing(serve, tmp_p
     )
     assert columns["judge"] == [0.5, 0.5]
     assert columns["judge.agrees"] == [1, 0]
+    assert 0.5 + abs(columns["judge.first"][1] - 0.5) == 1  # the order alone decided the second row
 
 
 def test_answers_can_be_compared_with_those_of_another_run(serve, tmp_path):
@@ -345,6 +346,17 @@ def test_a_line_that_a_kill_cut_short_is_bought_again_and_spoils_no_other(tmp_pa
     third = ReplyStore(tmp_path / "c.jsonl", max_requests=9)
     assert [third.reply({"q": number}, str) for number in (1, 2)] == ["one", "two"]
     assert len(third) == 2
+
+
+def test_a_cache_of_another_version_of_the_prompt_is_refused_and_one_of_no_version_is_not(tmp_path):
+    path = tmp_path / "c.jsonl"
+    ReplyStore(path, max_requests=9).reply({"q": 1}, lambda: "one")
+    assert ReplyStore(path, max_requests=9, version="new").reply({"q": 1}, str) == "one"
+    ReplyStore(path, max_requests=9, version="old").reply({"q": 2}, lambda: "two")
+    with pytest.raises(
+        DataError, match=r"another version of the judge's prompt \('old', now 'new'\).*another file"
+    ):
+        ReplyStore(path, max_requests=9, version="new")
 
 
 def test_a_row_without_a_verdict_has_no_number(serve, tmp_path):

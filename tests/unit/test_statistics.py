@@ -260,3 +260,32 @@ def test_repeating_each_pair_within_its_prompt_narrows_no_difference() -> None:
     assert (eightfold.low, eightfold.high, eightfold.n) == pytest.approx((once.low, once.high, 40))
     rows_as_prompts = paired_difference(np.repeat(a, 8), np.repeat(b, 8))
     assert rows_as_prompts.high - rows_as_prompts.low < 0.5 * (once.high - once.low)
+
+
+@pytest.mark.parametrize("shape", ["normal", "log-normal", "three values"])
+def test_blocks_of_many_prompts_give_the_interval_of_whole_resamples(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    drawn = {
+        "normal": rng.normal(size=1500),
+        "log-normal": np.exp(1.5 * rng.normal(size=1500)),
+        "three values": rng.choice([-1.0, 0.0, 1.0], 1500, p=[0.02, 0.9, 0.08]),
+    }[shape]
+    blocks = intervals.bootstrap_t(drawn[:, None], level=0.95, seed=0, draws=20_000)
+    monkeypatch.setattr(intervals, "MOST_SINGLE_PROMPTS", 10_000)
+    whole = intervals.bootstrap_t(drawn[:, None], level=0.95, seed=1, draws=20_000)
+    width = float((whole[1] - whole[0])[0])
+    # 20,000 draws know an end to about 1 % of the width
+    assert np.ravel(blocks) == pytest.approx(np.ravel(whole), abs=0.02 * width)
+
+
+def test_more_draws_are_taken_where_they_are_asked_for_and_none_are_refused() -> None:
+    # skewed, so that the upper end is the draws' and not Student's
+    a, b = np.exp(np.random.default_rng(0).normal(size=(2, 200)) * [[0.1], [1.5]])
+    few, many = (paired_difference(a, b, draws=draws) for draws in (1000, 10_000))
+    assert few.value == many.value
+    assert few.high != many.high
+    assert many.high == pytest.approx(few.high, rel=0.1)
+    with pytest.raises(DataError, match="draws must be at least 1"):
+        mean_estimate(a, draws=0)

@@ -104,6 +104,8 @@ def _system_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 def earlier_turns(reader: RowReader) -> list[Message]:
     """Turns of LLaMA-Factory's `history`: pairs of what was asked and answered; [] where there is none."""
+    if HISTORY not in reader.row:
+        return []
     given = reader.structure(HISTORY, "pairs of questions and answers")
     if given in EMPTY:
         return []
@@ -156,6 +158,8 @@ def refuse_thinking_column(reader: RowReader, why: str) -> None:
 
 def _thinking_columns(reader: RowReader) -> list[str]:
     """Text columns that say they are thinking; a flag or a number of that name is none."""
+    if not any(map(reader.row.__contains__, THINKING_KEYS)):
+        return []
     found = (key for key in THINKING_KEYS if isinstance(reader.row.get(key), str))
     return [key for key in found if reader.row[key].strip()]
 
@@ -210,6 +214,8 @@ def refuse_marks(reader: RowReader, *answers: Message) -> None:
 
 def _row_marks(reader: RowReader) -> list[tuple[str, Any]]:
     """Columns that are meant as weights, with their values; a list of them may be held as text."""
+    if ROW_MARKS.isdisjoint(reader.row):
+        return []
     given = ((key, list_in_text(reader.row[key])) for key in reader.row if key in ROW_MARKS)
     return [(key, value) for key, value in given if value not in EMPTY and _is_mark(value)]
 

@@ -51,8 +51,10 @@ class UnreadKeys:
             is_read = column in known or column in reader.read or _repeats(reader, column)
             if not is_read and reader.row[column] not in EMPTY:
                 self.columns[str(column)] += 1
-        self.keys.update(reader.unread)
-        self.skipped.update(key for key, _ in reader.skipped)
+        if reader.unread:
+            self.keys.update(reader.unread)
+        if reader.skipped:
+            self.skipped.update(key for key, _ in reader.skipped)
         self.left_out += is_left_out
 
     @property

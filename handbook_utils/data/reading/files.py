@@ -26,6 +26,12 @@ from handbook_utils.errors import DataError, suggest
 Rows = Sequence[Row]
 # files that can run code when they are opened
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
+# packed files, each with a command that unpacks it; .gz files of one text are read as they are
+ARCHIVES = {
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), "tar -xf"),
+    **{".zip": "unzip", ".7z": "7z x", ".rar": "unrar x"},
+    **{".zst": "zstd -d", ".bz2": "bunzip2 -k", ".xz": "unxz -k"},
+}
 # longer cells than the csv module takes by itself; a whole book fits
 LONGEST_CELL = 1 << 28
 
@@ -90,6 +96,11 @@ def _reader_of(path: Path, tables: TableReader) -> Callable[[Path], Iterator[Row
         raise DataError(
             f"{path}: '{suffix}' files can run code when they are opened, so none is read as data. "
             "Where you trust it, write its rows to .jsonl or .parquet and name that file."
+        )
+    if archive := next((end for end in ARCHIVES if path.name.lower().endswith(end)), None):
+        raise DataError(
+            f"{path}: a '{archive}' file is packed, which is not read here. Unpack it ({ARCHIVES[archive]}), "
+            "and name the data file or the folder that it gives."
         )
     if suffix == ".py":
         raise DataError(

@@ -162,6 +162,9 @@ def messages_in_cell(row: Mapping[str, Any], column: str, role: str) -> list[Map
     >>> messages_in_cell({"prompt": '[{"role": "user", "content": "x"}]'}, "prompt", "user")
     [{'role': 'user', 'content': 'x'}]
     """
+    text = row.get(column)
+    if isinstance(text, str) and not _MAY_BEGIN.match(text):  # as nearly all texts
+        return None
     if column not in SPOKEN or any(not isinstance(row.get(name), str | None) for name in SPOKEN):
         return None
     texts = [row.get(name) for name in dict.fromkeys((column, _SIBLINGS.get(column, column))) if name in row]

@@ -42,7 +42,7 @@ def is_transcript(value: object) -> bool:
     >>> is_transcript("Human: Hi\\n\\nAssistant:"), is_transcript("Human: a noun.")
     (True, False)
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not ("Assistant" in value or "<extra_id_1>" in value):
         return False
     is_opened = _OPENS.match(value) and _ANSWERS.search(value)
     # one that ends where the assistant is to speak is a transcript, whatever stands before it

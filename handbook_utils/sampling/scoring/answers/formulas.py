@@ -13,9 +13,12 @@ from typing import Any
 
 import regex
 
+from handbook_utils.sampling.scoring.answers.polynomial import read_polynomial
 from handbook_utils.sampling.scoring.answers.texts import clean
 
 _PARSES_KEPT = 20_000
+_COMMANDS = regex.compile(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\*?\}|\\[a-zA-Z]+")
+_PROSE = regex.compile(r"(?<![a-zA-Z])(?!arc|sin|cos|tan|log)[a-zA-Z]{4,}|[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 # numbers side by side, and digits with a subscript
 _MISREAD = regex.compile(r"(?<![_^]\s?)\d(?:\s|\\q?quad)+\d|\d\s*_")
 
@@ -23,13 +26,18 @@ _MISREAD = regex.compile(r"(?<![_^]\s?)\d(?:\s|\\q?quad)+\d|\d\s*_")
 def is_formula(text: str) -> bool:
     """Whether math-verify reads a formula, to its end. It takes any prose for a product of letters."""
     cleaned = clean(text)
-    return not (_MISREAD.search(cleaned) or _is_prose(cleaned)) and bool(_parsed(cleaned))
+    if _MISREAD.search(cleaned) or _is_prose(cleaned):
+        return False
+    return read_polynomial(cleaned) is not None or bool(_parsed(cleaned))
 
 
 def same_formula(a: str, b: str) -> bool:
     """Whether two formulas are one, in both orders; False where one cannot be read."""
     from math_verify import verify
 
+    polynomials = read_polynomial(clean(a)), read_polynomial(clean(b))
+    if polynomials[0] is not None and polynomials[1] is not None:
+        return polynomials[0] == polynomials[1]
     first, second = _parsed(clean(a)), _parsed(clean(b))
     if not first or not second:
         return False
@@ -40,10 +48,7 @@ def same_formula(a: str, b: str) -> bool:
 
 
 def _is_prose(text: str) -> bool:
-    bare = regex.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\*?\}|\\[a-zA-Z]+", " \\\\ ", text)
-    return bool(
-        regex.search(r"(?<![a-zA-Z])(?!arc|sin|cos|tan|log)[a-zA-Z]{4,}|[a-zA-Z]{2,}\s+[a-zA-Z]{2,}", bare)
-    )
+    return bool(_PROSE.search(_COMMANDS.sub(" \\\\ ", text)))
 
 
 @lru_cache(maxsize=_PARSES_KEPT)

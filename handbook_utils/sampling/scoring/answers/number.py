@@ -22,6 +22,7 @@ _TOKEN = regex.compile(
     r"\s*(?:(?P<number>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?P<exponent>[eE][+-]?\d+(?![\d.]))?"
     r"|(?P<sign>\\(?:frac|sqrt|cdot|times|div|pi|infty)(?![a-zA-Z])|[-+*/^(){}\[\]]))"
 )
+_VALUED = regex.compile(r"\d|\\pi|\\infty")
 _MIXED = regex.compile(
     r"(-?)\s*(\d+)\s*(?:\s(\d+)\s*/\s*(\d+)|\\frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)\s*(\d)(?!\d)))"
 )
@@ -64,7 +65,7 @@ def read_number(text: str) -> Number | None:
     >>> read_number("1 1/2").value, read_number("2^{10}").value, read_number("1,2")
     (Decimal('1.5'), Decimal('1024'), None)
     """
-    if len(text) > LONGEST or not regex.search(r"\d|\\pi|\\infty", text):
+    if len(text) > LONGEST or not _VALUED.search(text):
         return None
     with decimal.localcontext(prec=DIGITS + len(text)):
         try:

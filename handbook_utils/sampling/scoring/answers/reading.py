@@ -63,6 +63,17 @@ _NAMED = regex.compile(
 _AND = regex.compile(r"\s*,?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*|\s*;\s*")
 _DATE = regex.compile(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{1,2}[-/]\d{1,2}[-/]\d{4}")
 _CLOCK = regex.compile(r"(\d{1,2}:\d{2})\s*(?:\\text\s*\{)?\s*([aApP])\.?\s*[mM]\.?\s*\}?")
+_WRITTEN = regex.compile(r"\w")
+_UNIT_SIGNS = regex.compile(r"\\text|[{}.]")
+_BRACKET_OR_COMMA = regex.compile(r"\\?[{}()\[\]]|,")
+_THOUSANDS_BEFORE = regex.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})*$")
+_THOUSANDS_BEHIND = regex.compile(r"\d{3}(?:,\d{3})*(?![\d])(?!,\d)")
+_TEXT = regex.compile(r"\\text\s*\{([^{}]*)\}")
+_LETTER = regex.compile(r"\s*\(?\s*(?:[a-zA-Z]|[Nn]o|NO)\s*\)?\s*")
+_RUN = regex.compile(r"[^\W\d_]{3,}")
+_FOREIGN = regex.compile(r"(?![\x00-\x7f])[^\W\d_]")
+_FORMULA_SIGN = regex.compile(r"[\\=^_<>|+*{}\[\]]")
+_NO_WORD = regex.compile(r"[^\w\s'/.-]")
 _OPTION = regex.compile(r"\(?([A-J])(?:\)|[.:](?=\s|$))\s*(.*)", regex.DOTALL)
 
 
@@ -118,7 +129,7 @@ def read(text: str) -> Reading | None:
     if len(text) > LONGEST:
         return None
     cleaned = clean(text)
-    return _read(cleaned) if regex.search(r"\w", cleaned) else None
+    return _read(cleaned) if _WRITTEN.search(cleaned) else None
 
 
 def _read(text: str) -> Reading:
@@ -148,7 +159,7 @@ def _number(text: str) -> Number | None:
     if plain.endswith("%"):
         return _percent(plain[:-1])
     if found := _UNIT.fullmatch(plain):
-        plain, unit = found["number"], regex.sub(r"\\text|[{}.]", " ", found["unit"]).casefold()
+        plain, unit = found["number"], _UNIT_SIGNS.sub(" ", found["unit"]).casefold()
     words = unit.split()
     if words and words[0] in ("percent", "percentage", "pct"):
         return _percent(plain)
@@ -224,7 +235,7 @@ def _split(text: str, *, is_bracketed: bool = False) -> list[str] | None:
     """
     has_thousands = not is_bracketed or ", " in text
     parts, start, depth = [], 0, 0
-    for found in regex.finditer(r"\\?[{}()\[\]]|,", text):
+    for found in _BRACKET_OR_COMMA.finditer(text):
         if found[0] != ",":
             depth += 1 if found[0][-1] in "{([" else -1
             if depth < 0:
@@ -236,25 +247,23 @@ def _split(text: str, *, is_bracketed: bool = False) -> list[str] | None:
 
 
 def _is_of_thousands(text: str, place: int) -> bool:
-    before = regex.search(r"(?<![\d.,])\d{1,3}(?:,\d{3})*$", text[:place])
-    return bool(
-        before and before[0][0] != "0" and regex.match(r"\d{3}(?:,\d{3})*(?![\d])(?!,\d)", text[place + 1 :])
-    )
+    before = _THOUSANDS_BEFORE.search(text[:place])
+    return bool(before and before[0][0] != "0" and _THOUSANDS_BEHIND.match(text[place + 1 :]))
 
 
 def _words(text: str) -> Words | None:
-    plain = regex.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
-    if regex.fullmatch(r"\s*\(?\s*(?:[a-zA-Z]|[Nn]o|NO)\s*\)?\s*", plain):
+    plain = _TEXT.sub(r" \1 ", text)
+    if _LETTER.fullmatch(plain):
         return Words(plain.strip(" ()").casefold())
     if _OPTION.fullmatch(plain.strip()):
         return Words(plain.strip().casefold())
-    runs = regex.findall(r"[^\W\d_]{3,}", plain)
-    is_foreign = regex.search(r"(?![\x00-\x7f])[^\W\d_]", plain)  # letters that no formula has
-    if regex.search(r"[\\=^_<>|+*{}\[\]]", plain):
+    runs = _RUN.findall(plain)
+    is_foreign = _FOREIGN.search(plain)  # letters that no formula has
+    if _FORMULA_SIGN.search(plain):
         return None
     if not is_foreign and (not runs or all(map(_FUNCTIONS.fullmatch, runs))):
         return None
-    return Words(" ".join(regex.sub(r"[^\w\s'/.-]", " ", plain).casefold().split()).strip(" .'"))
+    return Words(" ".join(_NO_WORD.sub(" ", plain).casefold().split()).strip(" .'"))
 
 
 def same_reading(a: Reading, b: Reading) -> bool | None:

@@ -47,6 +47,8 @@ _SPELLINGS = [
         (r"\\geq(?![a-zA-Z])", r"\\ge"),
     )
 ]
+# a text without any of these has nothing that they change
+_SPELLED = regex.compile(r"[\\~*a-zA-Z]|\{,\}")
 _THOUSANDS = regex.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
 _WRAPPED = regex.compile(
     r"\$\$(.*)\$\$|\$([^$]*)\$|\\\[(.*)\\\]|\\\((.*)\\\)|\\text\{([^{}]*)\}|\\boxed\{(.*)\}|`([^`]*)`",
@@ -74,6 +76,11 @@ _SEGMENT = regex.compile(
 )
 _BETWEEN = regex.compile(r"\s*(?:,|;|,?\s*(?:and|or))\s*")
 _HALF_OPEN = regex.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
+_SENTENCE_END, _COMMA = regex.compile(r"[.;](?:\s|$)|\s\("), regex.compile(r",\s")
+_SAYS = regex.compile(r"\d|\\[a-zA-Z]")
+_BOXED = regex.compile(r"\\f?boxed\s*(?:\{|\s(?P<bare>\S+))")
+_BRACE = regex.compile(r"\\.|[{}]")
+_LONE_LETTERS = regex.compile(r"^(?:\s*[aAI]\s+)+|\s[aAI]\s*$")
 _JOINED = regex.compile(r"[\s$\\()\[\]]*(?:,|;|,?\s*(?:and|or)\s)?[\s$\\()\[\]]*")
 
 
@@ -95,8 +102,9 @@ def clean(text: str) -> str:
         if content is None or not _is_balanced(content):
             break
         text = content
-    for pattern, new in _SPELLINGS:
-        text = pattern.sub(new, text)
+    if _SPELLED.search(text):
+        for pattern, new in _SPELLINGS:
+            text = pattern.sub(new, text)
     text = _THOUSANDS.sub(lambda found: found[0].replace(" ", ","), text)
     return " ".join(text.split())
 
@@ -118,10 +126,8 @@ def stated_answers(text: str) -> tuple[list[str], bool]:
     marks = list(_MARKER.finditer(text))
     if marks and (rest := _BOLD.sub("", marks[-1]["rest"]).strip(" *_:\n\t")):
         line = rest.partition("\n")[0].strip()
-        sentence = regex.split(r"[.;](?:\s|$)|\s\(", line, maxsplit=1)[0]
-        return _distinct(
-            [line, sentence, regex.split(r",\s", sentence)[0], *segments(rest[:_TAIL])[:1]]
-        ), True
+        sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
+        return _distinct([line, sentence, _COMMA.split(sentence)[0], *segments(rest[:_TAIL])[:1]]), True
     last_line = text.strip().rpartition("\n")[2]
     whole = [text] if len(text) <= _SHORT else []
     return _distinct([*whole, last_line, *segments(text[-_TAIL:])[-1:]]), False
@@ -150,7 +156,7 @@ def segments(text: str) -> list[str]:
     for found in _SEGMENT.finditer(text := text.translate(_SIGNS)):
         kind = str(found.lastgroup)
         piece = _trimmed(found[kind]) if kind == "bare" else found[kind].strip()
-        if not regex.search(r"\d|\\[a-zA-Z]", piece):
+        if not _SAYS.search(piece):
             continue
         is_marked = kind not in ("bare", "group")
         if is_marked and ended is not None and _BETWEEN.fullmatch(text, ended, found.start()):
@@ -169,7 +175,7 @@ def last_boxed(text: str) -> str | None:
     """
     contents: list[str] = []
     follows = len(text)
-    for mark in reversed(list(regex.finditer(r"\\f?boxed\s*(?:\{|\s(?P<bare>\S+))", text))):
+    for mark in reversed(list(_BOXED.finditer(text))):
         # one that never closes was cut, and nobody knows what it would have held
         end = mark.end() if mark["bare"] else _closing(text, mark.end())
         if contents and (end is None or not _JOINED.fullmatch(text, end + 1, follows)):
@@ -184,7 +190,7 @@ def last_boxed(text: str) -> str | None:
 def _closing(text: str, place: int) -> int | None:
     """Where the bracket closes that was opened before `place`."""
     depth = 1
-    for found in regex.finditer(r"\\.|[{}]", text, pos=place):
+    for found in _BRACE.finditer(text, pos=place):
         depth += {"{": 1, "}": -1}.get(found[0], 0)
         if depth == 0:
             return int(found.start())
@@ -194,7 +200,7 @@ def _closing(text: str, place: int) -> int | None:
 def _is_balanced(text: str) -> bool:
     """Whether no bracket of the text closes before it is opened, or stays open."""
     depth = 0
-    for found in regex.finditer(r"\\.|[{}]", text):
+    for found in _BRACE.finditer(text):
         depth += {"{": 1, "}": -1}.get(found[0], 0)
         if depth < 0:
             return False
@@ -203,7 +209,7 @@ def _is_balanced(text: str) -> bool:
 
 def _trimmed(piece: str) -> str:
     """A run of signs without what belongs to the prose around it: "a", "I", punctuation, odd brackets."""
-    piece = regex.sub(r"^(?:\s*[aAI]\s+)+|\s[aAI]\s*$", " ", piece).strip(" .,;:=*/+!<>^_").rstrip("-")
+    piece = _LONE_LETTERS.sub(" ", piece).strip(" .,;:=*/+!<>^_").rstrip("-")
     if _HALF_OPEN.fullmatch(piece):
         return piece
     for opened, closed in ("()", "[]", "{}"):

@@ -33,6 +33,8 @@ Say in a few words what tells the answers apart. Then end with one line, which i
 VERDICT: A
 VERDICT: B
 VERDICT: TIE"""
+# changes with what a judge is told, so that replies to different prompts are never mixed
+PROMPT_VERSION = hashlib.sha256(_TASK.encode()).hexdigest()[:12]
 # sends messages and returns the reply's text
 Ask = Callable[[list[Message]], str]
 
@@ -42,7 +44,9 @@ class JudgeScorer:
     """How often an answer is preferred to another one to the same prompt: 1 won, 0.5 tied, 0 lost.
 
     Both orders are asked for and averaged, so a judge that always takes the first answer gives 0.5.
-    `name.agrees` is 1 where both orders say the same.
+    `name.agrees` is 1 where both orders say the same; `name.first` is how often the answer shown first
+    won, ties
+    half: its distance from 0.5 is the judge's position bias.
 
     Attributes:
         name: of the column.
@@ -64,27 +68,28 @@ class JudgeScorer:
         with ThreadPoolExecutor(self.parallel) as pool:
             judged = list(pool.map(lambda row: self._judged(row, opponents.get(row.prompt_id)), completions))
         return {
-            self.name: [value for value, _ in judged],
-            f"{self.name}.agrees": [agrees for _, agrees in judged],
+            self.name: [value for value, *_ in judged],
+            f"{self.name}.agrees": [agrees for _, agrees, _ in judged],
+            f"{self.name}.first": [first for *_, first in judged],
         }
 
-    def _judged(self, row: Completion, opponent: str | None) -> tuple[float | NoScore, float]:
+    def _judged(self, row: Completion, opponent: str | None) -> tuple[float | NoScore, float, float]:
         if opponent is None:
-            return NoScore("there is no answer to this prompt to compare with"), 0.0
+            return NoScore("there is no answer to this prompt to compare with"), 0.0, 0.5
         if opponent == row.completion:
-            return 0.5, 1.0
+            return 0.5, 1.0, 0.5
         values = []
         for answers in ((row.completion, opponent), (opponent, row.completion)):
             try:
                 reply = self.ask(judge_messages(row.prompt, *answers, criterion=self.criterion))
             except RefusedError as error:
-                return NoScore(str(error)), 0.0
+                return NoScore(str(error)), 0.0, 0.5
             verdict = read_verdict(reply)
             if verdict is None:
-                return NoScore(f"no verdict in the judge's reply, which ends: {reply[-80:]!r}"), 0.0
+                return NoScore(f"no verdict in the judge's reply, which ends: {reply[-80:]!r}"), 0.0, 0.5
             values.append(VALUES[verdict])
         first, second = values[0], 1 - values[1]
-        return (first + second) / 2, float(first == second)
+        return (first + second) / 2, float(first == second), sum(values) / 2
 
 
 def judge_messages(prompt: Sequence[Message], a: str, b: str, *, criterion: str) -> list[Message]:

@@ -88,18 +88,24 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
 
     Raises:
         RecipeError: the variable of its key is not set.
-        DataError: the samples to compare with cannot be read.
+        DataError: the samples to compare with cannot be read, or the cache is of another version of the
+            prompt.
     """
     from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
-    from handbook_utils.sampling.scoring.scorers.judge import JudgeScorer, first_samples, reply_text
+    from handbook_utils.sampling.scoring.scorers.judge import (
+        PROMPT_VERSION,
+        JudgeScorer,
+        first_samples,
+        reply_text,
+    )
     from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 
     key = key_from(section.key_env, where=f"scorers.{name}")
     client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
     # hosted reasoning models take no temperature
     endpoint = ChatEndpoint(client, may_drop=frozenset({"temperature"}))
-    store = ReplyStore(section.cache, max_requests=section.max_requests)
+    store = ReplyStore(section.cache, max_requests=section.max_requests, version=PROMPT_VERSION)
     opponents = None
     if section.against is not None:
         opponents = first_samples(samples_at(run.locate(section.against)))

@@ -22,10 +22,14 @@ class ReplyStore:
     Args:
         path: the file; made where it is missing.
         max_requests: replies that the file may hold, those of earlier runs included.
+        version: of the prompt that is asked with; a file that holds replies to another version is refused.
+
+    Raises:
+        DataError: the file holds replies to another version of the prompt.
     """
 
-    def __init__(self, path: str | Path, *, max_requests: int) -> None:
-        self.path, self._max = Path(path), max_requests
+    def __init__(self, path: str | Path, *, max_requests: int, version: str = "") -> None:
+        self.path, self._max, self._version = Path(path), max_requests, version
         self._lock = threading.Lock()
         self._pending: dict[str, threading.Lock] = {}
         self._replies = self._read()
@@ -63,7 +67,8 @@ class ReplyStore:
         text = fetch()
         with self._lock:
             self._replies[name] = text
-            self._append({"request": name, "reply": text})
+            version = {"version": self._version} if self._version else {}
+            self._append({"request": name, "reply": text, **version})
         return text
 
     def _read(self) -> dict[str, str]:
@@ -78,7 +83,16 @@ class ReplyStore:
                 replies[record["request"]] = record["reply"]
             except (ValueError, KeyError, TypeError):  # what a kill cut short
                 continue
+            self._check_version(record)
         return replies
+
+    def _check_version(self, record: Mapping[str, Any]) -> None:
+        found = record.get("version", self._version)  # older files do not say
+        if found != self._version:
+            raise DataError(
+                f"{self.path}: holds replies to another version of the judge's prompt ('{found}', now "
+                f"'{self._version}'), which are not to be mixed with new ones. Name another file as `cache`."
+            )
 
     def _append(self, record: Mapping[str, str]) -> None:
         with explained_os_errors(self.path):

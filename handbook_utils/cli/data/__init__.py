@@ -1,0 +1,1 @@
+"""The commands `handbook data ...`: look at data, curate it, compare it with what is tested on"""

@@ -1,0 +1,371 @@
+"""`handbook data`: show, curate, decontaminate; each command checks its input, then imports what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from handbook_utils.cli.data.sources import named_sources, opened_sources
+from handbook_utils.cli.options import Json
+from handbook_utils.errors import DataError
+
+if TYPE_CHECKING:
+    from handbook_utils.curation.rows import SourceRows
+    from handbook_utils.schema.sections import DataSource
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    help="Look at data before training: what it is, which rows are bad, whether it holds what you test on.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Files or folders (.jsonl, .json, .csv, .parquet, ...), hub names or pocket:...; "
+        "or recipes, for all of their data.",
+        show_default=False,
+    ),
+]
+Format = Annotated[str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", help="Read a column under our name: question=prompt. Repeatable.", show_default=False
+    ),
+]
+Split = Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="The model to be trained; only its tokenizer is loaded.", show_default=False
+    ),
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--against", help="A file or name of prompts that you test on. Repeatable.", show_default=False
+    ),
+]
+AgainstColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--against-column", help="As --column, for what you test on. Repeatable.", show_default=False
+    ),
+]
+AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of what you test on.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier curation in that folder.")]
+LEAKS, RULES, LATER = "What counts as a leak", "Rules", "A finished folder"
+LeakWords = Annotated[
+    int, typer.Option(min=1, help="Words in a row that count as shared.", rich_help_panel=LEAKS)
+]
+LeakShare = Annotated[
+    float, typer.Option(help="Share of a test prompt's runs that a row must hold.", rich_help_panel=LEAKS)
+]
+
+LeakNear = Annotated[
+    float,
+    typer.Option(
+        help="Jaccard similarity from which two prompts are near-duplicates.", rich_help_panel=LEAKS
+    ),
+]
+
+
+@app.command()
+def show(
+    sources: Sources = None,
+    model: Model = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page that needs no other file.", show_default=False)
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, max=100, help="Number of rows to show.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of which rows are shown.")] = 0,
+    format: Format = "auto",
+    column: Columns = None,
+    split: Split = "train",
+    json: Json = False,
+) -> None:
+    """Show what data is taken for and why, counts, lengths, and some rows with what is learned of them.
+
+    With --model, lengths are counted in its tokens, and the rows show which tokens carry loss.
+
+    Example: handbook data show tips.jsonl --model pocket:base
+    """
+    from handbook_utils.cli.data import tables
+    from handbook_utils.cli.view import say_next
+    from handbook_utils.curation.look import look_at
+    from handbook_utils.curation.page import page_html
+    from handbook_utils.runs.atomic import write_text
+
+    opened = opened_sources(sources, format, column, split)
+    tokenizer = _tokenizer(model)
+    looks = [look_at(source, tokenizer=tokenizer, seed=seed, rows=rows) for source in opened]
+    if html is not None:
+        write_text(html, page_html(looks))
+    if json:
+        tables.print_json({"sources": [look.to_json() for look in looks], "page": html and str(html)})
+        return
+    for look in looks:
+        tables.show_look(look)
+    names = " ".join(sources or [])
+    say_next(
+        f"open {html} in a browser"
+        if html
+        else f"find its bad rows: handbook data curate {names} --out clean"
+    )
+
+
+@app.command()
+def curate(
+    sources: Sources = None,
+    out: Out = None,
+    model: Model = None,
+    against: Against = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop",
+            help="Remove the rows that this rule finds. Repeatable; or all.",
+            rich_help_panel=RULES,
+            show_default=False,
+        ),
+    ] = None,
+    flag: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--flag",
+            help="Keep them, and list them. Repeatable; or all.",
+            rich_help_panel=RULES,
+            show_default=False,
+        ),
+    ] = None,
+    off: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--off",
+            help="Do not ask this rule. Repeatable; or all.",
+            rich_help_panel=RULES,
+            show_default=False,
+        ),
+    ] = None,
+    near: Annotated[
+        float,
+        typer.Option(
+            help="Jaccard similarity of runs of three words from which texts are near-duplicates. "
+            "0.8: about one word in 25 differs.",
+            rich_help_panel=RULES,
+        ),
+    ] = 0.8,
+    repetition: Annotated[
+        float,
+        typer.Option(
+            help="Share of an answer's runs of four words that came before in it.", rich_help_panel=RULES
+        ),
+    ] = 0.5,
+    boilerplate: Annotated[
+        float,
+        typer.Option(
+            help="Share of the answers (and at least 20) that begin or end with the same sentence.",
+            rich_help_panel=RULES,
+        ),
+    ] = 0.01,
+    repeated_words: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Words from which a repeated answer counts; 'Yes.' may come again.",
+            rich_help_panel=RULES,
+        ),
+    ] = 8,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--language",
+            help="A language that answers may be in, such as en. Repeatable. Default: that of their prompt.",
+            rich_help_panel=RULES,
+            show_default=False,
+        ),
+    ] = None,
+    leak_words: LeakWords = 8,
+    leak_share: LeakShare = 0.5,
+    leak_near: LeakNear = 0.6,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain",
+            help="Tell what became of one row of the folder, such as tips:17, and why.",
+            rich_help_panel=LATER,
+            show_default=False,
+        ),
+    ] = None,
+    restore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--restore",
+            help="Put a removed row back, or all that a rule alone removed. Repeatable.",
+            rich_help_panel=LATER,
+            show_default=False,
+        ),
+    ] = None,
+    against_column: AgainstColumns = None,
+    against_split: AgainstSplit = "train",
+    format: Format = "auto",
+    column: Columns = None,
+    split: Split = "train",
+    overwrite: Replace = False,
+    json: Json = False,
+) -> None:
+    """Find bad rows by named rules: remove what never helps, list what may be meant, and say why of each row.
+
+    Writes kept/ (train on it), removed.jsonl, flagged.jsonl and curation.json. Your files stay as they are.
+
+    Examples: handbook data curate tips.jsonl --out clean --against test.jsonl;
+    handbook data curate --out clean --explain tips:17; handbook data curate --out clean --restore tips:17
+    """
+    from handbook_utils.cli.data import tables
+
+    folder = _named_out(out)
+    if explain or restore:
+        _refusenamed_sources(sources, "--explain" if explain else "--restore")
+        tables.show_later(folder, explain, restore, json)
+        return
+    from handbook_utils.curation.rules.table import Settings, Thresholds, chosen_actions
+
+    thresholds = Thresholds(
+        near=near,
+        repeated_words=repeated_words,
+        boilerplate_share=boilerplate,
+        repetition=repetition,
+        leak_words=leak_words,
+        leak_share=leak_share,
+        leak_near=leak_near,
+    )
+    settings = Settings(
+        chosen_actions(drop=drop or (), flag=flag or (), off=off or ()),
+        thresholds,
+        _languages(language),
+        tuple(against or ()),
+        model,
+    )
+    tested = named_sources(against, "auto", against_column, against_split) if against else []
+    _curate(
+        opened_sources(sources, format, column, split),
+        folder,
+        settings,
+        tested,
+        overwrite=overwrite,
+        json=json,
+    )
+
+
+@app.command()
+def decontaminate(
+    sources: Sources = None,
+    against: Against = None,
+    out: Out = None,
+    leak_words: LeakWords = 8,
+    leak_share: LeakShare = 0.5,
+    leak_near: LeakNear = 0.6,
+    against_column: AgainstColumns = None,
+    against_split: AgainstSplit = "train",
+    format: Format = "auto",
+    column: Columns = None,
+    split: Split = "train",
+    overwrite: Replace = False,
+    json: Json = False,
+) -> None:
+    """Find training rows that hold what you test on, each shown in its context.
+
+    Compares runs of words after normalising, and prompts that are nearly the same. With --out, writes the
+    data without them.
+
+    Example: handbook data decontaminate tips.jsonl --against test.jsonl --out clean
+    """
+    from handbook_utils.cli.data import tables
+    from handbook_utils.curation.rules.table import Settings, Thresholds, chosen_actions
+
+    if not against:
+        raise DataError("name what you test on: --against EVAL (a file, a folder, or a name on the hub).")
+    thresholds = Thresholds(leak_words=leak_words, leak_share=leak_share, leak_near=leak_near)
+    tested = named_sources(against, "auto", against_column, against_split)
+    opened = opened_sources(sources, format, column, split)
+    if out is not None:
+        actions = chosen_actions(drop=["test_prompt"], off=["all"])
+        settings = Settings(actions, thresholds, tested=tuple(against))
+        _curate(opened, out, settings, tested, overwrite=overwrite, json=json)
+        return
+    from handbook_utils.curation.tested import find_leaks, read_tested
+
+    index = read_tested(tested, opened, thresholds)
+    with _progress(json) as watch:
+        report = find_leaks(opened, index, watch=watch)
+    tables.show_leaks(report, sources or [], against, json)
+
+
+def _curate(
+    opened: Sequence[SourceRows],
+    folder: Path,
+    settings: Any,
+    tested: Sequence[DataSource],
+    *,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    from handbook_utils.cli.data import tables
+    from handbook_utils.curation.curate import curate as curate_rows
+    from handbook_utils.curation.tested import read_tested
+
+    index = read_tested(tested, opened, settings.thresholds) if tested else None
+    tokenizer = _tokenizer(settings.tokenizer)
+    with _progress(json) as watch:
+        done = curate_rows(
+            opened, folder, settings, tested=index, tokenizer=tokenizer, overwrite=overwrite, watch=watch
+        )
+    tables.show_curation(done, json)
+
+
+def _named_out(out: Path | None) -> Path:
+    if out is None:
+        raise DataError("name the folder to write with --out, such as --out clean.")
+    return out
+
+
+def _refusenamed_sources(sources: Sequence[str] | None, option: str) -> None:
+    if sources:
+        raise DataError(f"{option} reads the folder of --out alone. Leave out {sources[0]}.")
+
+
+def _languages(named: Sequence[str] | None) -> tuple[str, ...]:
+    from handbook_utils.curation.rules.languages import known_languages
+    from handbook_utils.errors import suggest
+
+    for code in named or ():
+        if code not in known_languages():
+            raise DataError(f"--language: '{code}' is not told apart. {suggest(code, known_languages())}")
+    return tuple(named or ())
+
+
+def _tokenizer(model: str | None) -> Any:
+    if model is None:
+        return None
+    from handbook_utils.models.load import load_tokenizer
+
+    return load_tokenizer(model, for_chat=False)
+
+
+@contextmanager
+def _progress(json: bool) -> Iterator[Callable[[int], None] | None]:
+    """A line that counts the rows read, on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if json or not console.is_terminal:
+        yield None
+        return
+    with console.status("reading rows") as status:
+        yield lambda rows: status.update(f"{rows:,} rows read")

@@ -1,0 +1,1 @@
+"""The rules of curation: one table of them, and what each looks for in a row"""

@@ -1,0 +1,1 @@
+"""What a judge's preferences are worth: without length, without position, corrected by people's labels."""
