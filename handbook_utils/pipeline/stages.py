@@ -86,7 +86,7 @@ def run_stage(
         return read_result(out)
     check_inputs(loaded, inputs)
     if isinstance(loaded, TrainingRecipe):
-        from handbook_utils.pipeline.preflight import warn_before_training
+        from handbook_utils.pipeline.checks.preflight import warn_before_training
 
         warn_before_training(loaded, ResolvedInputs(inputs), Path(out))
     with (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handbook_utils.pipeline.preflight import Preflight, preflight
+from handbook_utils.pipeline.checks.preflight import Preflight, preflight
 from handbook_utils.planning.gpus import read_gpu
 from handbook_utils.schema.recipe import check_recipe
 

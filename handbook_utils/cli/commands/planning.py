@@ -114,7 +114,7 @@ def preflight(
 
     room = None if gpu is None else read_gpu(gpu)
     loaded: Any = view.load_for("train", recipe, changes or [], seed)
-    from handbook_utils.pipeline.preflight import preflight as look
+    from handbook_utils.pipeline.checks.preflight import preflight as look
 
     found = look(loaded, out or view.default_out(recipe), gpu=room, all_rows=all_rows)
     if json:
