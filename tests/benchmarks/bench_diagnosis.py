@@ -22,7 +22,7 @@ from handbook_utils.training.watch import WatchLog
 
 BYTES, REPEATS = 50_000_000, 3
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 start = time.process_time()
 if sys.argv[2] == "diagnose":
@@ -31,7 +31,8 @@ if sys.argv[2] == "diagnose":
 else:
     with open(sys.argv[1]) as stream:
         found = sum(1 for line in stream if json.loads(line))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# getrusage would give the parent's peak, from before this program was loaded
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps([found, time.process_time() - start, peak / 1024]))
 """
 

@@ -152,7 +152,9 @@ def train(case: Case, seed: int, base: Path, scratch: Path) -> list[Row]:
     records = [json.loads(line) for line in lines]
     if broken:
         records.append({"step": len(records) + 1, "loss": None})
-    return [{k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()} for record in records]
+    return [
+        {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()} for record in records
+    ]
 
 
 def start_model(scratch: Path) -> Path:
