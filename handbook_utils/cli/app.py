@@ -14,6 +14,7 @@ import typer
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.commands.diagnose import diagnose
+from handbook_utils.cli.commands.planning import plan, preflight
 from handbook_utils.cli.commands.power import power
 from handbook_utils.cli.commands.reward_report import reward_report
 from handbook_utils.cli.commands.win_rate import win_rate
@@ -340,6 +341,8 @@ def slurm(
     launch.write_job(job, program, file or folder.with_name(f"{folder.name}.sbatch"), json)
 
 
+app.command()(plan)
+app.command()(preflight)
 _stage_command(
     "generate",
     "Sample a model's answers to the prompts of a recipe.\n\nExample: handbook generate pocket/samples",

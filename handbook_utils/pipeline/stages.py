@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import RecipeError
 from handbook_utils.evaluation.statistics import with_cautions
 from handbook_utils.libraries.notices import silence_notices
@@ -84,6 +85,10 @@ def run_stage(
             stage(loaded, FollowedRun(Path(out), loaded, inputs))
         return read_result(out)
     check_inputs(loaded, inputs)
+    if isinstance(loaded, TrainingRecipe):
+        from handbook_utils.pipeline.checks.preflight import warn_before_training
+
+        warn_before_training(loaded, ResolvedInputs(inputs), Path(out))
     with (
         open_run(
             out,

@@ -157,7 +157,11 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
     Raises:
         RecipeError: it cannot be split evenly; the sizes that work are listed.
     """
-    processes = planned_processes(recipe)
+    return split_batch(recipe, planned_processes(recipe), largest_batch(recipe))
+
+
+def split_batch(recipe: TrainingRecipe, processes: int, largest: int) -> tuple[int, int, int]:
+    """As `batch_plan`, for so many processes; at most `largest` examples where the recipe does not say."""
     total = recipe.global_batch_size
     if total % processes:
         near = sorted({total // processes * processes or processes, (total // processes + 1) * processes})
@@ -172,7 +176,7 @@ def batch_plan(recipe: TrainingRecipe) -> tuple[int, int, int]:
     if getattr(recipe, "max_tokens_per_batch", None):
         given = share  # cut into passes when the rows are counted
     if given is None:
-        given = max(size for size in divisors if size <= largest_batch(recipe))
+        given = max(size for size in divisors if size <= largest)
     if given not in divisors:
         raise RecipeError(
             f"'global_batch_size' {total} is no multiple of 'training.per_device_train_batch_size' {given} "

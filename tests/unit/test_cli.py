@@ -14,6 +14,8 @@ COMMANDS = [
     "run",
     "train",
     "slurm",
+    "plan",
+    "preflight",
     "generate",
     "annotate",
     "score",

@@ -31,6 +31,7 @@ LAYERS = [
     {"models"},
     {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
+    {"planning"},
     {"pipeline"},
     {"reporting"},
     {"cli"},

@@ -1,0 +1,139 @@
+"""`handbook plan` and `handbook preflight`: what a run needs, and what can be known before it starts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from handbook_utils.cli.options import Changes, Json, Out, RecipeName, Seed
+from handbook_utils.errors import RecipeError
+
+LIGHTS = {"green": "green", "amber": "yellow", "red": "bold red"}
+
+
+def plan(
+    recipe: RecipeName,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of each GPU (24GiB), or its name (a100-80gb). Default: a table of GPUs.",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=65536, help="Number of GPUs; one process per GPU. Default: the recipe's."),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="How processes share the model: ddp, fsdp2, zero2, zero3. Default: the recipe's."),
+    ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
+    ] = False,
+    mfu: Annotated[
+        str, typer.Option(help="Share of the GPU's peak rate that training reaches, lowest to highest.")
+    ] = "0.2-0.45",
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Also draw the parts into this SVG file.")
+    ] = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Show the memory that a training run takes by part, whether it fits, what makes it fit, and the time.
+
+    Needs no GPU and no network; of the model only its config.json.
+    A step is computed on tensors without data, for the longest rows of your data.
+    What only a GPU shows (workspaces, fragmentation) is a margin, and not measured.
+
+    Examples: handbook plan my.yaml --gpu 24GiB --processes 8; handbook plan my.yaml --json
+    """
+    from handbook_utils.cli import view
+    from handbook_utils.cli.launch import launch_changes
+    from handbook_utils.planning.gpus import read_gpu
+
+    room = None if gpu is None else read_gpu(gpu)
+    rates = _rates(mfu)
+    if picture is not None and picture.suffix != ".svg":
+        raise RecipeError(f"--picture: '{picture.name}' is no .svg file.")
+    wanted = launch_changes(processes, strategy, None)
+    loaded: Any = view.load_for("train", recipe, [*(changes or []), *wanted], seed)
+    from handbook_utils.data.load import ResolvedInputs
+    from handbook_utils.pipeline.inputs import resolve_inputs
+    from handbook_utils.planning.picture import parts_svg
+    from handbook_utils.planning.report import plan_record, plan_view
+    from handbook_utils.planning.whole import plan_training_memory
+    from handbook_utils.runs.atomic import write_text
+
+    located = ResolvedInputs(resolve_inputs(loaded, view.default_out(recipe)))
+    made = plan_training_memory(loaded, located, gpu=room, processes=processes, all_rows=all_rows, mfu=rates)
+    if picture is not None:
+        write_text(picture, parts_svg(made.memory.parts, room=None if room is None else room.bytes))
+    if json:
+        view.say(plan_record(made), "", json)
+        return
+    Console(highlight=False).print(plan_view(made))
+    view.say_next(f"check everything else before it starts: handbook preflight {recipe}")
+
+
+def preflight(
+    recipe: RecipeName,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of each GPU (24GiB), or its name (a100-80gb), that it has to fit.",
+            show_default=False,
+        ),
+    ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
+    ] = False,
+    out: Out = None,
+    changes: Changes = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Check all that can be known of a training run before it starts; no weight is loaded.
+
+    Versions, inputs, batch, rows by source, overlap with `eval_data`, labels, chat template, which tokens
+    carry loss, what max_length costs, memory, time and disk.
+    Green: as it should be. Amber: it runs, but look at it. Red: it fails, or learns nothing.
+    Each names its remedy. Exit code 1 where any is red.
+
+    Example: handbook preflight my.yaml --gpu 24GiB
+    """
+    from handbook_utils.cli import view
+    from handbook_utils.planning.gpus import read_gpu
+
+    room = None if gpu is None else read_gpu(gpu)
+    loaded: Any = view.load_for("train", recipe, changes or [], seed)
+    from handbook_utils.pipeline.checks.preflight import preflight as look
+
+    found = look(loaded, out or view.default_out(recipe), gpu=room, all_rows=all_rows)
+    if json:
+        view.say(found.to_json(), "", json)
+    else:
+        table = Table("", "check", "found", "remedy", box=None, header_style="bold")
+        for finding in found.findings:
+            light = Text(finding.light, style=LIGHTS[finding.light])
+            table.add_row(light, finding.check, Text(finding.says), Text(finding.remedy))
+        Console(highlight=False).print(table)
+        if found.light != "red":
+            view.say_next(f"train: handbook train {recipe}")
+    if found.light == "red":
+        raise typer.Exit(1)
+
+
+def _rates(text: str) -> tuple[float, float]:
+    found = re.fullmatch(r"(0?\.\d{1,4}|1)(?:-(0?\.\d{1,4}|1))?", text)
+    low, high = (float(found[1]), float(found[2] or found[1])) if found else (0.0, 0.0)
+    if not 0 < low <= high:
+        raise RecipeError(f"--mfu: '{text:.30}' is no share such as 0.3 and no range such as 0.2-0.45.")
+    return low, high

@@ -1,0 +1,123 @@
+"""A recipe's plan, whole: of a stage that trains, that samples, or of rounds that do both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from handbook_utils.data.load import Locator
+from handbook_utils.errors import RecipeError
+from handbook_utils.models.load import read_config
+from handbook_utils.models.precision import DTYPES
+from handbook_utils.planning.duration import MFU, estimate_duration
+from handbook_utils.planning.gpus import Gpu
+from handbook_utils.planning.recipe import (
+    Measured,
+    assumptions,
+    measure_lengths,
+    model_config,
+    run_of,
+    setup_of,
+)
+from handbook_utils.planning.report import Plan, make_plan
+from handbook_utils.planning.step import BYTES_PER_WEIGHT, Step, step_weights
+from handbook_utils.schema.stages import SamplingRecipe
+from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.training.plan import setting
+
+# tokens of a prompt where nobody has counted them
+PROMPT_TOKENS = 512
+
+
+def plan_training_memory(
+    recipe: TrainingRecipe,
+    located: Locator,
+    *,
+    gpu: Gpu | None = None,
+    processes: int | None = None,
+    all_rows: bool = False,
+    mfu: tuple[float, float] = MFU,
+    measured: Measured | None = None,
+) -> Plan:
+    """Memory and time of a training stage, from its model's configuration and the lengths of its rows.
+
+    Neither weights nor network are needed; of a model whose weights are elsewhere a folder with its
+    config.json is enough. It is planned for a GPU, unless the recipe trains on a CPU by choice.
+
+    Args:
+        recipe: of the stage.
+        located: where its model and data are.
+        gpu: that each process is to fit; None: none is named.
+        processes: that train together; None: as the recipe says, and one where it says auto.
+        all_rows: count the tokens of all rows instead of a sample.
+        mfu: (lowest, highest) share of the GPU's rate that training reaches.
+        measured: lengths that are known already.
+    Raises:
+        ModelError: the start model has no configuration that can be read.
+        RecipeError: the batch cannot be split over the processes.
+        DataError: as `measure_lengths`.
+    """
+    if processes is None:
+        asked = recipe.launch.processes
+        processes = 1 if asked == "auto" else int(asked)
+    on_cpu = gpu is None and bool(recipe.training.get("use_cpu"))
+    config = model_config(recipe, located.locate(recipe.model))
+    setup = setup_of(recipe, config, processes=processes, on_cpu=on_cpu)
+    measured = measured or measure_lengths(recipe, located, all_rows=all_rows)
+    run = run_of(recipe, setup, measured.lengths)
+    memory = run.memory
+    passes = _passes(recipe, measured)
+    cut = measured.lengths.cut(run.max_length)
+    skips = recipe.skip_padding == "on" or (recipe.skip_padding == "auto" and on_cpu)
+    rate = None if gpu is None else gpu.tflops
+    duration = estimate_duration(setup, memory, cut, passes=passes, tflops=rate, mfu=mfu)
+    return make_plan(run, gpu, duration, assumptions(run, measured, skips_padding=skips))
+
+
+def _passes(recipe: TrainingRecipe, measured: Measured) -> float:
+    """How often the counted rows are passed over: epochs, times the rows there are for each of them."""
+    counted = len(measured.lengths)
+    if measured.rows is None and int(setting(recipe, "max_steps")) <= 0:
+        return 0.0  # nobody knows how many rows there are
+    steps = int(setting(recipe, "max_steps"))
+    if steps > 0:
+        return steps * recipe.global_batch_size / counted
+    return float(setting(recipe, "num_train_epochs")) * (measured.rows or counted) / counted
+
+
+def plan_sampling_memory(recipe: SamplingRecipe, located: Locator) -> dict[str, int]:
+    """Bytes of a stage that samples with the engine of this process, by part.
+
+    A batch holds keys and values of `rows_per_batch` answers at their full length; a prompt that is not
+    counted is taken to have 512 tokens.
+
+    Raises:
+        RecipeError: another engine decides for itself how much memory it takes.
+    """
+    if recipe.engine.kind != "transformers":
+        raise RecipeError(
+            f"the engine '{recipe.engine.kind}' reserves memory by its own settings: nothing to plan here."
+        )
+    config = read_config(located.locate(recipe.model), revision=recipe.model.revision)
+    held = DTYPES.get(recipe.model.dtype, torch.bfloat16)
+    quantization = recipe.model.quantization
+    weights = step_weights(Step(config, "sft", held_in=held, quantization=_known(quantization)))
+    tokens = PROMPT_TOKENS + recipe.max_new_tokens
+    return {
+        "weights": weights,
+        "keys and values": cache_bytes(config, recipe.rows_per_batch, tokens, held),
+        "logits": recipe.rows_per_batch * config.get_text_config().vocab_size * 4,
+    }
+
+
+def cache_bytes(config: Any, rows: int, tokens: int, held: torch.dtype) -> int:
+    """Keys and values of so many rows at so many tokens."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * size * held.itemsize * rows * tokens)
+
+
+def _known(quantization: str) -> str:
+    return quantization if quantization in BYTES_PER_WEIGHT else "none"
