@@ -217,7 +217,7 @@ def slow(item: float) -> float:
 
 @pytest.fixture(scope="module")
 def pool() -> BoundedPool:
-    return BoundedPool(seconds=0.3, processes=2)
+    return BoundedPool(seconds=1, processes=2)  # on a busy machine importing takes a part of it
 
 
 def test_a_check_that_takes_too_long_has_no_score_in_any_thread_and_the_others_keep_theirs(
@@ -227,7 +227,7 @@ def test_a_check_that_takes_too_long_has_no_score_in_any_thread_and_the_others_k
     thread = threading.Thread(target=lambda: found.extend(pool.map(slow, [0.0, 30.0, 0.01])))
     thread.start()
     thread.join()
-    assert found == [0.0, NoScore("TimeoutError: it took longer than 0.3 s"), 0.01]
+    assert found == [0.0, NoScore("TimeoutError: it took longer than 1 s"), 0.01]
 
 
 def deaf(numbers: int) -> int:
@@ -236,12 +236,12 @@ def deaf(numbers: int) -> int:
 
 
 def test_a_process_that_hears_no_alarm_is_ended_and_the_next_one_goes_on(pool: BoundedPool) -> None:
-    assert pool.map(deaf, [10**12, 1]) == [NoScore("TimeoutError: it took longer than 0.3 s"), 0]
+    assert pool.map(deaf, [10**12, 1]) == [NoScore("TimeoutError: it took longer than 1 s"), 0]
 
 
 def test_json_that_takes_too_long_to_check_has_no_score(pool: BoundedPool) -> None:
     # every item is compared with every other
-    many = json.dumps([{"a": [number]} for number in range(6000)])
+    many = json.dumps([{"a": [number]} for number in range(12_000)])
     first, second = pool.map(JsonFits({"uniqueItems": True}), [many, "[1, 2]"])
     assert isinstance(first, NoScore)
     assert second == 1
