@@ -85,7 +85,7 @@ def setup_of(recipe: TrainingRecipe, config: Any, *, processes: int, on_cpu: boo
         held = torch.float32 if on_cpu or trains_all else torch.bfloat16
     return Setup(
         config=config,
-        trainer=recipe.trainer,  # type: ignore[arg-type]
+        trainer=recipe.trainer,
         held_in=held,
         half=None if half == held and recipe.lora is None else half,
         checkpointing=_checkpoints(recipe, on_cpu=on_cpu),
@@ -188,7 +188,7 @@ def _prompt(row: TokenRow) -> int:
 
 def rows_alike(recipe: TrainingRecipe, length: int) -> Lengths:
     """Rows that are all so long, half of each a prompt."""
-    answers = 2 if recipe.trainer in ("reward", "dpo", "orpo") else 1
+    answers = 2 if isinstance(recipe, PairRecipe) else 1
     prompt = 0 if recipe.stage == "pretrain" else length // 2
     rows = recipe.global_batch_size
     return Lengths(np.full(rows, prompt), np.full((rows, answers), length - prompt))
@@ -200,7 +200,7 @@ def assumptions(run: Run, measured: Measured, *, skips_padding: bool) -> list[st
     said = [f"Lengths: {measured.said}."]
     if run.batch.shared is not None:
         said.append("A pair's prompt is computed once for both its answers.")
-    if setup.trainer in ("sft", "dpo", "kto"):
+    if setup.trainer not in ("reward", "orpo"):
         said.append("The loss head projects answer tokens only, a tile of logits at a time.")
     if skips_padding:
         said.append("Padding is counted as if it were computed: this run leaves it out, and takes less.")

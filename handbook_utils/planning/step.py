@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -19,7 +19,8 @@ WEIGHTS, ADAPTERS, QUANTISED = "weights", "adapters", "quantised weights"
 # layers of which a step is computed; what deeper models take grows by the same amount with each layer
 DEPTHS = (2, 3)
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-Trainer = Literal["sft", "reward", "dpo", "orpo", "kto"]
+# the name of one of TRL's trainers, as `TrainingRecipe.trainer` has it
+Trainer = str
 
 
 @dataclass(frozen=True)

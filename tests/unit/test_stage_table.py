@@ -19,9 +19,10 @@ from handbook_utils.schema.stage_table import STAGES, stages_of, training_stages
 
 PACKAGE = Path(handbook_utils.__file__).parent
 # the names of TRL's trainers, of which pretrain and sft share one; public functions, some named as stages;
-# and what other tools call their methods
+# what other tools call their methods; and of which method a log is, whoever wrote it
 OTHER_NAMES = {PACKAGE / "training" / "trl_bridge.py", PACKAGE / "__init__.py"}
 OTHER_NAMES |= {PACKAGE / "convert" / "tables.py", PACKAGE / "convert" / "foreign.py"}
+OTHER_NAMES |= {PACKAGE / "diagnosis" / "rules" / "preferences.py"}
 EXAMPLES = {load_recipe(name).stage: name for name in recipe_names()}
 each_example = pytest.mark.parametrize(("stage", "name"), EXAMPLES.items())
 
