@@ -76,9 +76,23 @@ def _in_words(problem: Any, kind: type[BaseModel]) -> str:
             return f"the key '{name}.kind' is missing. Choose from: {kinds}."
         case "literal_error" | "union_tag_invalid":
             return _unknown_value(problem, place)
+        case "model_type" | "model_attributes_type" | "dict_type" | "list_type":
+            return _not_a_section(problem, place, sections)
         case "value_error" if place in ([], ["training"]):  # it names its keys itself
             return str(error)
     return f"'{name}': {error or '{msg}, got {input!r}'.format(**problem)}"
+
+
+def _not_a_section(problem: Any, place: Sequence[str], sections: Sequence[type[BaseModel]]) -> str:
+    """What to write instead of a bare value, where a section or a list belongs."""
+    is_list, value = problem["type"] == "list_type", problem["input"]
+    what = "a list" if is_list else "a section with keys of its own"
+    said = f"'{'.'.join(place)}' is {what}, not {value!r}."
+    if not isinstance(value, str) or "name" not in _fields(sections):
+        return said
+    section = f"{{name: {value}}}"
+    key = "" if place[-1].isdigit() else f"{place[-1]}: "
+    return f"{said} Write {key}{f'[{section}]' if is_list else section}."
 
 
 def _better_key(kind: type[BaseModel], place: Sequence[str | int]) -> str:

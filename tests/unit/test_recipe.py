@@ -108,6 +108,30 @@ def test_a_recipe_whose_batches_cannot_be_made_is_refused_with_the_remedy(write,
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "model",
+            "pocket:base",
+            "'model' is a section with keys of its own, not 'pocket:base'. Write model: {name: pocket:base}.",
+        ),
+        ("data", "rows.jsonl", "'data' is a list, not 'rows.jsonl'. Write data: [{name: rows.jsonl}]."),
+        (
+            "data",
+            ["rows.jsonl"],
+            "'data.0' is a section with keys of its own, not 'rows.jsonl'. Write {name: rows.jsonl}.",
+        ),
+        ("lora", 4, "'lora' is a section with keys of its own, not 4."),
+    ],
+)
+def test_a_bare_value_where_a_section_belongs_is_told_how_to_write_it(key, value, message):
+    content = yaml.safe_load(SFT) | {key: value}
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(content, "r.yaml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("written", "read"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")]
 )
 def test_on_and_off_are_read_as_words_and_stay_so(write, tmp_path, written, read):
