@@ -146,7 +146,8 @@ def test_a_stream_gives_two_processes_the_rows_and_steps_of_one(
     # every third row is too long for a reward model, whose trainer leaves it out; SFT's trainer cuts it
     answers = [f"word{number}" + " more" * (200 if number % 3 == 2 else 0) for number in range(24)]
     columns = ("completion",) if stage == "sft" else ("chosen", "rejected")
-    lines = [json.dumps({"prompt": "Say it.", **dict.fromkeys(columns, answer)}) for answer in answers]
+    rows = [{name: f"{name} {answer}" for name in columns} for answer in answers]
+    lines = [json.dumps({"prompt": "Say it.", **row}) for row in rows]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     kept = 24 if stage == "sft" else 16
     made = make_recipe(stage, max_steps=kept // 4, max_length=120, num_train_epochs=3)
@@ -156,8 +157,7 @@ def test_a_stream_gives_two_processes_the_rows_and_steps_of_one(
     assert list(one) == list(range(kept // 4))
     assert one == two
     once = [text for texts in one.values() for text in texts]
-    assert len(set(once)) == kept, "one pass gives each row once"
-    assert len(once) == kept * len(columns)
+    assert len(set(once)) == len(once) == kept * len(columns), "one pass gives each row once"
     np.testing.assert_allclose(losses(tmp_path / "run of 2"), losses(tmp_path / "run of 1"), **LOSS)
 
 
