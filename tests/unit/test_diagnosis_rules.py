@@ -176,6 +176,7 @@ def test_a_gradient_that_overflows_now_and_then_is_a_note() -> None:
     found = diagnose(sft(falling(), grad_norm=gradients))
     assert found.verdict == "healthy"
     assert seen(found, "note") == {"nan"}
+    assert "training goes on" in found.findings[0].means
 
 
 def test_losses_summed_over_accumulation_are_noted() -> None:

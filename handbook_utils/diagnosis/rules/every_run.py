@@ -62,7 +62,7 @@ def check_finite(log: RunLog) -> Iterator[Finding]:
         broken = ~np.isfinite(curve.values)
         if len(curve) and broken.mean() > FEW_NAN:
             evidence = f"reward part {part}: {broken.sum()} of {len(curve)} values are no finite numbers"
-            yield found("nan", "caution", curve, evidence)
+            yield found("nan", "caution", curve, evidence, means=None if _lasts(broken) else "now_and_then")
 
 
 def _lasts(broken: npt.NDArray[np.bool_]) -> bool:
@@ -89,7 +89,10 @@ def _check_gradients(curve: Curve) -> Iterator[Finding]:
     # fp16 skips a step whose gradients overflow, and lowers its scale: now and then that is its way
     lasting = len(curve) >= 3 and bool(broken[-3:].all())
     evidence = f"{curve.name}: {broken.sum()} of {len(curve)} values are no finite numbers"
-    yield found("nan", "fault" if lasting else "note", curve, evidence, "high" if lasting else "low")
+    if lasting:
+        yield found("nan", "fault", curve, evidence, "high")
+    else:
+        yield found("nan", "note", curve, evidence, "low", means="now_and_then")
 
 
 def check_zero_loss(log: RunLog) -> Iterator[Finding]:
