@@ -34,11 +34,13 @@ class Curve:
         steps: (n,) steps, never falling.
         values: (n,) what was logged, NaN and infinity included.
         name: its name in the log.
+        unit: what `steps` count: "step"; "epoch" or "record" where no step was logged.
     """
 
     steps: Floats
     values: Floats
     name: str = ""
+    unit: str = "step"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -47,7 +49,11 @@ class Curve:
     def finite(self) -> Curve:
         """The curve without what is not finite."""
         kept = np.isfinite(self.values)
-        return self if kept.all() else Curve(self.steps[kept], self.values[kept], self.name)
+        return self if kept.all() else Curve(self.steps[kept], self.values[kept], self.name, self.unit)
+
+    def at(self, place: float) -> str:
+        """A place on the curve in words, such as "step 12" or "epoch 0.49"."""
+        return f"{self.unit} {place:g}"
 
 
 EMPTY = Curve(np.empty(0), np.empty(0))
@@ -80,7 +86,8 @@ class RunLog:
         records: how many records were read.
         restarts: where the steps go back.
         remarks: what was left out in reading, in words.
-        has_steps: whether the log says which step a record is of.
+        unit: what the log counts its records by: "step", else "epoch", else "record".
+        guess: why `kind` is a guess; "" where the names that were logged, or a person, say it.
     """
 
     kind: str
@@ -90,10 +97,11 @@ class RunLog:
     records: int = 0
     restarts: tuple[Restart, ...] = ()
     remarks: tuple[str, ...] = ()
-    has_steps: bool = True
+    unit: str = "step"
+    guess: str = ""
 
     def __getitem__(self, name: str) -> Curve:
-        return self.curves.get(name, EMPTY)
+        return self.curves.get(name, Curve(EMPTY.steps, EMPTY.values, unit=self.unit))
 
     @property
     def main(self) -> Curve:
@@ -102,11 +110,16 @@ class RunLog:
         return next((self[name] for name in order if len(self[name])), EMPTY)
 
 
-def run_log(table: Table) -> RunLog:
-    """The longest run of a table; what else the table holds is remarked on."""
+def run_log(table: Table, kind: str | None = None) -> RunLog:
+    """The longest run of a table; what else the table holds is remarked on.
+
+    Args:
+        table: the records.
+        kind: what the run trains, where that is known; by default the log's names and values say it.
+    """
     names = table.names()
     ours, parts, scores = known_as(names), reward_parts(names), held_out_scores(names)
-    steps, has_steps = _steps(table, ours)
+    steps, unit = _steps(table, ours)
     kept, restarts, remarks = _one_run(table, ours, steps)
 
     def curve(name: str | None) -> Curve:
@@ -118,40 +131,47 @@ def run_log(table: Table) -> RunLog:
             keep &= ~(np.isnan(values) & _of_another_record(table, name, ours)[rows])
         rows, values = rows[keep], values[keep]
         order = np.argsort(steps[rows], kind="stable")
-        return Curve(steps[rows][order], values[order], name)
+        return Curve(steps[rows][order], values[order], name, unit)
 
     curves = {own: found for own, name in ours.items() if len(found := curve(name))}
+    settled, guess = (kind, "") if kind else _settled(kind_of(names), curves)
     return RunLog(
-        kind=_settled(kind_of(names), curves),
+        kind=settled,
         curves=curves,
         parts={part: (curve(mean), curve(spread)) for part, (mean, spread) in parts.items()},
         scores={name: found for name in scores if len(found := curve(name))},
         records=int(kept.sum()),
         restarts=tuple(_with_losses(restart, rows, table, ours, steps) for restart, rows in restarts),
         remarks=(*table.remarks, *remarks),
-        has_steps=has_steps,
+        unit=unit,
+        guess=guess,
     )
 
 
-def _settled(kind: str, curves: Mapping[str, Curve]) -> str:
-    """What a run is where names leave it open, by what values must be at the start.
+def _settled(kind: str, curves: Mapping[str, Curve]) -> tuple[str, str]:
+    """What a run is where names leave it open, by what values must be at the start; why, if it is a guess.
 
     A loss beside an accuracy alone is a reward model's where it begins near ln 2, and a loss alone is DPO's
     where it begins at ln 2. Rewards in proportion to log-probabilities have no reference in them: ORPO, CPO.
     """
     loss = curves.get("loss", curves.get("eval_loss", EMPTY)).finite
     if kind == "dpo":
-        return "orpo" if _without_reference(curves) else kind
-    if kind == "sft" and curves.keys() <= {"step", "epoch", "loss", "learning_rate", "grad_norm"}:
-        return "dpo" if len(loss) and abs(loss.values[0] - np.log(2)) < EXACTLY else kind
+        return ("orpo" if _without_reference(curves) else kind), ""
+    only = {"step", "epoch", "loss", "learning_rate", "grad_norm"}
+    if kind == "sft" and curves.keys() <= only | {"eval_loss"}:
+        if "eval_loss" not in curves and len(loss) and abs(loss.values[0] - np.log(2)) < EXACTLY:
+            return "dpo", "only a loss is logged, and it begins at ln 2"
+        return kind, "only a loss is logged"
     if kind != "preference":
-        return kind
+        return kind, ""
     first = float(np.median(loss.values[:5])) if len(loss) else np.nan
     if 0.4 <= first <= 1.0 or not np.isfinite(first):
-        return "reward" if len(loss) else "other"
+        return ("reward", "a loss that begins near ln 2, beside an accuracy") if len(loss) else ("other", "")
     accuracy = curves.get("accuracy", curves.get("eval_accuracy", EMPTY)).finite
     # tokens: hard to predict from the start, never near 0 as the classes of many are
-    return "sft" if first > 1.5 and len(accuracy) and accuracy.values[0] > 0.2 else "other"
+    if first > 1.5 and len(accuracy) and accuracy.values[0] > 0.2:
+        return "sft", "a loss of many classes beside an accuracy"
+    return "other", ""
 
 
 def _without_reference(curves: Mapping[str, Curve]) -> bool:
@@ -172,8 +192,8 @@ def _without_reference(curves: Mapping[str, Curve]) -> bool:
     return bool(middle > 0 and np.max(np.abs(both - middle)) < 0.05 * middle)
 
 
-def _steps(table: Table, ours: Mapping[str, str]) -> tuple[Floats, bool]:
-    """(records,) each record's step, or that of the record before; without steps by epoch or place."""
+def _steps(table: Table, ours: Mapping[str, str]) -> tuple[Floats, str]:
+    """(records,) each record's step, or that of the record before; and what it counts: see `RunLog.unit`."""
     for name in ("step", "epoch"):
         logged = ours.get(name)
         if logged is None:
@@ -184,8 +204,8 @@ def _steps(table: Table, ours: Mapping[str, str]) -> tuple[Floats, bool]:
         if len(np.unique(values)) > 1 or (len(values) == 1 and table.records == 1):
             found = np.full(table.records, np.nan)
             found[rows] = values
-            return _filled(found), name == "step"
-    return np.arange(1, table.records + 1, dtype=np.float64), False
+            return _filled(found), name
+    return np.arange(1, table.records + 1, dtype=np.float64), "record"
 
 
 def _filled(values: Floats) -> Floats:
@@ -229,7 +249,12 @@ def _one_run(
         kept[piece] = False
     if short:
         total = sum(len(piece) for piece in short)
-        remarks.append(f"{total} records whose step goes back, once or twice in a row, were left out")
+        left = (
+            "1 record whose step goes back was"
+            if total == 1
+            else f"{total} records whose step goes back, once or twice in a row, were"
+        )
+        remarks.append(f"{left} left out")
     pieces = [pieces[0], *(piece for piece in pieces[1:] if len(piece) >= FEWEST_OF_A_RUN)] if pieces else []
     runs: list[list[Rows]] = []
     for piece in pieces:

@@ -8,10 +8,12 @@ from typing import Any
 
 from handbook_utils.diagnosis.curves import RunLog, run_log
 from handbook_utils.diagnosis.finding import Diagnosis, Finding, Verdict, worst_first
+from handbook_utils.diagnosis.keys import KINDS
 from handbook_utils.diagnosis.reading.logs import read_log, read_together
 from handbook_utils.diagnosis.rules import every_run, losses, online, preferences
 from handbook_utils.diagnosis.signals import FEWEST, span
 from handbook_utils.diagnosis.table import Table
+from handbook_utils.errors import DataError, suggest
 
 RULES: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
     every_run.check_finite,
@@ -42,18 +44,20 @@ EVALUATIONS = 3
 OF_ANY_TASK = (every_run.check_finite, every_run.check_learning_rate)
 
 
-def diagnose(log: str | Path | Iterable[Mapping[str, Any]]) -> Diagnosis:
+def diagnose(log: str | Path | Iterable[Mapping[str, Any]], *, kind: str | None = None) -> Diagnosis:
     """Say what a training run is, and what is wrong with it, from its log alone.
 
     Args:
         log: a run folder; a log file: metrics.jsonl, trainer_state.json, trainer_log.jsonl, TensorBoard's
             event files and CSV, a tracker's CSV, a notebook, the text that training printed; or records, such
             as `trainer.state.log_history`. Keys may be those of any release.
+        kind: what the run trains: "sft", "dpo", "kto", "orpo", "reward", "grpo" or "ppo". By default the
+            log says it; where it logs only a loss, that is a guess, and the diagnosis says so.
     Returns:
         The kind of run, a verdict, and findings with their evidence, the worst first. A log with too few
         records for any verdict is "too_short", unless a fault shows in them.
     Raises:
-        DataError: there is no log, or it cannot be read as records.
+        DataError: there is no log, it cannot be read as records, or there is no such kind.
 
     >>> records = [{"step": n, "loss": 2.0 / n, "learning_rate": 1e-5} for n in range(1, 41)]
     >>> diagnose(records).verdict
@@ -61,24 +65,35 @@ def diagnose(log: str | Path | Iterable[Mapping[str, Any]]) -> Diagnosis:
     >>> diagnose(records[:3] + [{"step": 4, "loss": float("nan"), "learning_rate": 1e-5}]).findings[0].rule
     'nan'
     """
+    check_kind(kind)
     if isinstance(log, str | Path):
-        return diagnose_table(read_log(Path(log)))
+        return diagnose_table(read_log(Path(log)), kind)
     table = Table()
     for record in log:
         table.add(record)
-    return diagnose_table(table)
+    return diagnose_table(table, kind)
 
 
-def diagnose_files(paths: Sequence[Path]) -> Diagnosis:
+def check_kind(kind: str | None) -> None:
+    """Refuse a kind of run that no rule knows.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"'{kind}' is no kind of run. {suggest(kind, KINDS)}")
+
+
+def diagnose_files(paths: Sequence[Path], kind: str | None = None) -> Diagnosis:
     """The diagnosis of files that make one log together, such as TensorBoard's CSV per tag."""
-    return diagnose(paths[0]) if len(paths) == 1 else diagnose_table(read_together(paths))
+    return diagnose(paths[0], kind=kind) if len(paths) == 1 else diagnose_table(read_together(paths), kind)
 
 
-def diagnose_table(table: Table) -> Diagnosis:
+def diagnose_table(table: Table, kind: str | None = None) -> Diagnosis:
     """The diagnosis of records that were read."""
     if not table.records:
         return Diagnosis("unknown", "too_short", remarks=tuple(table.remarks))
-    log = run_log(table)
+    log = run_log(table, kind)
     known = log.kind != "other"
     findings = [finding for rule in (RULES if known else OF_ANY_TASK) for finding in rule(log)]
     every = [span(curve) for curve in log.curves.values() if len(curve)]
@@ -90,6 +105,8 @@ def diagnose_table(table: Table) -> Diagnosis:
         records=log.records,
         steps=steps,
         remarks=log.remarks,
+        unit=log.unit,
+        guess=log.guess,
     )
 
 

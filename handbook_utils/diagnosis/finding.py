@@ -17,17 +17,20 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(curve: Curve, width: int = 40) -> str:
-    """A curve in one line of text: the mean of each of at most `width` stretches; `×` is not finite.
+    """A curve in one line of text: the mean of each of at most `width` stretches; `×`: nothing finite in it.
 
     >>> import numpy as np
     >>> sparkline(Curve(np.arange(4.0), np.array([0.0, 1.0, float("nan"), 2.0])))
     '▁▅×█'
+    >>> sparkline(Curve(np.arange(4.0), np.array([0.0, float("nan"), 2.0, 2.0])), width=2)
+    '▁█'
     """
     if not len(curve):
         return ""
     chunks = np.array_split(curve.values, min(width, len(curve)))
-    # a mean of what is finite: one NaN among many is shown as it is
-    means = [float(np.mean(chunk)) if np.isfinite(chunk).all() else np.nan for chunk in chunks]
+    # the evidence counts what is not finite; the picture shows what the rest does
+    kept = [chunk[np.isfinite(chunk)] for chunk in chunks]
+    means = [float(np.mean(chunk)) if len(chunk) else np.nan for chunk in kept]
     finite = [mean for mean in means if np.isfinite(mean)]
     if not finite:
         return "×" * len(means)
@@ -50,6 +53,7 @@ class Finding:
         remedy: the one command or setting to try; `try` in JSON.
         source: the paper, documentation or measurement that the rule rests on.
         picture: the curve as a line of text; "" where there is none.
+        unit: what `steps` count: "step"; "epoch" or "record" for a log without steps.
     """
 
     rule: str
@@ -61,10 +65,11 @@ class Finding:
     remedy: str
     source: str
     picture: str = ""
+    unit: str = "step"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, by the names that programs read."""
-        return {
+        """Plain values, by the names that programs read; `unit` only where it is not "step"."""
+        found: dict[str, Any] = {
             "rule": self.rule,
             "severity": self.severity,
             "steps": [_whole(step) for step in self.steps],
@@ -72,6 +77,7 @@ class Finding:
             "confidence": self.confidence,
             "try": self.remedy,
         }
+        return found if self.unit == "step" else found | {"unit": self.unit}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Diagnosis:
         records: how many records were read.
         steps: first and last step; None for a log without records.
         remarks: what was left out in reading, in words.
+        unit: what `steps` count: "step"; "epoch" or "record" for a log without steps.
+        guess: why `kind` is a guess; "" where the log, or the caller, says it.
     """
 
     kind: str
@@ -94,14 +102,22 @@ class Diagnosis:
     records: int = 0
     steps: tuple[float, float] | None = None
     remarks: tuple[str, ...] = field(default_factory=tuple)
+    unit: str = "step"
+    guess: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: kind, verdict, and findings with rule, severity, steps, evidence, confidence, try."""
-        return {
+        """Plain values: kind, verdict, and findings with rule, severity, steps, evidence, confidence, try.
+
+        Where there is something to say: `guess` (why the kind is a guess) and `remarks`.
+        """
+        found: dict[str, Any] = {
             "kind": self.kind,
             "verdict": self.verdict,
             "findings": [finding.to_json() for finding in self.findings],
         }
+        if self.guess:
+            found["guess"] = self.guess
+        return found | ({"remarks": list(self.remarks)} if self.remarks else {})
 
     def __str__(self) -> str:
         lines = [f"{self.kind}: {self.verdict} ({self.records} records)"]

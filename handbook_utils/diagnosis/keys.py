@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
+# what a run may be said to train, where its log does not say it
+KINDS = ("sft", "dpo", "kto", "orpo", "reward", "grpo", "ppo")
 # our name: theirs, the best first. TRL, transformers, LLaMA-Factory, ms-swift, verl, OpenRLHF, notebooks
 NAMES: Mapping[str, tuple[str, ...]] = {
     "step": (

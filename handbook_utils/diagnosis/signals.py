@@ -83,6 +83,15 @@ def noise(values: npt.NDArray[np.float64]) -> float:
     return middle or float(np.mean(differences)) / math.sqrt(2)
 
 
+def counted(number: int, what: str = "record") -> str:
+    """A number of things in words.
+
+    >>> counted(1), counted(2, "epoch")
+    ('1 record', '2 epochs')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def span(curve: Curve) -> tuple[float, float]:
     """First and last step."""
     return (float(curve.steps[0]), float(curve.steps[-1])) if len(curve) else (0.0, 0.0)
@@ -104,7 +113,7 @@ def thinned(curve: Curve, most: int = 20_000) -> Curve:
     if len(curve) <= most:
         return curve
     places = np.linspace(0, len(curve) - 1, most).astype(np.int64)
-    return Curve(curve.steps[places], curve.values[places], curve.name)
+    return Curve(curve.steps[places], curve.values[places], curve.name, curve.unit)
 
 
 def smooth(curve: Curve, size: int = WINDOW) -> Curve:
@@ -113,21 +122,21 @@ def smooth(curve: Curve, size: int = WINDOW) -> Curve:
     if len(finite) < size:
         return finite
     means = np.lib.stride_tricks.sliding_window_view(finite.values, size).mean(axis=1)
-    return Curve(finite.steps[size - 1 :], means, curve.name)
+    return Curve(finite.steps[size - 1 :], means, curve.name, curve.unit)
 
 
 def late(curve: Curve, share: float = 1 / 3) -> Curve:
     """The last part of a curve, at least one record."""
     finite = curve.finite
     size = max(1, round(len(finite) * share))
-    return Curve(finite.steps[-size:], finite.values[-size:], curve.name)
+    return Curve(finite.steps[-size:], finite.values[-size:], curve.name, curve.unit)
 
 
 def early(curve: Curve, share: float = 1 / 3) -> Curve:
     """The first part of a curve, at least one record."""
     finite = curve.finite
     size = max(1, round(len(finite) * share))
-    return Curve(finite.steps[:size], finite.values[:size], curve.name)
+    return Curve(finite.steps[:size], finite.values[:size], curve.name, curve.unit)
 
 
 def median(curve: Curve) -> float:

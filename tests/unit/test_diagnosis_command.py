@@ -30,7 +30,8 @@ def test_a_program_reads_one_object(handbook, faulty):
     code, out, _ = handbook("diagnose", faulty, "--json")
     assert code == 0
     found = json.loads(out)
-    assert found.keys() == {"kind", "verdict", "findings"}
+    assert found.keys() == {"kind", "verdict", "findings", "guess"}
+    assert found["guess"] == "only a loss is logged"
     assert (found["kind"], found["verdict"]) == ("sft", "faulty")
     assert found["findings"][0] == {
         "rule": "nan",
@@ -76,9 +77,53 @@ def test_a_healthy_log_says_so(handbook, tmp_path):
 
 
 def test_too_few_records_say_how_many_are_needed(handbook, tmp_path):
-    assert (
-        "too short: too few records to tell" in handbook("diagnose", metrics_jsonl(losses()[:4], tmp_path))[1]
-    )
+    said = "too short: 10 records of the loss or the reward are needed, or 3 evaluations"
+    _, out, _ = handbook("diagnose", metrics_jsonl(losses()[:4], tmp_path))
+    assert said in out.splitlines()
+
+
+def test_one_record_is_told_of_in_the_singular(handbook, tmp_path):
+    _, out, _ = handbook("diagnose", metrics_jsonl(losses()[4:5], tmp_path))
+    assert out.splitlines()[0].endswith("1 record, step 5")
+
+
+def test_a_guess_is_shown_as_one_and_a_kind_that_is_given_is_not(handbook, tmp_path):
+    log = metrics_jsonl(losses(), tmp_path)
+    assert "taken for sft: only a loss is logged; 40 records, steps 1 to 40" in handbook("diagnose", log)[1]
+    _, out, _ = handbook("diagnose", log, "--kind", "dpo")
+    assert "  dpo, 40 records, steps 1 to 40" in out
+    assert "taken for" not in out
+    code, _, err = handbook("diagnose", log, "--kind", "dop")
+    assert code == 2
+    assert "Did you mean 'dpo'?" in err
+
+
+def test_steps_of_a_log_of_epochs_are_called_epochs(handbook, tmp_path):
+    records = [{"epoch": one["step"] / 4, "loss": one["loss"]} for one in losses(broken=5)]
+    _, out, _ = handbook("diagnose", metrics_jsonl(records, tmp_path))
+    assert "40 records, epochs 0.25 to 10" in out
+    assert "fault  nan  epochs 9 to 10" in out
+    assert "first at epoch 9" in out
+    assert " step " not in out.partition("means")[0]
+
+
+def test_an_empty_log_says_so_to_a_program_too(handbook, tmp_path):
+    log = tmp_path / "empty.log"
+    log.touch()
+    found = json.loads(handbook("diagnose", log, "--json")[1])
+    assert (found["verdict"], len(found["remarks"])) == ("too_short", 1)
+    assert "empty.log is empty" in found["remarks"][0]
+
+
+def test_the_help_says_what_json_prints_for_several_logs(handbook):
+    assert "for several logs" in " ".join(handbook("diagnose", "--help")[1].split())
+
+
+def test_a_note_is_not_called_nothing(handbook, tmp_path):
+    records = [{**one, "grad_norm": math.inf if one["step"] == 3 else 1.0} for one in losses()]
+    _, out, _ = handbook("diagnose", metrics_jsonl(records, tmp_path))
+    assert "healthy: no rule found a fault; worth knowing is what follows" in out
+    assert "note  nan" in out
 
 
 def test_a_missing_log_is_one_message_and_exit_code_2(handbook, tmp_path):

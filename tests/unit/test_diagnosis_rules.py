@@ -13,6 +13,7 @@ import pytest
 from handbook_utils.diagnosis.diagnose import RULES, diagnose
 from handbook_utils.diagnosis.finding import Diagnosis
 from handbook_utils.diagnosis.rules.meanings import MEANINGS
+from handbook_utils.errors import DataError
 
 Records = list[dict[str, Any]]
 LN2 = math.log(2)
@@ -157,7 +158,7 @@ def test_a_fault_is_found(name: str) -> None:
 
 def test_every_rule_and_meaning_is_tried_here_or_in_the_test_of_restarts() -> None:
     elsewhere = {"resumed", "resumed_out_of_phase", "high_initial_loss", "loss_summed_over_accumulation"}
-    under_another_name = {"zero_loss", "reward_flat"}
+    under_another_name = {"zero_loss", "reward_flat", "now_and_then", "learns_little"}
     assert {rule for rule, _, _ in FAULTS.values()} | elsewhere | under_another_name == MEANINGS.keys()
     assert len(RULES) == len(set(RULES))
 
@@ -175,6 +176,7 @@ def test_a_gradient_that_overflows_now_and_then_is_a_note() -> None:
     found = diagnose(sft(falling(), grad_norm=gradients))
     assert found.verdict == "healthy"
     assert seen(found, "note") == {"nan"}
+    assert "training goes on" in found.findings[0].means
 
 
 def test_losses_summed_over_accumulation_are_noted() -> None:
@@ -184,6 +186,90 @@ def test_losses_summed_over_accumulation_are_noted() -> None:
 
 def test_a_first_loss_near_guessing_is_noted() -> None:
     assert "high_initial_loss" in seen(diagnose(sft(falling(start=10.5))), "note")
+
+
+def test_nan_now_and_then_is_no_reason_to_start_again() -> None:
+    losses = [math.nan if i % 5 in (1, 3) else loss for i, loss in enumerate(falling(100))]
+    (finding,) = diagnose(sft(losses)).findings
+    assert (finding.rule, finding.severity, finding.confidence) == ("nan", "caution", "medium")
+    assert "40 of 100 values are no finite numbers, now and then from step 2 on" in finding.evidence
+    assert "training goes on" in finding.means
+    assert "checkpoint" not in finding.remedy
+    assert "×" not in finding.picture
+
+
+def test_nan_to_the_end_is_a_fault_though_one_came_before() -> None:
+    losses = [*falling(10), math.nan, *falling(10), *[math.nan] * 30]
+    (finding,) = diagnose(sft(losses)).findings
+    assert (finding.severity, finding.confidence) == ("fault", "high")
+    assert "worthless" in finding.means
+    assert finding.picture.endswith("×××")
+
+
+def test_one_nan_at_the_very_end_is_less_sure_than_two() -> None:
+    confidences = [diagnose(sft([*falling(20), *[math.nan] * n])).findings[0].confidence for n in (1, 2)]
+    assert confidences == ["medium", "high"]
+
+
+def test_a_dpo_loss_that_varies_around_ln_2_has_weights_that_change() -> None:
+    losses = [LN2, LN2, *[LN2 + e for e in noise(80, 0.01)]]
+    (varies,) = diagnose(sft(losses), kind="dpo").findings
+    assert (varies.severity, varies.confidence) == ("caution", "medium")
+    assert varies.means.startswith("Hardly anything is learned")
+    assert "learning_rate" in varies.remedy
+    (still,) = diagnose(sft([LN2] * 82), kind="dpo").findings
+    assert (still.severity, still.confidence) == ("fault", "high")
+    assert still.means.startswith("The weights do not change")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rule"),
+    [
+        ({"grad_norm": 0.0}, "not_learning"),
+        ({"frac_reward_zero_std": 0.8}, "zero_variance"),
+        ({"completions/clipped_ratio": 0.8}, "truncated"),
+    ],
+)
+def test_fewer_records_than_a_verdict_needs_are_a_first_sign_and_no_fault(
+    columns: Records, rule: str
+) -> None:
+    few = diagnose(grpo(6, start=0.5, end=0.5, **columns))
+    enough = diagnose(grpo(12, start=0.5, end=0.5, **columns))
+    (sign,) = (one for one in few.findings if one.rule == rule)
+    assert (few.verdict, sign.severity, sign.confidence) == ("too_short", "caution", "low")
+    assert "late in the run" not in sign.evidence
+    (fault,) = (one for one in enough.findings if one.rule == rule)
+    assert (fault.severity, fault.confidence) == ("fault", "high")
+
+
+def test_a_schedule_that_is_0_in_three_records_may_be_warm_up() -> None:
+    confidences = [diagnose(sft(falling(n), learning_rate=[0.0] * n)).findings[0].confidence for n in (3, 20)]
+    assert confidences == ["medium", "high"]
+
+
+def test_a_log_of_epochs_is_told_in_epochs() -> None:
+    records = [{"epoch": n / 10, "loss": x} for n, x in enumerate([*falling(20), *[math.nan] * 5])]
+    found = diagnose(records)
+    assert "first at epoch 2" in found.findings[0].evidence
+    assert (found.unit, found.findings[0].unit) == ("epoch", "epoch")
+    assert found.findings[0].to_json()["unit"] == "epoch"
+    spoken = diagnose([{"loss": record["loss"]} for record in records])
+    assert "first at record 21" in spoken.findings[0].evidence
+
+
+def test_a_kind_is_a_guess_where_only_a_loss_is_logged() -> None:
+    guessed = diagnose(sft(falling()))
+    assert (guessed.kind, guessed.guess) == ("sft", "only a loss is logged")
+    assert guessed.to_json()["guess"] == guessed.guess
+    told = diagnose(sft(falling()), kind="kto")
+    assert (told.kind, told.guess) == ("kto", "")
+    assert diagnose(dpo()).guess == diagnose(grpo()).guess == ""
+    assert diagnose(sft(falling(), mean_token_accuracy=[0.6] * 60)).guess == ""
+
+
+def test_a_kind_that_is_none_is_refused_with_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"'dpoo' is no kind of run\. Did you mean 'dpo'"):
+        diagnose(sft(falling()), kind="dpoo")
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])

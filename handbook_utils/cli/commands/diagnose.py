@@ -14,7 +14,6 @@ from rich.padding import Padding
 from rich.text import Text
 
 from handbook_utils.chat.view import printable
-from handbook_utils.cli.options import Json
 
 if TYPE_CHECKING:
     from handbook_utils.diagnosis.finding import Diagnosis, Finding
@@ -32,7 +31,7 @@ SAID = {
     "healthy": "no rule found anything wrong",
     "caution": "look at what follows",
     "faulty": "this run is not worth more of its time as it is",
-    "too_short": "too few records to tell: 10 of the training loss or reward, or 3 evaluations, are needed",
+    "too_short": "10 records of the loss or the reward are needed, or 3 evaluations",
     "unknown": "not the log of a language model's training, as far as its names say",
 }
 
@@ -46,7 +45,17 @@ def diagnose(
             show_default=False,
         ),
     ],
-    json: Json = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; for several logs one list of them.")
+    ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="What the run trains: sft, dpo, kto, orpo, reward, grpo or ppo. By default the log says it; "
+            "where it holds only a loss, that is a guess.",
+            show_default=False,
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if a log is faulty.")] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Read again whenever the log grows; end with Ctrl-C.")
@@ -57,21 +66,23 @@ def diagnose(
     Each finding has its evidence, how sure it is, what it commonly means, and one thing to try.
     A verdict is healthy, caution, faulty, too_short or unknown.
 
-    Examples: handbook diagnose runs/sft; handbook diagnose trainer_state.json --json --strict
+    Examples: handbook diagnose runs/sft; handbook diagnose trainer_state.json --json --strict;
+    handbook diagnose losses.csv --kind dpo
     """
-    from handbook_utils.diagnosis.diagnose import diagnose_files
+    from handbook_utils.diagnosis.diagnose import check_kind, diagnose_files
     from handbook_utils.diagnosis.reading.logs import merge_tags
     from handbook_utils.errors import DataError
 
+    check_kind(kind)
     groups = merge_tags(logs)
     if follow:
         if len(groups) > 1 or json:
             raise DataError(
                 "--follow watches one log and prints for people. Leave out --json and the other logs."
             )
-        watch(groups[0], show=Console(highlight=False))
+        watch(groups[0], show=Console(highlight=False), kind=kind)
         return
-    found = [(group, diagnose_files(group)) for group in groups]
+    found = [(group, diagnose_files(group, kind)) for group in groups]
     if json:
         print(json_module.dumps(_as_json(found)))
     else:
@@ -95,14 +106,26 @@ def _as_json(found: list[tuple[list[Path], Diagnosis]]) -> Any:
 
 def show(diagnosis: Diagnosis, name: str, console: Console) -> None:
     """A diagnosis for people."""
-    steps = "" if diagnosis.steps is None else f", steps {diagnosis.steps[0]:g} to {diagnosis.steps[1]:g}"
+    from handbook_utils.diagnosis.signals import counted
+
+    kind = f"taken for {diagnosis.kind}: {diagnosis.guess}" if diagnosis.guess else diagnosis.kind
+    where = (
+        ""
+        if diagnosis.steps is None or diagnosis.unit == "record"
+        else f", {_where(diagnosis.steps, diagnosis.unit)}"
+    )
+    said = SAID[diagnosis.verdict]
+    if diagnosis.verdict == "healthy" and diagnosis.findings:
+        said = "no rule found a fault; worth knowing is what follows"
     head = Text.assemble(
         (printable(name), "bold"),
-        f"  {diagnosis.kind}, {diagnosis.records} records{steps}\n",
+        f"  {kind}{';' if diagnosis.guess else ','} {counted(diagnosis.records)}{where}\n",
         (diagnosis.verdict.replace("_", " "), STYLES.get(diagnosis.verdict, "yellow")),
-        f": {SAID[diagnosis.verdict]}",
+        f": {said}",
     )
     console.print(head, soft_wrap=True)
+    if diagnosis.guess:
+        console.print(Text(f"  if it is not {diagnosis.kind}, say what it is with --kind", "dim"))
     for finding in diagnosis.findings:
         show_finding(finding, console)
     for remark in diagnosis.remarks:
@@ -110,15 +133,19 @@ def show(diagnosis: Diagnosis, name: str, console: Console) -> None:
     console.print()
 
 
+def _where(steps: tuple[float, float], unit: str) -> str:
+    """A stretch of a log in words: "step 5", "epochs 0.49 to 0.51"."""
+    first, last = steps
+    return f"{unit} {first:g}" if first == last else f"{unit}s {first:g} to {last:g}"
+
+
 def show_finding(finding: Finding, console: Console) -> None:
     """One finding: the rule, its evidence and picture, what it means, what to try."""
-    first, last = finding.steps
-    where = f"step {first:g}" if first == last else f"steps {first:g} to {last:g}"
     head = Text.assemble(
         "\n  ",
         (finding.severity, STYLES[finding.severity]),
         (f"  {finding.rule}", "bold"),
-        (f"  {where}, confidence {finding.confidence}", "dim"),
+        (f"  {_where(finding.steps, finding.unit)}, confidence {finding.confidence}", "dim"),
     )
     console.print(head)
     for label, text in (
@@ -139,6 +166,7 @@ def watch(
     show: Console,
     wait: Callable[[float], None] = time.sleep,
     seconds: float = 5.0,
+    kind: str | None = None,
 ) -> None:
     """Print each new finding as a log grows, until the run's folder says that it is over."""
     from handbook_utils.diagnosis.diagnose import diagnose_files
@@ -152,13 +180,13 @@ def watch(
         if now != sizes:
             sizes = now
             try:
-                found = diagnose_files(paths)
+                found = diagnose_files(paths, kind)
             except DataError as error:
                 show.print(Text(f"waiting: {printable(str(error))}", "dim"))
             else:
                 if found.verdict != verdict:
                     verdict = found.verdict
-                    last = f" at step {found.steps[1]:g}" if found.steps else ""
+                    last = f" at {found.unit} {found.steps[1]:g}" if found.steps else ""
                     show.print(
                         Text.assemble((verdict.replace("_", " "), STYLES.get(verdict, "yellow")), last)
                     )

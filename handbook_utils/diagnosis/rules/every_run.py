@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from handbook_utils.diagnosis.curves import Curve, RunLog
-from handbook_utils.diagnosis.finding import Finding
+from handbook_utils.diagnosis.finding import Confidence, Finding
 from handbook_utils.diagnosis.rules.meanings import found
-from handbook_utils.diagnosis.signals import WINDOW, noise
+from handbook_utils.diagnosis.signals import FEWEST, WINDOW, noise
 
 ONLINE = ("grpo", "ppo")
-# as many NaN losses as a skipped step or two leave in a long run
+# as many NaN rewards as a broken answer or two leave in a long run
 FEW_NAN = 0.01
 # a loss that falls to 0.0 from above this did not get there by learning
 LEARNED_LOSS = 0.01
@@ -20,6 +21,11 @@ LEARNED_LOSS = 0.01
 FROZEN_RATE = 3e-8
 # a schedule that has been at 0 for this share of the run
 ENDED = 0.1
+
+
+def sure(records: int, *, few: Confidence = "medium") -> Confidence:
+    """High with as many records as a verdict asks for, else `few`."""
+    return "high" if records >= FEWEST else few
 
 
 def check_finite(log: RunLog) -> Iterator[Finding]:
@@ -30,15 +36,25 @@ def check_finite(log: RunLog) -> Iterator[Finding]:
         if not broken.any():
             continue
         first = int(np.argmax(broken))
-        few = broken.mean() <= FEW_NAN and not broken[-WINDOW:].any()
+        if not _lasts(broken):
+            evidence = (
+                f"{curve.name}: {broken.sum()} of {len(curve)} values are no finite numbers, now and then "
+            )
+            evidence += f"from {curve.at(curve.steps[first])} on"
+            last = len(broken) - 1 - int(np.argmax(broken[::-1]))
+            steps = (float(curve.steps[first]), float(curve.steps[last]))
+            yield found("nan", "caution", curve, evidence, steps=steps, means="now_and_then")
+            continue
         alone = name == "eval_loss" and not _is_broken(log["loss"])
+        # one value at the very end may still be a batch of its own
+        to_the_end = not alone and bool(broken[-2:].all()) and len(broken) > 1
         yield found(
             "nan",
-            "caution" if few or alone else "fault",
+            "caution" if alone else "fault",
             curve,
-            f"{curve.name}: {broken.sum()} of {len(curve)} values are no finite numbers, first at step "
-            f"{curve.steps[first]:g}",
-            "medium" if few or alone else "high",
+            f"{curve.name}: {broken.sum()} of {len(curve)} values are no finite numbers, first at "
+            f"{curve.at(curve.steps[first])}",
+            "high" if to_the_end else "medium",
             steps=(float(curve.steps[first]), float(curve.steps[-1])),
         )
     yield from _check_gradients(log["grad_norm"])
@@ -46,7 +62,20 @@ def check_finite(log: RunLog) -> Iterator[Finding]:
         broken = ~np.isfinite(curve.values)
         if len(curve) and broken.mean() > FEW_NAN:
             evidence = f"reward part {part}: {broken.sum()} of {len(curve)} values are no finite numbers"
-            yield found("nan", "caution", curve, evidence)
+            yield found("nan", "caution", curve, evidence, means=None if _lasts(broken) else "now_and_then")
+
+
+def _lasts(broken: npt.NDArray[np.bool_]) -> bool:
+    """Whether values are broken from some record to the end, as they are once the weights hold NaN.
+
+    Finite values after the first broken one say that the weights were whole. The end counts where it is
+    broken for longer than any stretch before.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], broken, [False]]).astype(np.int8)))
+    lengths = edges[1::2] - edges[::2]
+    if not broken[-1]:
+        return False
+    return len(lengths) == 1 or bool(lengths[-1] >= WINDOW and lengths[-1] > lengths[:-1].max())
 
 
 def _is_broken(curve: Curve) -> bool:
@@ -60,7 +89,10 @@ def _check_gradients(curve: Curve) -> Iterator[Finding]:
     # fp16 skips a step whose gradients overflow, and lowers its scale: now and then that is its way
     lasting = len(curve) >= 3 and bool(broken[-3:].all())
     evidence = f"{curve.name}: {broken.sum()} of {len(curve)} values are no finite numbers"
-    yield found("nan", "fault" if lasting else "note", curve, evidence, "high" if lasting else "low")
+    if lasting:
+        yield found("nan", "fault", curve, evidence, "high")
+    else:
+        yield found("nan", "note", curve, evidence, "low", means="now_and_then")
 
 
 def check_zero_loss(log: RunLog) -> Iterator[Finding]:
@@ -75,7 +107,7 @@ def check_zero_loss(log: RunLog) -> Iterator[Finding]:
             "fault",
             curve,
             f"{curve.name} is exactly 0 in all {len(curve)} records",
-            "high",
+            sure(len(curve)),
         )
         return
     run = len(zero) - int(np.argmin(zero[::-1])) if zero[-1] else 0
@@ -89,7 +121,7 @@ def check_zero_loss(log: RunLog) -> Iterator[Finding]:
         "nan",
         "fault",
         curve,
-        f"{curve.name} falls from {before:.4g} to exactly 0 at step {curve.steps[first]:g} and stays there",
+        f"{curve.name} falls from {before:.4g} to exactly 0 at {curve.at(curve.steps[first])} and stays so",
         "high" if len(zero) - first > 1 else "medium",
         steps=(float(curve.steps[first]), float(curve.steps[-1])),
         means="zero_loss",
@@ -103,12 +135,13 @@ def check_learning_rate(log: RunLog) -> Iterator[Finding]:
         return
     zero = curve.values == 0.0
     if zero.all():
-        yield found("lr_zero", "fault", curve, f"{curve.name} is 0 in all {len(curve)} records", "high")
+        evidence = f"{curve.name} is 0 in all {len(curve)} records"
+        yield found("lr_zero", "fault", curve, evidence, sure(len(curve)))
         return
     ended = len(zero) - 1 - int(np.max(np.flatnonzero(~zero)))
     if ended >= max(3, ENDED * len(zero)):
         at = float(curve.steps[len(zero) - ended])
-        evidence = f"{curve.name} is 0 from step {at:g} on, in the last {ended} of {len(curve)} records"
+        evidence = f"{curve.name} is 0 from {curve.at(at)} on, in the last {ended} of {len(curve)} records"
         yield found("lr_zero", "caution", curve, evidence, "high", steps=(at, float(curve.steps[-1])))
     frozen = len(curve) >= WINDOW and float(np.ptp(curve.values)) == 0.0
     if frozen and curve.values[0] < FROZEN_RATE:
@@ -121,7 +154,7 @@ def check_restarts(log: RunLog) -> Iterator[Finding]:
     loss = log["loss"].finite
     for restart in log.restarts:
         begins_anew = bool(len(loss)) and restart.to <= loss.steps[0]
-        evidence = f"after step {restart.at:g} the log goes on at step {restart.to:g}"
+        evidence = f"after {loss.at(restart.at)} the log goes on at {loss.at(restart.to)}"
         steps = (restart.to, restart.at)
         if restart.overlap and not begins_anew:
             before, after = restart.overlap

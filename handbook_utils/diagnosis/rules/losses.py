@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from handbook_utils.diagnosis.curves import Curve, RunLog
-from handbook_utils.diagnosis.finding import Finding
-from handbook_utils.diagnosis.rules.every_run import ONLINE
+from handbook_utils.diagnosis.finding import Confidence, Finding
+from handbook_utils.diagnosis.rules.every_run import ONLINE, sure
 from handbook_utils.diagnosis.rules.meanings import found
 from handbook_utils.diagnosis.signals import (
     WINDOW,
@@ -46,7 +46,7 @@ def check_divergence(log: RunLog) -> Iterator[Finding]:
     worst = float(np.max(curve.finite.values))
     if worst > WORSE_THAN_GUESSING:
         at = float(curve.finite.steps[int(np.argmax(curve.finite.values))])
-        evidence = f"{curve.name} is {worst:.3g} at step {at:g}: worse than guessing over any vocabulary"
+        evidence = f"{curve.name} is {worst:.3g} at {curve.at(at)}: worse than guessing over any vocabulary"
         yield found("diverged", "fault", curve, evidence, "high", steps=(at, float(curve.steps[-1])))
         return
     found_ends = ends(curve)
@@ -123,7 +123,7 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
         evidence = (
             f"{gradients.name} is 0 in {int((gradients.values == 0).sum())} of {len(gradients)} records"
         )
-        yield found("not_learning", "fault", gradients, evidence, "high")
+        yield found("not_learning", "fault", gradients, evidence, sure(len(gradients)))
         return
     found_ends = ends(curve)
     if found_ends is None:
@@ -141,7 +141,10 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
             return  # it had learned before the log begins
         evidence = f"{curve.name} goes from {first:.4g} to {last:.4g} in {len(curve)} records"
         at_chance = log.kind in PAIRS and abs(last - math.log(2)) < 0.02
-        yield found("not_learning", "caution", curve, evidence, "high" if at_chance else "low")
+        if log.kind == "dpo":
+            evidence += "; it varies, while weights that do not change would keep it at ln 2 = 0.6931"
+        confidence: Confidence = "medium" if at_chance else "low"
+        yield found("not_learning", "caution", curve, evidence, confidence, means="learns_little")
 
 
 def is_idle(gradients: Curve) -> bool:
@@ -171,16 +174,16 @@ def check_held_out(log: RunLog) -> Iterator[Finding]:
     share = last / best - 1
     worse = last > float(curve.values[0]) * (1 + GENERALISATION_LOSS) and log.kind == "sft"
     evidence = (
-        f"{curve.name} was lowest, {best:.4g}, at step {curve.steps[place]:g} and ends {share:.0%} above"
+        f"{curve.name} was lowest, {best:.4g}, at {curve.at(curve.steps[place])} and ends {share:.0%} above"
     )
     steps = (float(curve.steps[place]), float(curve.steps[-1]))
-    sure = len(curve) - place > 3
+    turned = len(curve) - place > 3
     yield found(
         "overfitting",
         "fault" if worse else "caution",
         curve,
         evidence,
-        "high" if sure else "medium",
+        "high" if turned else "medium",
         steps=steps,
     )
 

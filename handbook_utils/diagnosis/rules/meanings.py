@@ -25,6 +25,12 @@ MEANINGS: dict[str, Meaning] = {
         "start again from a checkpoint before it, with a tenth of learning_rate and bf16 instead of fp16",
         "PyTorch, Automatic mixed precision; transformers, TrainingArguments.logging_nan_inf_filter",
     ),
+    "now_and_then": Meaning(
+        "Finite values follow, so training goes on and the weights hold no NaN. A batch without a token that "
+        "carries loss does this, a mean over nothing, or a step whose gradients overflow in fp16.",
+        "look at the rows of these batches: does a token of each carry loss? With fp16, use bf16 instead",
+        "PyTorch, cross_entropy: the mean over no target is not a number; Automatic mixed precision",
+    ),
     "zero_loss": Meaning(
         "The Trainer leaves NaN losses out of its mean, so a loss of exactly 0.0 stands for NaN.",
         "set logging_nan_inf_filter=False to see it; then a tenth of learning_rate, and bf16 instead of fp16",
@@ -65,6 +71,12 @@ MEANINGS: dict[str, Meaning] = {
         "The weights do not change: the adapter is not attached or frozen, or learning_rate is too small.",
         "print the number of trainable parameters; then ten times learning_rate for a few steps",
         "PEFT, troubleshooting; Rafailov et al. 2023, equation 7 (equal models: the loss is ln 2)",
+    ),
+    "learns_little": Meaning(
+        "Hardly anything is learned: learning_rate is too small, so large that steps undo each other, or "
+        "too few weights are trained. Rows that contradict each other look the same.",
+        "three times learning_rate for a few steps, then a third of it; keep the one whose loss falls",
+        "Rafailov et al. 2023, equation 7 (weights that do not change keep DPO's loss at ln 2)",
     ),
     "reward_flat": Meaning(
         "The policy finds no answer that earns more: the task is too hard, or answers get equal rewards.",
@@ -182,4 +194,5 @@ def found(
         remedy=meaning.remedy,
         source=meaning.source,
         picture=sparkline(curve),
+        unit=curve.unit,
     )

@@ -15,6 +15,7 @@ from handbook_utils.diagnosis.signals import (
     FEWEST,
     WINDOW,
     Ends,
+    counted,
     early,
     ends,
     late,
@@ -69,8 +70,15 @@ def _idle_gradient(log: RunLog) -> Iterator[Finding]:
     if not is_idle(gradients):
         return
     if (len(spread) and median(spread) > 0) or (len(equal) and mean(equal) < 1.0):
-        evidence = f"{gradients.name} is 0 in nearly all of {len(gradients)} records, though rewards differ"
-        yield found("not_learning", "fault", gradients, evidence, "high")
+        zero, enough = int((gradients.values == 0).sum()), len(gradients) >= FEWEST
+        evidence = f"{gradients.name} is 0 in {zero} of {len(gradients)} records, though rewards differ"
+        yield found(
+            "not_learning",
+            "fault" if enough else "caution",
+            gradients,
+            evidence,
+            "high" if enough else "low",
+        )
 
 
 def check_variance(log: RunLog) -> Iterator[Finding]:
@@ -78,10 +86,14 @@ def check_variance(log: RunLog) -> Iterator[Finding]:
     if log.kind != "grpo":
         return
     curve, spread = log["zero_variance"].finite, log["reward_std"].finite
-    if 0 < len(curve) < WINDOW and (curve.values == 1.0).all():
-        evidence = f"all groups have equal rewards in all {len(curve)} records ({curve.name})"
-        yield found("zero_variance", "caution", curve, evidence, "low")
-    if len(curve) >= WINDOW:
+    if 0 < len(curve) < FEWEST and len(spread) < FEWEST:
+        share = mean(curve)
+        # a record or two have to say it wholly
+        if share > MOST_ZERO and (len(curve) >= WINDOW or share == 1.0):
+            evidence = f"{share:.0%} of the groups have equal rewards in {counted(len(curve))} ({curve.name})"
+            yield found("zero_variance", "caution", curve, evidence, "low")
+        return
+    if len(curve) >= FEWEST:
         share, shown = mean(late(curve)), curve
     elif len(spread) >= FEWEST:
         share, shown = float(np.mean(late(spread).values <= 1e-6)), spread
@@ -112,8 +124,11 @@ def check_length(log: RunLog) -> Iterator[Finding]:
         yield found("length_growth", "caution", curve, evidence, "high" if with_reward else "medium")
     cut = log["clipped"].finite
     share = mean(late(cut))
+    if WINDOW <= len(cut) < FEWEST and mean(cut) > MOST_CUT:
+        evidence = f"{mean(cut):.0%} of the answers are cut in {counted(len(cut))} ({cut.name})"
+        yield found("truncated", "caution", cut, evidence, "low")
     # a share that falls is on its way to none
-    if len(cut) >= WINDOW and (share > MOST_CUT or (share > MANY_CUT and share > 0.8 * mean(early(cut)))):
+    if len(cut) >= FEWEST and (share > MOST_CUT or (share > MANY_CUT and share > 0.8 * mean(early(cut)))):
         evidence = f"late in the run {share:.0%} of the answers are cut ({cut.name})"
         yield found("truncated", "fault" if share > MOST_CUT else "caution", cut, evidence, "high")
 

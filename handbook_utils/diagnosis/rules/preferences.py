@@ -24,7 +24,7 @@ SATURATED, EARLY = 0.99, 0.25
 def check_reference(log: RunLog) -> Iterator[Finding]:
     """DPO's first record: policy and reference are one model there, so every reward is 0."""
     chosen, rejected = log["chosen"].finite, log["rejected"].finite
-    if log.kind != "dpo" or not len(chosen) or not len(rejected) or not log.has_steps:
+    if log.kind != "dpo" or not len(chosen) or not len(rejected) or log.unit != "step":
         return
     at = float(chosen.steps[0])
     largest = max(abs(float(chosen.values[0])), abs(float(rejected.values[0])))
@@ -74,12 +74,12 @@ def check_accuracy(log: RunLog) -> Iterator[Finding]:
             and np.mean(late(curve).values) >= SATURATED
         ):
             at = float(calm.steps[perfect[0]])
-            evidence = f"{curve.name} is {SATURATED:.0%} or more over {WINDOW} records from step {at:g} on"
+            evidence = f"{curve.name} is {SATURATED:.0%} or more over {WINDOW} records from {curve.at(at)} on"
             yield found("saturated_accuracy", "caution", curve, evidence, steps=(at, float(curve.steps[-1])))
             return
     held_out = log["eval_accuracy"].finite
     if len(held_out) >= 2 and float(np.min(held_out.values[: max(2, len(held_out) // 4)])) >= SATURATED:
-        evidence = f"{held_out.name} is {median(held_out):.3g} from step {held_out.steps[0]:g} on"
+        evidence = f"{held_out.name} is {median(held_out):.3g} from {held_out.at(held_out.steps[0])} on"
         yield found("saturated_accuracy", "caution", held_out, evidence)
 
 
