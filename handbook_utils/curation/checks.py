@@ -91,6 +91,9 @@ class RowChecks:
                     yield Finding(name, which + why)
             if "boilerplate" in self._on:
                 self._sentences.add(place, answer)
+        for answer in reading.rejected:  # it may be cut or refuse; without text there is nothing to compare
+            if why := about.empty(answer):
+                yield Finding("empty", f"rejected answer: {why}")
         languages = self._settings.languages
         if "wrong_language" in self._on and (
             why := wrong_language(reading.asked, reading.answered, languages)
@@ -99,8 +102,7 @@ class RowChecks:
         for chosen, rejected in zip(reading.answers, reading.rejected, strict=False):
             if why := equal_pair(chosen, rejected):
                 yield Finding("equal_pair", why)
-            else:
-                self.bias.add(chosen, rejected)
+            self.bias.add(chosen, rejected)
         yield from self._of_texts(reading)
 
     def _of_texts(self, reading: Reading) -> Iterator[Finding]:

@@ -39,7 +39,7 @@ from handbook_utils.runs.atomic import atomic_folder, explained_os_errors
 
 BATCH, EXAMPLES, SHOWN = 2000, 3, 160
 # raised when what a finished folder holds changes its meaning, so that it is not taken for the new one
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -64,6 +64,7 @@ class _Places:
     labels: list[str]
     firsts: list[int] = field(default_factory=list)
     numbers: array[int] = field(default_factory=lambda: array("q"))
+    unread: bytearray = field(default_factory=bytearray)  # 1 where training would refuse the row
 
     def source(self, place: int) -> int:
         return bisect_right(self.firsts, place) - 1
@@ -187,8 +188,9 @@ def _read(
         for batch in batches(source, BATCH):
             first = len(alive)
             readings = [reading for _, _, reading in batch]
-            for (number, row, _), findings in zip(batch, checks(first, readings), strict=True):
+            for (number, row, reading), findings in zip(batch, checks(first, readings), strict=True):
                 places.numbers.append(number)
+                places.unread.append(bool(reading.problem))
                 files[0].write(row_json(row) + b"\n")
                 if findings:
                     files[1].write(json.dumps([len(alive), findings]).encode() + b"\n")
@@ -234,7 +236,7 @@ class _Counts:
     """What went where."""
 
     def __init__(self, sources: Sequence[SourceRows]) -> None:
-        self.rows, self.kept, self.flagged, self.firsts = ([0] * len(sources) for _ in range(4))
+        self.rows, self.kept, self.unread, self.flagged, self.firsts = ([0] * len(sources) for _ in range(5))
         self.rules = {
             name: {
                 "removed": 0,
@@ -263,6 +265,7 @@ class _Counts:
             {
                 **{"label": s.label, "name": str(s.source.name or s.source.from_), "kind": s.kind},
                 **{"recognised": s.recognised, "rows": self.rows[n], "kept": self.kept[n]},
+                "kept_unread": self.unread[n],
                 **{"flagged": self.flagged[n], "file": f"{KEPT}/{s.label}.jsonl", "first": self.firsts[n]},
             }
             for n, s in enumerate(sources)
@@ -313,6 +316,7 @@ def _write(
             findings = [*notes.of(place), *later(place)]
             if not findings:
                 counts.kept[at] += 1
+                counts.unread[at] += places.unread[place]
                 kept[at].write(line)
                 continue
             counts.add(sources[at], findings, settings, places.id(place), line)
@@ -323,11 +327,14 @@ def _write(
                 "row": places.numbers[place],
                 "rules": [finding._asdict() for finding in findings],
             }
+            if places.unread[place]:
+                about["unread"] = True
             head = json.dumps(about).encode()
             if goes:  # the row itself stands behind its reasons, byte for byte as it would have been kept
                 removed.write(head[:-1] + b', "data": ' + line.rstrip(b"\n") + b"}\n")
             else:
                 counts.kept[at] += 1
+                counts.unread[at] += places.unread[place]
                 counts.flagged[at] += 1
                 kept[at].write(line)
                 flagged.write(head + b"\n")

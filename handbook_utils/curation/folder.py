@@ -182,6 +182,8 @@ def _rewrite(folder: Path, made: Path, report: dict[str, Any], back: frozenset[s
             if record["id"] not in back:
                 after.write(line)
                 continue
+            source = next(s for s in report["sources"] if s["label"] == record["source"])
+            source["kept_unread"] = source.get("kept_unread", 0) + record.get("unread", False)
             report["restored"].append({"id": record["id"], "rules": record["rules"]})
             for name in {found["rule"] for found in record["rules"]}:
                 about = report["rules"][name]
@@ -229,6 +231,9 @@ def _parse(report: Mapping[str, Any], id: str, folder: Path) -> tuple[dict[str, 
         label = next(iter(labels))
     if label not in labels:
         example = f"{next(iter(labels))}:17"
+        named = next((s["label"] for s in labels.values() if _is_file(label, s)), None)
+        if named is not None:
+            raise DataError(f"{folder}: there is no row '{id}'. Did you mean '{named}:{number}'?")
         hint = suggest(label, labels) if label else f"Rows are named like '{example}'."
         hint = f"{hint} Rules are: {', '.join(RULES)}." if not number.isdigit() else hint
         raise DataError(f"{folder}: there is no row '{id}'. {hint}")
@@ -238,3 +243,8 @@ def _parse(report: Mapping[str, Any], id: str, folder: Path) -> tuple[dict[str, 
         last = first + source["rows"] - 1
         raise DataError(f"{folder}: there is no row '{id}'; '{label}' has the rows {first:,} to {last:,}.")
     return source, int(number)
+
+
+def _is_file(name: str, source: Mapping[str, Any]) -> bool:
+    """Whether a name is the file of a source, with or without its folders."""
+    return bool(name) and Path(name).name == Path(source["name"]).name

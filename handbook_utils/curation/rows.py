@@ -15,7 +15,7 @@ from handbook_utils.data.reading.files import SUFFIXES, data_suffix
 from handbook_utils.data.recognise import FORMATS, Row, describe_format, fitting_formats
 from handbook_utils.data.shapes.pairs import RATED
 from handbook_utils.data.sources import Origin, iterate_rows, read_rows
-from handbook_utils.errors import DataError
+from handbook_utils.errors import DataError, suggest
 from handbook_utils.schema.sections import DataSource
 from handbook_utils.schema.stage_table import Kind
 
@@ -226,15 +226,25 @@ def _reading(examples: Sequence[Row]) -> Reading:
         for example in examples
         for message in (example.get("completion") or example.get("chosen") or [])
     ]
-    rejected = [message["content"] for example in examples for message in example.get("rejected", ())]
+    rejected = [_said(message) for example in examples for message in example.get("rejected", ())]
     others = [m["content"] for m in before if m["role"] in ("system", "tool")]
-    calls = [json.dumps(m["tool_calls"], ensure_ascii=False) for m in learned if m.get("tool_calls")]
+    calls = [_calls(m) for m in learned if m.get("tool_calls") and m["content"].strip()]
     return Reading(
         "\n".join(m["content"] for m in before if m["role"] == "user"),
-        tuple(message["content"] for message in learned),
+        tuple(map(_said, learned)),
         tuple(rejected),
         (*others, *calls),
     )
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """An answer's text; of one that only calls tools, the calls."""
+    text: str = message["content"]
+    return _calls(message) if message.get("tool_calls") and not text.strip() else text
+
+
+def _calls(message: Mapping[str, Any]) -> str:
+    return json.dumps(message["tool_calls"], ensure_ascii=False)
 
 
 def _plain_conversation(row: Row) -> Reading | None:
@@ -288,10 +298,15 @@ def _kind_of(row: Row, source: DataSource, name: str) -> Kind:
     """The kind of data that a row is, by its format."""
     if not isinstance(row, Mapping):
         describe_format(row, kind="conversation", place=f"{name}: row 1")
+    ours = {source.columns.get(column, column): value for column, value in row.items()}
+    known = fitting_formats(ours) if source.format == "auto" else [source.format]
+    fits = any(set(FORMATS[found].columns) <= ours.keys() for found in known)
+    missing = next((column for column in source.columns if column not in row), None)
+    if missing is not None and not fits:
+        raise DataError(f"{name}: no column '{missing}'. {suggest(missing, map(str, row))}")
     if source.format != "auto":
         return next(kind for kind in _ORDER if kind in FORMATS[source.format].kinds)
-    ours = {source.columns.get(column, column): value for column, value in row.items()}
-    kinds = [kind for found in fitting_formats(ours) for kind in FORMATS[found].kinds]
+    kinds = [kind for found in known for kind in FORMATS[found].kinds]
     if not kinds:
         describe_format(ours, kind="conversation", place=f"{name}: row 1")
     return next(kind for kind in _ORDER if kind in kinds)

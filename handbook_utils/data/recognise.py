@@ -129,7 +129,10 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
     near = next(
         (hint for c in row if c not in needed and (hint := suggest(str(c), needed)).startswith("Did")), ""
     )
-    rename = "Other names can be mapped: `columns: {theirs: ours}`."
+    rename = (
+        "Other names can be mapped: `columns: {theirs: ours}` in a recipe, `--column theirs=ours` for "
+        "`handbook data`."
+    )
     return f"{message} {mapping_for(list(row), kind) or f'{near} {rename}'}".replace("  ", " ")
 
 

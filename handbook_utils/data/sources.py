@@ -99,6 +99,8 @@ def iterate_rows(origin: Origin) -> Iterator[tuple[int, Row]]:
     number = first
     for number, row in enumerate(islice(_open(origin, stream=True), first, end), start=first + 1):
         yield number, row
+    if number == first == 0:
+        raise DataError(f"{name}: no rows in '{split.base}'; it is empty.")
     if number == first or (end is not None and number < end):
         raise DataError(f"{name}: '{split}' asks for rows that are not there: they end at {number:,}.")
 

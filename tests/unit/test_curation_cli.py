@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from test_curation_curate import QUESTION, ROWS, chat, good, write
+
+from handbook_utils.curation.rules.table import RULES
 
 Handbook = Callable[..., tuple[int, str, str]]
 
@@ -77,9 +80,56 @@ def test_leaks_are_shown_in_context_and_written_without_on_request(tips: Path, h
     assert "1 rows kept, 1 removed" in out
 
 
+def test_kept_rows_that_training_would_refuse_are_told_with_the_way_out(
+    tips: Path, handbook: Handbook
+) -> None:
+    write(tips.parent / "test.jsonl", [{"prompt": QUESTION}])
+    code, out, _ = handbook(
+        "data", "decontaminate", "tips.jsonl", "--against", "test.jsonl", "--out", "decon"
+    )
+    assert code == 0
+    assert "3 kept rows cannot be read" in out
+    assert "handbook data curate decon/kept/tips.jsonl --out decon-readable" in out
+    _, out, _ = handbook("data", "curate", "decon/kept/tips.jsonl", "--out", "decon-readable")
+    assert "cannot be read" not in out
+    _, out, _ = handbook("data", "curate", "--out", "decon-readable", "--restore", "tips:4")
+    report = json.loads((tips.parent / "decon-readable" / "curation.json").read_text(encoding="utf-8"))
+    assert report["sources"][0]["kept_unread"] == 1
+
+
+def test_the_next_command_can_be_copied_whatever_the_file_and_its_columns_are_called(
+    tips: Path, handbook: Handbook
+) -> None:
+    path = tips.parent / "my rows & more.csv"
+    path.write_text("question,my answer\nWhy is it so?,It is.\n", encoding="utf-8")
+    columns = ("--column", "question=prompt", "--column", "my answer=completion")
+    code, out, _ = handbook("data", "show", path.name, *columns, "--split", "train[:1]")
+    assert code == 0
+    command = out.rpartition("next: find its bad rows: handbook ")[2]
+    assert shlex.split(command)[:3] == ["data", "curate", path.name]
+    assert handbook(*shlex.split(command))[0] == 0
+
+
+def test_help_names_every_rule_and_gives_an_example(handbook: Handbook) -> None:
+    assert "Example: handbook data show" in handbook("data", "--help")[1]
+    out = handbook("data", "curate", "--help")[1]
+    assert all(name in out for name in RULES)
+    assert "FILE's=OURS" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("show", "empty.jsonl"), "no rows in 'train'; it is empty"),
+        (("show", "empty.json"), "is empty; it has no rows"),
+        (("show", "cut.jsonl"), "(Unterminated string starting at column "),
+        (("show", "qa.csv"), "`--column question=prompt --column answer=completion`"),
+        (
+            ("show", "qa.csv", "--column", "quest=prompt"),
+            "qa.csv: no column 'quest'. Did you mean 'question'?",
+        ),
+        (("show", "tips.jsonl", "--format", "alpacca"), "no format 'alpacca'. Did you mean 'alpaca'?"),
+        (("show", "tips.jsonl", "--format", "zzz"), "no format 'zzz'. Choose from: auto, text, messages"),
         (("show",), "name the data"),
         (("show", "tip.jsonl"), "Did you mean 'tips.jsonl'"),
         (("show", "tips.jsonl", "--column", "question"), "write theirs=ours"),
@@ -99,6 +149,9 @@ def test_leaks_are_shown_in_context_and_written_without_on_request(tips: Path, h
 def test_a_mistake_is_one_message_with_the_way_out(
     arguments: tuple[str, ...], message: str, tips: Path, handbook: Handbook
 ) -> None:
+    for name, text in (("empty.jsonl", ""), ("empty.json", ""), ("cut.jsonl", '{"messages": "a')):
+        (tips.parent / name).write_text(text, encoding="utf-8")
+    (tips.parent / "qa.csv").write_text("question,answer\nWhy?,So.\n", encoding="utf-8")
     code, _, err = handbook("data", *arguments)
     assert code == 2
     assert message in err

@@ -154,6 +154,40 @@ def test_pairs_that_do_not_differ_go_and_length_bias_is_told(tmp_path: Path) -> 
     assert report["length_bias"]["pairs"] == 20
 
 
+def test_a_pair_whose_rejected_answer_has_no_text_goes_and_is_no_evidence_of_length(tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": f"What is {n}?", "chosen": f"It is the number {n}, a fine one.", "rejected": f"It is {n}."}
+        for n in range(7)
+    ]
+    refusal = "I'm sorry, but I can't help with that."  # a rejected answer may be as bad as it likes
+    pairs.append({"prompt": "Can you?", "chosen": "Yes, that is easy.", "rejected": refusal})
+    pairs += [{"prompt": f"And {n}?", "chosen": f"It is {n}, I say.", "rejected": ""} for n in range(5)]
+    report = curate(opened(write(tmp_path / "pairs.jsonl", pairs)), tmp_path / "clean").report
+    assert (report["kept"], report["rules"]["empty"]["removed"], report["flagged"]) == (8, 5, 0)
+    assert report["rules"]["empty"]["examples"][0]["why"] == "rejected answer: no text"
+    assert report["length_bias"]["pairs"] == 8
+
+
+def test_a_look_and_a_curation_tell_the_same_length_bias(tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": f"What is {n}?", "chosen": f"It is the number {n}, a fine one.", "rejected": f"It is {n}."}
+        for n in range(9)
+    ]
+    pairs.append({"prompt": "Same?", "chosen": "It is the same.", "rejected": "It is the same."})
+    pairs.append({"prompt": "Silent?", "chosen": "It is not.", "rejected": " "})
+    path = write(tmp_path / "pairs.jsonl", pairs)
+    (source,) = opened(path)
+    assert look_at(source).length_bias == curate(opened(path), tmp_path / "clean").report["length_bias"]
+
+
+def test_an_answer_that_only_calls_a_tool_is_not_empty(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"town": "Rome"}}}
+    silent = {"role": "assistant", "content": "", "tool_calls": [call]}
+    rows = [{"messages": [{"role": "user", "content": "Is it sunny in Rome?"}, silent]}, good(1)]
+    report = curate(opened(write(tmp_path / "calls.jsonl", rows)), tmp_path / "clean").report
+    assert (report["kept"], report["flagged"]) == (2, 0)
+
+
 def test_a_sentence_that_many_answers_share_is_boilerplate(tmp_path: Path) -> None:
     opening = "Certainly, here is what you asked for! "
     rows = [good(n) for n in range(60)]
@@ -207,6 +241,7 @@ def test_the_fate_of_a_row_is_told(tips: Path, tmp_path: Path) -> None:
         ("tips:99", "has the rows 1 to 10"),
         ("tip:3", "Did you mean 'tips'"),
         ("tips:x", "has the rows 1 to 10"),
+        ("tips.jsonl:3", "Did you mean 'tips:3'"),
     ],
 )
 def test_a_row_that_is_not_there_is_refused_with_those_that_are(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handbook_utils.cli.data.sources import named_sources, opened_sources
+from handbook_utils.cli.data.sources import as_written, named_sources, opened_sources
 from handbook_utils.cli.options import Json
+from handbook_utils.curation.rules.table import RULES as RULE_TABLE
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ app = typer.Typer(
     name="data",
     no_args_is_help=True,
     help="Look at data before training: what it is, which rows are bad, whether it holds what you test on.",
+    epilog="Example: handbook data show tips.jsonl, then handbook data curate tips.jsonl --out clean",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Sources = Annotated[
@@ -35,7 +38,10 @@ Format = Annotated[str, typer.Option("--format", help="Format of the rows, where
 Columns = Annotated[
     list[str] | None,
     typer.Option(
-        "--column", help="Read a column under our name: question=prompt. Repeatable.", show_default=False
+        "--column",
+        metavar="FILE's=OURS",
+        help="Read a column of the file under our name, such as question=prompt. Repeatable.",
+        show_default=False,
     ),
 ]
 Split = Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")]
@@ -54,7 +60,10 @@ Against = Annotated[
 AgainstColumns = Annotated[
     list[str] | None,
     typer.Option(
-        "--against-column", help="As --column, for what you test on. Repeatable.", show_default=False
+        "--against-column",
+        metavar="FILE's=OURS",
+        help="As --column, for what you test on. Repeatable.",
+        show_default=False,
     ),
 ]
 AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of what you test on.")]
@@ -112,9 +121,9 @@ def show(
         return
     for look in looks:
         tables.show_look(look)
-    names = " ".join(sources or [])
+    names = as_written(sources, format, column, split)
     say_next(
-        f"open {html} in a browser"
+        f"open {shlex.quote(str(html))} in a browser"
         if html
         else f"find its bad rows: handbook data curate {names} --out clean"
     )
@@ -130,7 +139,9 @@ def curate(
         list[str] | None,
         typer.Option(
             "--drop",
-            help="Remove the rows that this rule finds. Repeatable; or all.",
+            help="Remove the rows that this rule finds. Repeatable; or all. Rules: "
+            + ", ".join(RULE_TABLE)
+            + ".",
             rich_help_panel=RULES,
             show_default=False,
         ),
@@ -139,7 +150,7 @@ def curate(
         list[str] | None,
         typer.Option(
             "--flag",
-            help="Keep them, and list them. Repeatable; or all.",
+            help="Keep the rows that this rule finds, and list them. Repeatable; or all. Rules: see --drop.",
             rich_help_panel=RULES,
             show_default=False,
         ),
@@ -148,7 +159,7 @@ def curate(
         list[str] | None,
         typer.Option(
             "--off",
-            help="Do not ask this rule. Repeatable; or all.",
+            help="Do not ask this rule. Repeatable; or all. Rules: see --drop.",
             rich_help_panel=RULES,
             show_default=False,
         ),
@@ -304,7 +315,9 @@ def decontaminate(
     index = read_tested(tested, opened, thresholds)
     with _progress(json) as watch:
         report = find_leaks(opened, index, watch=watch)
-    tables.show_leaks(report, sources or [], against, json)
+    given = as_written(sources, format, column, split)
+    tests = as_written(against, "auto", against_column, against_split, option="--against")
+    tables.show_leaks(report, given, tests, json)
 
 
 def _curate(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from handbook_utils.errors import DataError
+from handbook_utils.errors import DataError, suggest
 
 if TYPE_CHECKING:
     from handbook_utils.curation.rows import SourceRows
@@ -48,6 +49,8 @@ def named_sources(
             found.append(DataSource.model_validate(given))
         except ValidationError as error:
             first = error.errors()[0]
+            if first["loc"] == ("format",):
+                raise DataError(f"--format: there is no format '{format}'. {_nearest(format)}") from None
             raise DataError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
     return found
 
@@ -73,12 +76,44 @@ def _of_recipe(name: str) -> list[DataSource]:
     return sources
 
 
+def _nearest(format: str) -> str:
+    """The nearest format; all of them where none is near."""
+    from handbook_utils.schema.sections import DataSource
+
+    known: tuple[str, ...] = get_args(DataSource.model_fields["format"].annotation)
+    return near if (near := suggest(format, known)).startswith("Did") else f"Choose from: {', '.join(known)}."
+
+
 def _mapping(columns: Sequence[str] | None) -> Mapping[str, str]:
     pairs = [pair.partition("=") for pair in columns or ()]
     for theirs, _, ours in pairs:
         if not theirs or not ours:
             raise DataError(f"--column {theirs}: write theirs=ours, such as question=prompt.")
     return {theirs: ours for theirs, _, ours in pairs}
+
+
+def as_written(
+    names: Sequence[str] | None, format: str, columns: Sequence[str] | None, split: str, option: str = ""
+) -> str:
+    """Sources and how they are read, as they are written in a command that can be copied.
+
+    Args:
+        names: of the sources.
+        format: as `--format`.
+        columns: as `--column`.
+        split: as `--split`.
+        option: that stands before each name and before what is said of it; "" for plain arguments.
+
+    >>> as_written(["my rows.csv"], "auto", ["question=prompt"], "train")
+    "'my rows.csv' --column question=prompt"
+    >>> as_written(["test.csv"], "auto", ["q=prompt"], "train[:9]", option="--against")
+    "--against test.csv --against-column q=prompt --against-split 'train[:9]'"
+    """
+    said = [(option, name) for name in names or ()]
+    said += [("--format", format)] if format != "auto" else []
+    said += [(f"{option or '-'}-column", pair) for pair in columns or ()]
+    said += [(f"{option or '-'}-split", split)] if split != "train" else []
+    return " ".join(f"{name} {shlex.quote(value)}".strip() for name, value in said)
 
 
 def opened_sources(

@@ -128,9 +128,21 @@ def show_curation(done: Curation, json: bool) -> None:
         console, f"{report['kept']:,} rows kept, {report['removed']:,} removed, {report['flagged']:,} flagged"
     )
     folder = shlex.quote(str(done.folder))
+    step = f"name {done.folder / report['sources'][0]['file']} under data: in a recipe"
+    unread = [source for source in report["sources"] if source["kept_unread"]]
+    if unread:
+        files = " ".join(shlex.quote(str(done.folder / source["file"])) for source in unread)
+        out = shlex.quote(f"{done.folder}-readable")
+        _line(
+            console,
+            f"{sum(source['kept_unread'] for source in unread):,} kept rows cannot be read, and training "
+            "would stop at the first",
+            "yellow",
+        )
+        step = f"find and remove them: handbook data curate {files} --out {out}"
     first = next((e["id"] for r in report["rules"].values() for e in r["examples"]), None)
     why = f"; why a row went: handbook data curate --out {folder} --explain {first}" if first else ""
-    say_next(f"name {done.folder / report['sources'][0]['file']} under data: in a recipe{why}")
+    say_next(step + why)
 
 
 def show_later(folder: Path, explained: str | None, restored: Sequence[str] | None, json: bool) -> None:
@@ -160,8 +172,8 @@ def show_later(folder: Path, explained: str | None, restored: Sequence[str] | No
             say_next(f"if it should stay: handbook data curate --out {name} --restore {fate['id']}")
 
 
-def show_leaks(report: LeakReport, sources: Sequence[str], against: Sequence[str], json: bool) -> None:
-    """Hits in their context."""
+def show_leaks(report: LeakReport, sources: str, against: str, json: bool) -> None:
+    """Hits in their context; `sources` and `against` as they are written in a command."""
     if json:
         print_json(report.to_json())
         return
@@ -186,9 +198,7 @@ def show_leaks(report: LeakReport, sources: Sequence[str], against: Sequence[str
         "bold red" if found else "bold green",
     )
     if found:
-        given = " ".join(shlex.quote(name) for name in sources)
-        tests = " ".join(f"--against {shlex.quote(name)}" for name in against)
-        say_next(f"write the sets without them: handbook data decontaminate {given} {tests} --out clean")
+        say_next(f"write the sets without them: handbook data decontaminate {sources} {against} --out clean")
 
 
 def _line(console: Console, text: str, style: str = "") -> None:

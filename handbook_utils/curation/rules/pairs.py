@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from handbook_utils.curation.rules.answers import empty
+
 
 def equal_pair(chosen: str, rejected: str) -> str:
     """Whether the two answers are the same text, spacing aside.
@@ -31,7 +33,9 @@ class LengthBias:
     _squares: float = 0.0
 
     def add(self, chosen: str, rejected: str) -> None:
-        """Count one pair."""
+        """Count one pair; one of the same text twice, or with an answer without text, tells nothing."""
+        if equal_pair(chosen, rejected) or empty(chosen) or empty(rejected):
+            return
         self.longer += len(chosen) > len(rejected)
         self.shorter += len(chosen) < len(rejected)
         self.equal += len(chosen) == len(rejected)

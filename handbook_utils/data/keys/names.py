@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 # what is asked, what more is given to it, and what is answered; in small letters, without separators
@@ -27,7 +28,8 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
         kind: what is to be made of it.
 
     >>> mapping_for(["question", "answer"], "conversation")
-    'To read it as a question and its answer: `columns: {question: prompt, answer: completion}`.'
+    'To read it as a question and its answer: `columns: {question: prompt, answer: completion}` in a recipe, \
+`--column question=prompt --column answer=completion` for `handbook data`.'
     """
     plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in columns}
     asks = _first(plain, _ASKS)
@@ -60,5 +62,9 @@ def _first(plain: dict[str, str], names: Sequence[str]) -> str | None:
 
 
 def _line(what: str, names: dict[str, str]) -> str:
-    renamed = ", ".join(f"{theirs}: {ours}" for theirs, ours in names.items() if theirs != ours)
-    return f"To read it as {what}: `columns: {{{renamed}}}`." if renamed else ""
+    renamed = {theirs: ours for theirs, ours in names.items() if theirs != ours}
+    if not renamed:
+        return ""
+    recipe = ", ".join(f"{theirs}: {ours}" for theirs, ours in renamed.items())
+    options = " ".join(f"--column {shlex.quote(f'{theirs}={ours}')}" for theirs, ours in renamed.items())
+    return f"To read it as {what}: `columns: {{{recipe}}}` in a recipe, `{options}` for `handbook data`."

@@ -160,6 +160,8 @@ def _rows_inside(content: Any) -> str:
 
 
 def _parse_json(text: str, place: str, remedy: str) -> Any:
+    if not text.strip():
+        raise DataError(f"{place} is empty; it has no rows.")
     problem = f"{place} is not JSON"
     try:
         return json.loads(text, object_pairs_hook=read_object, parse_float=read_float)
@@ -167,7 +169,7 @@ def _parse_json(text: str, place: str, remedy: str) -> Any:
         raise DataError(f"{place} {error}. Mend it.") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise DataError(f"{problem} ({error.msg} at {where}). {remedy}") from None
+        raise DataError(f"{problem} ({error.msg.removesuffix(' at')} at {where}). {remedy}") from None
     except RecursionError:
         raise DataError(f"{problem} (nested too deeply). {remedy}") from None
     except ValueError as error:  # a number of thousands of digits
