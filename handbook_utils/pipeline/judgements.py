@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ from handbook_utils.evaluation.judged.summary import Judgements
 SIDES = {"a": 0.0, "b": 1.0, "tie": 0.5, "draw": 0.5}
 ALPACA_EVAL = {"output_1", "output_2", "preference"}
 VERSIONS = ("prompt_version", "annotator")
+PROMPTS = ("prompt_id", "prompt", "instruction")
+# columns that have a meaning of their own, so that none of them is a misspelling
+OTHERS = {*VERSIONS, *PROMPTS, "preference", "first", "seed", "label", "output_1", "output_2"}
 
 
 def read_judgements(name: str, *, split: str = "train") -> Judgements:
@@ -37,8 +41,7 @@ def read_judgements(name: str, *, split: str = "train") -> Judgements:
     first, rows = read_rows(Origin(name, parse_split(split)))
     numbered = list(enumerate(rows, start=first))
     is_alpaca = set(rows[0]) >= ALPACA_EVAL
-    if "preference" not in rows[0]:
-        raise DataError(f"{name}: rows have no 'preference'. {suggest('preference', map(str, rows[0]))}")
+    _check_columns(name, rows[0])
     _check_versions(name, rows)
     read = _alpaca_preference if is_alpaca else _preference
     lengths = _lengths(name, numbered, ("output_1", "output_2") if is_alpaca else ("answer_a", "answer_b"))
@@ -51,6 +54,22 @@ def read_judgements(name: str, *, split: str = "train") -> Judgements:
         seeds=_seeds(name, numbered),
         labels=_labels(name, numbered),
     )
+
+
+def _check_columns(name: str, row: Row) -> None:
+    """Name all columns that are missing, each with the one that looks like it."""
+    missing = [] if "preference" in row else ["preference"]
+    if not any(column in row for column in PROMPTS):
+        missing.append("prompt_id")
+    if not missing:
+        return
+    unknown = [str(column) for column in row if column not in OTHERS]
+    said = []
+    for column in missing:
+        near = difflib.get_close_matches(column, unknown, n=1)
+        said.append(f"no column '{column}'" + (f"; '{near[0]}' looks like it: rename it" if near else ""))
+    columns = ", ".join(f"'{column}'" for column in list(row)[:20])
+    raise DataError(f"{name}: {'. '.join(said)}. The columns are: {columns}.")
 
 
 def _check_versions(name: str, rows: Sequence[Row]) -> None:
@@ -66,7 +85,7 @@ def _check_versions(name: str, rows: Sequence[Row]) -> None:
 
 
 def _prompt_id(name: str, number: int, row: Row) -> str:
-    for column in ("prompt_id", "prompt", "instruction"):
+    for column in PROMPTS:
         if row.get(column) is not None:
             return str(row[column])
     raise DataError(

@@ -118,7 +118,7 @@ def _sections(models: Sequence[str]) -> Mapping[str, Any]:
         return {}
     from handbook_utils.schema.recipe import scorer_sections
 
-    return scorer_sections(list(models))
+    return scorer_sections(list(models), option="--model")
 
 
 def score_columns(row: Row) -> list[str]:

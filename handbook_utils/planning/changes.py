@@ -144,7 +144,8 @@ def _smaller(run: Run) -> Iterator[tuple[Run, str, str, str]]:
             return
         changed = replace(run, per_device=size, accumulation=total // size)
         how = f"training.per_device_train_batch_size={size}"
-        yield changed, f"{size} rows per pass, {total // size} passes", how, "little time"
+        rows = "1 row" if size == 1 else f"{size} rows"
+        yield changed, f"{rows} per pass, {total // size} passes", how, "little time"
 
 
 def _shard(run: Run) -> Iterator[tuple[Run, str, str, str]]:

@@ -65,7 +65,26 @@ def read_gpu(text: str) -> Gpu:
     found = _SIZE.fullmatch(text)
     if found and found[2].lower() in _UNITS and float(found[1]) > 0:
         return Gpu(text.strip(), int(float(found[1]) * _UNITS[found[2].lower()]))
-    names = [gpu.name for gpu in GPUS]
     raise RecipeError(
-        f"--gpu: '{text:.60}' is no size such as 24GiB and no GPU known here. {suggest(plain, names)}"
+        f"--gpu: '{text:.60}' is no size such as 24GiB and no GPU known here. {_nearest(plain)}"
     )
+
+
+def room_text(gpu: Gpu) -> str:
+    """A GPU's name and memory; a size is said once.
+
+    >>> room_text(read_gpu("100MiB")), room_text(read_gpu("24")), room_text(read_gpu("h100"))
+    ('100 MiB', '24 GiB', 'h100 (79.1 GiB)')
+    """
+    amount = f"{gpu.bytes / GIB:.4g} GiB" if gpu.bytes >= GIB else f"{gpu.bytes / 2**20:.4g} MiB"
+    is_same = gpu.name.lower().replace(" ", "") in (amount.lower().replace(" ", ""), amount.split()[0])
+    return amount if is_same else f"{gpu.name} ({amount})"
+
+
+def _nearest(plain: str) -> str:
+    """The GPUs whose name begins so, or else the one whose name is most like it."""
+    named = {gpu.name.replace("-", ""): gpu.name for gpu in GPUS}
+    begun = [name for short, name in named.items() if plain and short.startswith(plain)]
+    if begun:
+        return f"Did you mean {' or '.join(map(repr, begun))}?"
+    return suggest(plain, named.values())

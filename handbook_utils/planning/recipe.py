@@ -22,6 +22,7 @@ from handbook_utils.models.load import read_config
 from handbook_utils.models.places import is_adapter
 from handbook_utils.models.precision import DTYPES
 from handbook_utils.planning.changes import Run
+from handbook_utils.planning.gpus import Gpu
 from handbook_utils.planning.lengths import Lengths
 from handbook_utils.planning.memory import OPTIMISERS, Reference, Setup
 from handbook_utils.planning.step import Step, skeleton
@@ -101,14 +102,27 @@ def setup_of(recipe: TrainingRecipe, config: Any, *, processes: int, on_cpu: boo
     )
 
 
+def planned_on_cpu(recipe: TrainingRecipe, gpu: Gpu | None) -> bool:
+    """Whether a plan is of training on a CPU: the recipe says so, and no GPU is named that overrides it."""
+    return gpu is None and bool(recipe.training.get("use_cpu"))
+
+
+def planned_split(recipe: TrainingRecipe, processes: int, *, on_cpu: bool) -> tuple[int, int, int]:
+    """(rows per device, passes, processes) of the planned device, which may not be the one here.
+
+    Raises:
+        RecipeError: as `split_batch`.
+    """
+    return split_batch(recipe, processes, LARGEST_CPU_BATCH if on_cpu else LARGEST_GPU_BATCH)
+
+
 def run_of(recipe: TrainingRecipe, setup: Setup, rows: Lengths) -> Run:
     """A recipe's run, its batch split over the processes as `train` splits it.
 
     Raises:
         RecipeError: as `split_batch`.
     """
-    largest = LARGEST_CPU_BATCH if setup.on_cpu else LARGEST_GPU_BATCH
-    per_device, accumulation, _ = split_batch(recipe, setup.processes, largest)
+    per_device, accumulation, _ = planned_split(recipe, setup.processes, on_cpu=setup.on_cpu)
     by_length = isinstance(recipe, BatchedRecipe) and recipe.length_batching
     return Run(
         setup,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from handbook_utils.planning.changes import Change, Run, changes_to_fit, processes_to_fit
 from handbook_utils.planning.duration import Duration
-from handbook_utils.planning.gpus import GIB, GPUS, Gpu
+from handbook_utils.planning.gpus import GIB, GPUS, Gpu, room_text
 from handbook_utils.planning.memory import MemoryPlan
 
 COLOURS = {
@@ -155,19 +155,19 @@ def _gpus(total: int) -> Table:
 
 def _verdict(plan: Plan) -> list[Any]:
     assert plan.gpu is not None
-    room = f"{plan.gpu.name} ({plan.gpu.bytes / GIB:.0f} GiB)"
+    room = room_text(plan.gpu)
     if plan.fits:
         return [Text(f"It fits {room}.", style="green")]
     said: list[Any] = [Text(f"It does not fit {room}.", style="red")]
     if plan.changes:
-        table = Table("change, on top of those above", "write", "GiB", "costs", box=None, header_style="bold")
+        said.append(Text("Changes, each on top of those above it, and what to write:", style="bold"))
         for change in plan.changes:
-            table.add_row(change.what, change.how, f"{change.memory / GIB:.2f}", change.costs)
-        said.append(table)
+            said.append(Text(f"  {change.what}: {size_text(change.memory)}, costs {change.costs}"))
+            said.append(Text(f"    {change.how}"))  # a line of its own, so that it stays whole
     end = "With these it fits." if plan.changes_fit else "Even so it does not fit one such GPU."
     said.append(Text(end, style="green" if plan.changes_fit else "red"))
     if plan.shared is not None:
-        memory = f"{plan.shared.memory / GIB:.2f} GiB on each"
+        memory = f"{size_text(plan.shared.memory)} on each"
         said.append(Text(f"Unchanged it fits {plan.shared.what}, {memory}: {plan.shared.how}"))
     return said
 

@@ -17,6 +17,7 @@ from handbook_utils.planning.recipe import (
     assumptions,
     measure_lengths,
     model_config,
+    planned_on_cpu,
     run_of,
     setup_of,
 )
@@ -61,7 +62,7 @@ def plan_training_memory(
     if processes is None:
         asked = recipe.launch.processes
         processes = 1 if asked == "auto" else int(asked)
-    on_cpu = gpu is None and bool(recipe.training.get("use_cpu"))
+    on_cpu = planned_on_cpu(recipe, gpu)
     config = model_config(recipe, located.locate(recipe.model))
     setup = setup_of(recipe, config, processes=processes, on_cpu=on_cpu)
     measured = measured or measure_lengths(recipe, located, all_rows=all_rows)
@@ -72,7 +73,13 @@ def plan_training_memory(
     skips = recipe.skip_padding == "on" or (recipe.skip_padding == "auto" and on_cpu)
     rate = None if gpu is None else gpu.tflops
     duration = estimate_duration(setup, memory, cut, passes=passes, tflops=rate, mfu=mfu)
-    return make_plan(run, gpu, duration, assumptions(run, measured, skips_padding=skips))
+    assumed = assumptions(run, measured, skips_padding=skips)
+    if recipe.training.get("use_cpu") and not on_cpu:
+        assumed.append(
+            "Planned for a GPU: --gpu overrides the recipe's training.use_cpu: true. `train` keeps to "
+            "the CPU unless you set training.use_cpu=false."
+        )
+    return make_plan(run, gpu, duration, assumed)
 
 
 def _passes(recipe: TrainingRecipe, measured: Measured) -> float:

@@ -80,9 +80,12 @@ def check_recipe(content: Mapping[str, Any], where: str) -> StageRecipe:
         raise RecipeError(explained(error, kind, where)) from None
 
 
-def scorer_sections(scorers: Sequence[str]) -> dict[str, ScorerSection]:
+def scorer_sections(scorers: Sequence[str], *, option: str = "--scorer") -> dict[str, ScorerSection]:
     """Scorers of a command line: `NAME=MODEL`, or `NAME={kind: ...}` in YAML.
 
+    Args:
+        scorers: as they are written.
+        option: where they were given, which opens every error message.
     Raises:
         RecipeError: names the scorer, the key and the nearest valid name.
 
@@ -93,10 +96,10 @@ def scorer_sections(scorers: Sequence[str]) -> dict[str, ScorerSection]:
     for item in scorers:
         name, equals, value = item.partition("=")
         if not equals or not name or not value:
-            raise RecipeError(f"--scorer {item}: write NAME=MODEL, or NAME={{kind: ...}}.")
-        parsed = parse_yaml(f"value: {value}", f"--scorer {item}")["value"]
+            raise RecipeError(f"{option} {item}: write NAME=MODEL, or NAME={{kind: ...}}.")
+        parsed = parse_yaml(f"value: {value}", f"{option} {item}")["value"]
         content[name] = parsed if isinstance(parsed, dict) else {"name": str(parsed)}
-    recipe = check_recipe({"stage": "score", "data": [{"name": "rows"}], "scorers": content}, "--scorer")
+    recipe = check_recipe({"stage": "score", "data": [{"name": "rows"}], "scorers": content}, option)
     assert isinstance(recipe, ScoreRecipe)  # by its stage
     return dict(recipe.scorers)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +300,14 @@ def test_seeds_and_labels_give_their_figures() -> None:
         ([{"prompt_id": "p", "preference": "a"}] * 2, "row 1 repeats prompt id 'p' of row 0"),
         ([{"prompt_id": "p", "preference": "c"}], "row 1 has the preference 'c'"),
         ([{"prompt_id": "p", "preference": 1.5}], "row 1 has the preference 1.5"),
-        ([{"prompt_id": "p", "preferrence": 1}], "Did you mean 'preferrence'"),
-        ([{"preference": 1}], "no 'prompt_id' or 'prompt'"),
+        (
+            [{"prompt_id": "p", "preferrence": 1}],
+            "no column 'preference'; 'preferrence' looks like it: rename it",
+        ),
+        ([{"preference": 1}], "no column 'prompt_id'"),
+        ([{"prompt_id": None, "preference": 1}], "no 'prompt_id' or 'prompt'"),
+        ([{"promt_id": "p", "prefrence": 1}], "'prefrence' looks like .*'promt_id' looks like it"),
+        ([{"prompt_version": 1, "preference": 1}], r"no column 'prompt_id'\. The columns are"),
         ([{"prompt_id": "p", "preference": 1, "first": "left"}], "'first' 'left'"),
         ([{"prompt_id": "p", "preference": 1, "length_a": -1, "length_b": 1}], "-1 for 'length_a'"),
         (
@@ -335,3 +343,47 @@ def test_the_command_prints_figures_cautions_and_json(tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(app, ["win-rate", name, "--json"]).output)
     assert found["metrics"]["win_rate"]["value"] == pytest.approx(0.875)
     assert logit(0.5) == 0
+
+
+def advised(name: str, *more: str) -> tuple[str, list[str]]:
+    """The last line of `win-rate`, and the command in it with a rate that a user might choose."""
+    shown = CliRunner().invoke(app, ["win-rate", name, *more])
+    assert shown.exit_code == 0, shown.output
+    line = shown.output.strip().splitlines()[-1]
+    command = re.search(r"handbook (power [^;]*)", line)
+    return line, [] if command is None else shlex.split(command[1].replace("RATE", "0.55"))
+
+
+@pytest.mark.parametrize("prompts", [4, 40])
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_an_undecided_judge_is_told_a_command_that_works(
+    tmp_path: Path, prompts: int, has_ties: bool
+) -> None:
+    sides = ["a", "b", "tie", "tie"] if has_ties else ["a", "b"]
+    rows = [{"prompt_id": str(p), "preference": sides[p % len(sides)]} for p in range(prompts)]
+    line, command = advised(write(tmp_path / "my rows.jsonl", rows))
+    assert "undecided" in line
+    assert "0.51" not in line, "no rate is made up"
+    assert ("--ties 0.5" in line) == (has_ties and prompts < 10), "a pilot's file shows its ties itself"
+    planned = CliRunner().invoke(app, command)
+    assert planned.exit_code == 0, planned.output
+    if prompts >= 10:
+        seen = re.search(r"smallest effect seen that often is (\d\.\d+)", planned.output)
+        assert seen is not None
+        assert f"{0.5 + float(seen[1]):.2f}" in line
+
+
+def test_a_bias_that_peoples_labels_show_is_in_the_verdict(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    people = (rng.random(400) < 0.5).astype(int)
+    judge = people | (rng.random(400) < 0.4)
+    rows = [
+        {"prompt_id": str(p), "preference": "ab"[judge[p]]} | ({"label": "ab"[people[p]]} if p < 200 else {})
+        for p in range(400)
+    ]
+    line, _ = advised(write(tmp_path / "j.jsonl", rows))
+    assert "undecided" in line, "the judge alone says B"
+    assert "the judge favours B (judge_bias" in line
+    unlabelled = [{key: value for key, value in row.items() if key != "label"} for row in rows]
+    line, _ = advised(write(tmp_path / "j.jsonl", unlabelled))
+    assert "B is preferred; check the judge against people: add `label`" in line

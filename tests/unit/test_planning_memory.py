@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import time
@@ -12,19 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from training_peaks import FIXED, Cell, drawn, error_of
 from transformers import LlamaConfig
 
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import DataError, ModelError, RecipeError
-from handbook_utils.planning.changes import Run, changes_to_fit, processes_to_fit
+from handbook_utils.planning.changes import Change, Run, changes_to_fit, processes_to_fit
 from handbook_utils.planning.duration import estimate_duration
 from handbook_utils.planning.gpus import read_gpu
 from handbook_utils.planning.lengths import Lengths, batch_of, largest_batch
 from handbook_utils.planning.live_bytes import ACTIVATIONS, GRADIENTS, LiveBytes
 from handbook_utils.planning.memory import MARGIN_BYTES, Setup, plan_memory
 from handbook_utils.planning.picture import parts_svg
-from handbook_utils.planning.report import make_plan, plan_record
+from handbook_utils.planning.report import make_plan, plan_record, plan_view
 from handbook_utils.planning.whole import cache_bytes, plan_training_memory
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.schema.sections import LoraSection
@@ -179,7 +181,15 @@ def test_keys_and_values_take_two_numbers_per_channel_layer_and_token() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("h10", "h100"), ("24 bananas", "no size"), ("0", "no size"), ("-3", "no size"), ("9" * 9, "no size")],
+    [
+        ("h10", "'h100'"),
+        ("a100", "'a100-40gb' or 'a100-80gb'"),
+        ("NVIDIA A100", "'a100-40gb' or 'a100-80gb'"),
+        ("24 bananas", "no size"),
+        ("0", "no size"),
+        ("-3", "no size"),
+        ("9" * 9, "no size"),
+    ],
 )
 def test_an_unknown_gpu_is_refused_with_the_nearest(text: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
@@ -241,3 +251,28 @@ def test_an_empty_file_is_refused_and_a_row_of_100_000_tokens_is_planned(tmp_pat
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(DataError):
         plan_training_memory(recipe(tmp_path), ResolvedInputs())
+
+
+def test_what_is_to_be_typed_is_shown_whole_and_the_size_once() -> None:
+    run = Run(Setup(config(layers=2), "sft"), rows(16), per_device=8, accumulation=2)
+    duration = estimate_duration(run.setup, run.memory, run.rows, passes=1, tflops=None)
+    fits = make_plan(run, read_gpu("24GiB"), duration, [])
+    how = "training.per_device_train_batch_size=16"
+    too_large = replace(fits, gpu=read_gpu("100MiB"), changes=(Change("16 rows", how, "time " * 20, GIB),))
+    for width in (50, 80, 140):
+        console = Console(width=width, file=io.StringIO(), record=True)
+        console.print(plan_view(too_large))
+        console.print(plan_view(fits))
+        shown = console.export_text()
+        assert how in shown
+        assert shown.count("time ") + shown.count("time\n") >= 20, "costs are not cut"
+        assert "It does not fit 100 MiB." in shown
+        assert "It fits 24 GiB." in shown
+
+
+def test_a_gpu_that_overrides_use_cpu_is_said(tmp_path: Path) -> None:
+    on_cpu = recipe(tmp_path, training={"max_length": 128, "use_cpu": True}, global_batch_size=16)
+    assert plan_training_memory(on_cpu, ResolvedInputs()).run.per_device == 16
+    plan = plan_training_memory(on_cpu, ResolvedInputs(), gpu=read_gpu("24GiB"))
+    assert (plan.run.per_device, plan.run.accumulation) == (8, 2)
+    assert any("--gpu overrides" in sentence for sentence in plan.assumed)

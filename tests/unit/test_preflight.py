@@ -99,6 +99,49 @@ def test_the_command_exits_with_1_on_red(handbook: Any, tmp_path: Path) -> None:
     assert json.loads(out)["light"] == "red"
 
 
+def test_plan_and_preflight_split_the_batch_alike(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROWS)
+    for gpu, said in (
+        (None, "16 per device x 1 pass x 1 process = 16"),
+        ("24GiB", "8 per device x 2 passes"),
+    ):
+        found = looked(tmp_path, rows, gpu=gpu, global_batch_size=16)
+        batch = next(finding.says for finding in found.findings if finding.check == "batch")
+        assert said in batch
+        assert ("--gpu overrides" in batch) == (gpu is not None)
+        assert found.plan is not None
+        assert f"{found.plan.run.per_device} per device x {found.plan.run.accumulation} pass" in batch
+
+
+def test_what_bad_data_leaves_unchecked_is_named(handbook: Any, tmp_path: Path) -> None:
+    folder = tmp_path / ("a_long_name_" * 10)
+    folder.mkdir()
+    bad = folder / "rows.jsonl"
+    bad.write_text("not json\n")
+    found = looked(tmp_path, str(bad))
+    left = [finding.says for finding in found.findings if finding.check == "not checked"]
+    assert left == ["not checked: overlap, steps, masks, lengths, memory, disk; because 'data' is red"]
+    code, out, _ = handbook("preflight", "pocket/sft", "--set", f"data=[{{name: '{bad}'}}]")
+    assert code == 1
+    assert "…" not in out
+    good = looked(tmp_path, write(tmp_path / "rows.jsonl", ROWS))
+    assert light_of(good, "not checked") == []
+
+
+def test_a_plan_whose_start_model_is_missing_says_what_stands_in(
+    handbook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, said = handbook("plan", "pocket/dpo")
+    assert code == 2
+    assert "--set 'model={name: MODEL}' --set 'data=[{name: FILE}]'" in said
+    assert "handbook train pocket/sft" in said
+    pairs = {"prompt": "Say one.", "chosen": "one it is.", "rejected": "two it is."}
+    rows = write(tmp_path / "pairs.jsonl", [pairs] * 16)
+    changes = ("--set", "model={name: 'pocket:base'}", "--set", f"data=[{{name: '{rows}'}}]")
+    assert handbook("plan", "pocket/dpo", *changes)[0] == 0
+
+
 def test_an_unknown_gpu_is_a_mistake_of_the_command_line(handbook: Any) -> None:
     code, _, said = handbook("plan", "pocket/sft", "--gpu", "h10")
     assert code == 2

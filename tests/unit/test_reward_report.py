@@ -14,7 +14,7 @@ from scipy.special import expit
 from typer.testing import CliRunner
 
 from handbook_utils.cli.app import app
-from handbook_utils.errors import DataError
+from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation.reward.bias import matched_difference
 from handbook_utils.evaluation.reward.calibration import best_temperature, calibration
 from handbook_utils.evaluation.reward.comparisons import LENGTH, RANDOM, Scores, reduce_scores
@@ -271,6 +271,13 @@ def test_one_prompt_is_reported_with_cautions(tmp_path: Path) -> None:
     assert report.prompts == 1
     assert report.models["m"].figures["accuracy"].low < 0.3
     assert report.cautions
+
+
+def test_a_model_without_a_name_is_an_error_of_the_option_that_was_given(tmp_path: Path) -> None:
+    name = write(tmp_path / "p.jsonl", pairs(20))
+    with pytest.raises(RecipeError, match="--model foo: write NAME=MODEL") as error:
+        read_comparisons(name, models=["foo"])
+    assert "--scorer" not in str(error.value)
 
 
 def test_the_command_writes_a_page_that_needs_nothing_and_escapes_all(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from handbook_utils.cli.options import Changes, Json, Out, RecipeName, Seed
@@ -49,7 +49,8 @@ def plan(
 ) -> None:
     """Show the memory that a training run takes by part, whether it fits, what makes it fit, and the time.
 
-    Needs no GPU and no network; of the model only its config.json.
+    Needs no GPU and no network; of the model only its config.json. An earlier run that the recipe reads must
+    be there, or be replaced: --set 'model={name: MODEL}'.
     A step is computed on tensors without data, for the longest rows of your data.
     What only a GPU shows (workspaces, fragmentation) is a margin, and not measured.
 
@@ -65,14 +66,14 @@ def plan(
         raise RecipeError(f"--picture: '{picture.name}' is no .svg file.")
     wanted = launch_changes(processes, strategy, None)
     loaded: Any = view.load_for("train", recipe, [*(changes or []), *wanted], seed)
+    inputs = _inputs(recipe, loaded, view.default_out(recipe))  # before what takes long to import
     from handbook_utils.data.load import ResolvedInputs
-    from handbook_utils.pipeline.inputs import resolve_inputs
     from handbook_utils.planning.picture import parts_svg
     from handbook_utils.planning.report import plan_record, plan_view
     from handbook_utils.planning.whole import plan_training_memory
     from handbook_utils.runs.atomic import write_text
 
-    located = ResolvedInputs(resolve_inputs(loaded, view.default_out(recipe)))
+    located = ResolvedInputs(inputs)
     made = plan_training_memory(loaded, located, gpu=room, processes=processes, all_rows=all_rows, mfu=rates)
     if picture is not None:
         write_text(picture, parts_svg(made.memory.parts, room=None if room is None else room.bytes))
@@ -120,7 +121,9 @@ def preflight(
     if json:
         view.say(found.to_json(), "", json)
     else:
-        table = Table("", "check", "found", "remedy", box=None, header_style="bold")
+        # a long path is wrapped, not cut
+        wide = (Column(name, overflow="fold") for name in ("found", "remedy"))
+        table = Table("", "check", *wide, box=None, header_style="bold")
         for finding in found.findings:
             light = Text(finding.light, style=LIGHTS[finding.light])
             table.add_row(light, finding.check, Text(finding.says), Text(finding.remedy))
@@ -129,6 +132,35 @@ def preflight(
             view.say_next(f"train: handbook train {recipe}")
     if found.light == "red":
         raise typer.Exit(1)
+
+
+def _inputs(name: str, recipe: Any, out: Path) -> dict[str, Path]:
+    """The earlier runs that a recipe reads; where one is missing, the error says what can stand in for it."""
+    from handbook_utils.pipeline.inputs import resolve_inputs, sources_of
+    from handbook_utils.schema.recipe import find_recipe, read_recipe_file, recipe_names
+    from handbook_utils.schema.stage_table import STAGES
+
+    try:
+        return resolve_inputs(recipe, out)
+    except RecipeError as error:
+        reads = [(key, source.from_) for key, source in sources_of(recipe) if source.from_ is not None]
+        instead = {
+            key.partition(".")[0]: "'model={name: MODEL}'" if key == "model" else "'data=[{name: FILE}]'"
+            for key, _ in reads
+            if key == "model" or key.startswith("data.")
+        }
+        said = (
+            f"{error} To plan without it: --set {' --set '.join(instead.values())}."
+            if instead
+            else f"{error}"
+        )
+        made = [f"{name.rpartition('/')[0]}/{run}" for _, run in reads]
+        made = [each for each in dict.fromkeys(made) if each in recipe_names()]
+        if made:
+            commands = (STAGES[read_recipe_file(find_recipe(each))["stage"]].command for each in made)
+            lines = [f"handbook {command} {each}" for command, each in zip(commands, made, strict=True)]
+            said += f" What it reads is made by: {'; '.join(lines)}."
+        raise RecipeError(said) from None
 
 
 def _rates(text: str) -> tuple[float, float]:

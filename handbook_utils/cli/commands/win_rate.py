@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from handbook_utils.cli.options import Json
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
-    from handbook_utils.evaluation.judged.summary import JudgedReport
+    from handbook_utils.evaluation.judged.summary import JudgedReport, Judgements
 
 
 def win_rate(
@@ -38,14 +39,15 @@ def win_rate(
 
     if not 0 < level < 1:
         raise DataError(f"--level must be between 0 and 1, got {level:g}")
-    report = summarise_judgements(read_judgements(judgements, split=split), level=level)
+    judged = read_judgements(judgements, split=split)
+    report = summarise_judgements(judged, level=level)
     if json:
         print(json_module.dumps(report.to_json()))
     else:
-        _show(report)
+        _show(report, _next(report, judged, judgements, split=split, level=level))
 
 
-def _show(report: JudgedReport) -> None:
+def _show(report: JudgedReport, verdict: str) -> None:
     from rich.console import Console
 
     from handbook_utils.cli import view
@@ -55,13 +57,50 @@ def _show(report: JudgedReport) -> None:
     console.print(f"{report.prompts} prompts, {report.rows} judgements", style="dim")
     for caution in report.cautions:
         console.print(f"caution: {caution}", style="yellow", markup=False)
-    best = report.metrics.get("length_controlled_win_rate", report.metrics["win_rate"])
-    if best.low <= 0.5 <= best.high:
-        view.say_next(
-            f"undecided; see what more prompts would show: handbook power --win-rate "
-            f"{max(best.value, 0.51):.2f}"
-        )
+    view.say_next(verdict)
+
+
+def _next(report: JudgedReport, judged: Judgements, name: str, *, split: str, level: float) -> str:
+    """Who is preferred, or what it takes to know; by people's labels where these show the judge's bias."""
+    metrics = report.metrics
+    best = metrics.get("length_controlled_win_rate", metrics["win_rate"])
+    bias = metrics.get("judge_bias")
+    if bias is None:
+        people = "check the judge against people: add `label`"
+    elif bias.low <= 0 <= bias.high:
+        people = "people's labels show no bias of the judge"
     else:
-        view.say_next(
-            f"{'B' if best.low > 0.5 else 'A'} is preferred; check the judge against people: add `label`"
+        best = metrics["corrected_win_rate"]
+        people = (
+            f"people's labels show that the judge favours {'B' if bias.value > 0 else 'A'} "
+            f"(judge_bias {bias}), so this goes by corrected_win_rate {best}: more labels narrow it"
         )
+    if not best.low <= 0.5 <= best.high:
+        return f"{'B' if best.low > 0.5 else 'A'} is preferred; {people}"
+    known = "" if bias is None else f"{people}; "
+    return f"undecided; {known}{_more_prompts(report, judged, name, split=split, level=level)}"
+
+
+def _more_prompts(report: JudgedReport, judged: Judgements, name: str, *, split: str, level: float) -> str:
+    """The smallest effect that these prompts show, and the command that plans for a smaller one."""
+    from handbook_utils.evaluation.power import FEWEST_PILOT, smallest_effect
+    from handbook_utils.evaluation.prompt_rows import prompt_means
+
+    choose = "choose the win rate to tell from 0.5 (RATE)"
+    at_level = "" if level == 0.95 else f" --level {level:g}"
+    wins = prompt_means(judged.preferences, judged.prompt_ids)
+    ties = round(report.metrics["tie_rate"].value, 2)
+    alone = "handbook power --win-rate RATE" + (f" --ties {ties:g}" if 0 < ties < 1 else "") + at_level
+    if len(wins) < FEWEST_PILOT:
+        return f"{len(wins)} prompts are too few for a pilot ({FEWEST_PILOT}): {choose}: {alone}"
+    spread = float(wins.std(ddof=1))
+    if spread < 1e-9:
+        return f"all prompts came out the same: {choose}: {alone}"
+    effect = smallest_effect(spread, len(wins), level=level)
+    low, high = f"{0.5 - effect:.2f}", f"{0.5 + effect:.2f}"
+    seen = f"{len(wins)} prompts show a raw win rate from {high} on, or up to {low}, 80% of the time"
+    if effect >= 0.5:
+        seen = f"{len(wins)} prompts show no win rate 80% of the time"
+    # the pilot is read whole: a slice cannot be named to it
+    pilot = f"handbook power {shlex.quote(name)} --win-rate RATE{at_level}" if split == "train" else alone
+    return f"{seen}; for one nearer to 0.5, {choose}: {pilot}"

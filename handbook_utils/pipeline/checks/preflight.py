@@ -21,14 +21,14 @@ from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import DataError, HandbookError
 from handbook_utils.libraries.versions import untested_versions
 from handbook_utils.pipeline.inputs import check_inputs, resolve_inputs
-from handbook_utils.planning.gpus import GIB, Gpu
-from handbook_utils.planning.recipe import Measured, lengths_of
-from handbook_utils.planning.report import Plan, plan_record
+from handbook_utils.planning.gpus import GIB, Gpu, room_text
+from handbook_utils.planning.recipe import Measured, lengths_of, planned_on_cpu, planned_split
+from handbook_utils.planning.report import Plan, plan_record, size_text
 from handbook_utils.planning.whole import plan_training_memory
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.initial_model import check_start, start_tokenizer
-from handbook_utils.training.plan import batch_plan, make_plan, setting
+from handbook_utils.training.plan import make_plan, planned_processes, setting
 from handbook_utils.training.rows.batches import check_shared_prefix
 from handbook_utils.training.rows.labelled import check_samples, labels_itself
 
@@ -37,6 +37,20 @@ Light = Literal["green", "amber", "red"]
 SOME_LOST, MOST_LOST = 0.01, 0.5
 # a label that is rarer than this among marked answers is hardly learned
 RARE = 0.05
+
+# checks that need others to have passed: the first of them that is red is the reason
+NEEDS = {
+    "batch": ("inputs",),
+    "model": ("inputs",),
+    "data": ("inputs",),
+    "overlap": ("inputs", "data"),
+    "steps": ("inputs", "batch", "data"),
+    "template": ("inputs", "tokenizer"),
+    "masks": ("inputs", "data", "tokenizer"),
+    "lengths": ("inputs", "data", "tokenizer"),
+    "memory": ("inputs", "batch", "data", "tokenizer", "lengths"),
+    "disk": ("inputs", "batch", "data", "tokenizer", "lengths", "memory"),
+}
 
 
 class DiskWarning(UserWarning):
@@ -92,7 +106,7 @@ def preflight(
 ) -> Preflight:
     """Check a recipe of a training stage; no weight is loaded, and nothing written.
 
-    A check that another one's failure makes impossible is left out.
+    A check that another one's failure makes impossible is named as not checked.
 
     Args:
         recipe: of a training stage.
@@ -113,15 +127,13 @@ def preflight(
     findings += _versions()
     inputs = tried("inputs", lambda: _inputs(recipe, out))
     if inputs is None:
-        return Preflight(tuple(findings))
+        return Preflight((*findings, *_unchecked(recipe, findings)))
     located = ResolvedInputs(inputs)
     source = located.locate(recipe.model)
-    split = tried("batch", lambda: batch_plan(recipe))
+    on_cpu = planned_on_cpu(recipe, gpu)
+    split = tried("batch", lambda: planned_split(recipe, planned_processes(recipe), on_cpu=on_cpu))
     if split is not None:
-        says = (
-            f"{split[0]} per device x {split[1]} passes x {split[2]} processes = {recipe.global_batch_size}"
-        )
-        findings.append(Finding("batch", "green", says))
+        findings.append(Finding("batch", "green", _split_text(recipe, split, on_cpu=on_cpu)))
     if tried("model", lambda: _start(recipe, source)) is not None:
         findings.append(Finding("model", "green", f"{source}: can be trained as the recipe says"))
     data = tried("data", lambda: _data(recipe, located))
@@ -145,6 +157,7 @@ def preflight(
         )
     if plan is not None:
         findings += [*_memory(plan), *_disk(recipe, plan, out)]
+    findings += _unchecked(recipe, findings)
     return Preflight(tuple(findings), plan)
 
 
@@ -165,6 +178,33 @@ def warn_before_training(recipe: TrainingRecipe, located: ResolvedInputs, out: P
 
 def _existing(out: Path) -> Path:
     return next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+
+
+def _split_text(recipe: TrainingRecipe, split: tuple[int, int, int], *, on_cpu: bool) -> str:
+    rows, passes, processes = split
+    said = (
+        f"{rows} per device x {passes} {'pass' if passes == 1 else 'passes'} x "
+        f"{processes} {'process' if processes == 1 else 'processes'} = {recipe.global_batch_size}"
+    )
+    if recipe.training.get("use_cpu") and not on_cpu:
+        said += "; on a GPU: --gpu overrides the recipe's training.use_cpu: true"
+    return said
+
+
+def _unchecked(recipe: TrainingRecipe, findings: list[Finding]) -> Iterator[Finding]:
+    """What was not checked, because a check that it builds on is red."""
+    found = {finding.check for finding in findings}
+    red = {finding.check for finding in findings if finding.light == "red"}
+    by_cause: dict[str, list[str]] = {}
+    for check, needs in NEEDS.items():
+        if recipe.stage == "pretrain" and check in ("template", "masks"):
+            continue
+        cause = next((need for need in needs if need in red), None)
+        if check not in found and cause is not None:
+            by_cause.setdefault(cause, []).append(check)
+    for cause, checks in by_cause.items():
+        says = f"not checked: {', '.join(checks)}; because '{cause}' is red"
+        yield Finding("not checked", "amber", says, f"Mend '{cause}', then look again.")
 
 
 def _versions() -> Iterator[Finding]:
@@ -308,17 +348,17 @@ def _lengths(recipe: TrainingRecipe, measured: Measured) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan) -> Iterator[Finding]:
-    size = f"{plan.memory.total / GIB:.2f} GiB on each device"
+    size = f"{size_text(plan.memory.total)} on each device"
     size += ", a margin included that is not measured" if plan.memory.margin else ""
     if plan.gpu is None:
         yield Finding("memory", "green", f"{size}; no GPU named to compare with")
     elif plan.fits:
-        yield Finding("memory", "green", f"{size}; fits {plan.gpu.name}")
+        yield Finding("memory", "green", f"{size}; fits {room_text(plan.gpu)}")
     else:
         ways = (change.how for change in plan.changes)
         written = " ".join(way if way.startswith("--") else f"--set {way}" for way in ways)
         remedy = written if plan.changes_fit else "See `handbook plan`: no change here makes it fit."
-        yield Finding("memory", "red", f"{size}; {plan.gpu.name} has {plan.gpu.bytes / GIB:.1f} GiB", remedy)
+        yield Finding("memory", "red", f"{size}; more than {room_text(plan.gpu)}", remedy)
     if plan.duration.hours is not None:
         fastest, slowest = plan.duration.hours
         yield Finding("time", "green", f"very roughly {fastest:.2g} to {slowest:.2g} hours")
