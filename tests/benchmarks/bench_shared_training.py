@@ -256,16 +256,16 @@ def measure(work: Work) -> dict[str, Any]:
     """All figures of one shape, recorded."""
     rows = rows_of(work)
     spent = [one_round(work, rows, seed) for seed in range(ROUNDS)]
-    stock = [each["TRL"] / each[OURS] for each in spent]
-    alike = [each["TRL"] / each[ALIKE] for each in spent]
-    alone = [each.get("TRL, same head", each["TRL"]) / each[OURS] for each in spent]
+    by_default = [each["TRL"] / each[OURS] for each in spent]
+    stock = [each["TRL"] / each[ALIKE] for each in spent]
+    alone = [each.get("TRL, same head", each["TRL"]) / each[ALIKE] for each in spent]
     found = {
         **{name: getattr(work, name) for name in ("stage", "prompt", "answer", "vocabulary", "goal")},
+        "by_default": middle(by_default),
         "speedup": middle(stock),
         "same_head": middle(alone),
-        "alike": middle(alike),
         "ideal": ideal(work),
-        "peak_gib": peak_gib(work, OURS),
+        "peak_gib": peak_gib(work, ALIKE),
         "peak_gib_trl": peak_gib(work, "TRL"),
     }
     print(json.dumps(found), flush=True)

@@ -24,7 +24,7 @@ class SamplingSettings:
         temperature: divides the logits; 0 is greedy.
         top_p: nucleus; 1 lets every token take part.
         seed: names the noise, together with prompt id, sample index and step.
-        rows_per_batch: answers decoded at once; memory grows with it, samples do not depend on it.
+        rows_per_batch: answers decoded at once; memory grows with it, samples change by rounding alone.
     Raises:
         DataError: fewer than one sample.
     """
