@@ -70,7 +70,7 @@ def plan_training_memory(
     memory = run.memory
     passes = _passes(recipe, measured)
     cut = measured.lengths.cut(run.max_length)
-    skips = recipe.skip_padding == "on" or (recipe.skip_padding == "auto" and on_cpu)
+    skips = recipe.skip_padding == "on" or (recipe.skip_padding != "off" and on_cpu)
     rate = None if gpu is None else gpu.tflops
     duration = estimate_duration(setup, memory, cut, passes=passes, tflops=rate, mfu=mfu)
     assumed = assumptions(run, measured, skips_padding=skips)

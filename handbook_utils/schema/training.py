@@ -54,8 +54,8 @@ class TrainingRecipe(StageRecipe):
         default_factory=dict, description="any field of the trainer's TRL config"
     )
     launch: LaunchSection = Field(default_factory=LaunchSection)
-    skip_padding: OnOff = Field(
-        "auto", description="compute rows of different length apart, without padding; auto: on a CPU"
+    skip_padding: OnOff | None = Field(
+        None, description="compute rows of different length apart, without padding; absent: auto, on a CPU"
     )
 
     @field_validator("training")

@@ -38,6 +38,10 @@ STORE = ROOT / "book" / "results" / "mutation.json"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 # what is changed, and the tests that have to notice it, quick ones first
 TESTS: dict[str, list[str]] = {
+    "evaluation/judged/": ["test_judged"],
+    "evaluation/reward/": ["test_reward_report"],
+    "evaluation/power": ["test_power"],
+    "evaluation/two_level": ["test_judged"],
     "evaluation/coverage": ["test_coverage", "test_statistics", "test_win_rate"],
     "evaluation/": [
         *("test_statistics", "test_win_rate", "test_best_of_n", "test_kl", "test_evaluation_held"),

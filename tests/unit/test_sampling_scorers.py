@@ -337,7 +337,7 @@ def test_the_members_of_an_ensemble_are_inputs_of_the_run():
             "under 'scorers.s.models.0'",
         ),
         ({"kind": "function", "function": "nowhere", "allow_code": True}, "write package.module:name"),
-        ("pocket:gold", "Input should be a valid dictionary"),
+        ("pocket:gold", "is a section with keys of its own"),
     ],
 )
 def test_a_scorer_that_is_misspelt_names_the_nearest(scorer, message):

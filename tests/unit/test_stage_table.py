@@ -22,7 +22,7 @@ PACKAGE = Path(handbook_utils.__file__).parent
 # what other tools call their methods; and of which method a log is, whoever wrote it
 OTHER_NAMES = {PACKAGE / "training" / "trl_bridge.py", PACKAGE / "__init__.py"}
 OTHER_NAMES |= {PACKAGE / "convert" / "tables.py", PACKAGE / "convert" / "foreign.py"}
-OTHER_NAMES |= {PACKAGE / "diagnosis" / "rules" / "preferences.py"}
+OTHER_NAMES |= {PACKAGE / "diagnosis" / "rules" / "preferences.py", PACKAGE / "diagnosis" / "keys.py"}
 EXAMPLES = {load_recipe(name).stage: name for name in recipe_names()}
 each_example = pytest.mark.parametrize(("stage", "name"), EXAMPLES.items())
 

@@ -156,6 +156,6 @@ def _why_padded(recipe: TrainingRecipe, trainer: Any) -> str | None:
         return "processes that share the weights have to make the same passes"
     if getattr(trainer, "aux_loss_enabled", False):
         return ROUTER_LOSS
-    if recipe.skip_padding == "auto" and trainer.args.device.type != "cpu":
+    if recipe.skip_padding != "on" and trainer.args.device.type != "cpu":
         return "on a GPU it was not measured; `skip_padding: on` asks for it"
     return why_padded(trainer.model)
