@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 
+from handbook_utils.planning.gpus import GIB
 from handbook_utils.planning.step import Batch, Bytes, Step, Trainer, step_bytes
 from handbook_utils.schema.sections import LoraSection
 
-GIB = 2**30
 # what only a GPU shows, and nobody has measured here: the context and workspaces of CUDA and NCCL, and the
 # share of the rest that an allocator loses to fragmentation
 MARGIN_BYTES, MARGIN_SHARE = GIB, 0.05

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-GIB = 2**30
+from handbook_utils.planning.gpus import GIB
+
 WIDTH, BAR_HEIGHT, LEFT, LINE = 720, 44, 16, 22
 # readable on light and dark pages, and told apart by who does not see red and green apart
 FILLS = {

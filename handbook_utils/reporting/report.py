@@ -48,6 +48,15 @@ def write_report(runs: Path | str | Sequence[Path | str], out: Path | str) -> Pa
         RunFolderError: no run is found, or the file cannot be written.
     """
     views = read_runs(runs)
+    return write_page("report.html.jinja", report_content(views), out)
+
+
+def write_page(template: str, content: Mapping[str, Any], out: Path | str) -> Path:
+    """Write a page from a template of this folder; what is not marked as safe is escaped.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
     pages = Environment(
         loader=PackageLoader("handbook_utils.reporting"),
         autoescape=True,
@@ -57,7 +66,7 @@ def write_report(runs: Path | str | Sequence[Path | str], out: Path | str) -> Pa
     )
     pages.filters["duration"] = duration
     target = Path(out)
-    write_text(target, pages.get_template("report.html.jinja").render(report_content(views)))
+    write_text(target, pages.get_template(template).render(content))
     return target
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from handbook_utils.evaluation.reward.report import ModelReport, RewardReport
 from handbook_utils.reporting.plots import COLOURS, DASHES, INK, MARKERS, new_figure, plot_estimates
-from handbook_utils.reporting.report import inline_picture
-from handbook_utils.runs.atomic import write_text
+from handbook_utils.reporting.report import inline_picture, write_page
 
 # what each figure of a model means, in the order of the page
 FIGURES = {
@@ -34,16 +32,7 @@ def write_reward_page(report: RewardReport, out: Path | str, *, title: str) -> P
     Raises:
         RunFolderError: the file cannot be written.
     """
-    pages = Environment(
-        loader=PackageLoader("handbook_utils.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    target = Path(out)
-    write_text(target, pages.get_template("reward.html.jinja").render(page_content(report, title)))
-    return target
+    return write_page("reward.html.jinja", page_content(report, title), out)
 
 
 def page_content(report: RewardReport, title: str) -> dict[str, Any]:

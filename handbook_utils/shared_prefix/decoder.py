@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -89,9 +88,12 @@ def _replaced(
             return original(**as_given)
         rows = _shared(decoder, input_ids, lengths, groups) if shares else None
         is_shared = rows is not None
+        if rows is None and not skip_padding:
+            return original(**as_given)
         rows = rows or rows_apart(input_ids.shape, lengths)
-        overhead = pass_overhead(decoder.config.hidden_size) if skip_padding else math.inf
-        runs = runs_of_like_width(rows.widths, overhead)
+        runs = [np.arange(len(rows.widths))]
+        if skip_padding:
+            runs = runs_of_like_width(rows.widths, pass_overhead(decoder.config.hidden_size))
         if len(runs) == 1 and not is_shared:
             return original(**as_given)
         inputs = [_inputs(decoder, input_ids, rows.only(run), is_shared=is_shared) for run in runs]

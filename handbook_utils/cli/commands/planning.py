@@ -14,6 +14,9 @@ from rich.text import Text
 from handbook_utils.cli.options import Changes, Json, Out, RecipeName, Seed
 from handbook_utils.errors import RecipeError
 
+AllRows = Annotated[
+    bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
+]
 LIGHTS = {"green": "green", "amber": "yellow", "red": "bold red"}
 
 
@@ -34,9 +37,7 @@ def plan(
         str | None,
         typer.Option(help="How processes share the model: ddp, fsdp2, zero2, zero3. Default: the recipe's."),
     ] = None,
-    all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
-    ] = False,
+    all_rows: AllRows = False,
     mfu: Annotated[
         str, typer.Option(help="Share of the GPU's peak rate that training reaches, lowest to highest.")
     ] = "0.2-0.45",
@@ -93,9 +94,7 @@ def preflight(
             show_default=False,
         ),
     ] = None,
-    all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
-    ] = False,
+    all_rows: AllRows = False,
     out: Out = None,
     changes: Changes = None,
     seed: Seed = None,

@@ -70,6 +70,14 @@ AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of wha
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier curation in that folder.")]
 LEAKS, RULES, LATER = "What counts as a leak", "Rules", "A finished folder"
+OR_ALL, SEE_DROP = "Repeatable; or all.", "Rules: see --drop."
+
+
+def _listed(name: str, explained: str) -> Any:
+    """An option of the rules that may be given several times."""
+    return typer.Option(name, help=explained, rich_help_panel=RULES, show_default=False)
+
+
 LeakWords = Annotated[
     int, typer.Option(min=1, help="Words in a row that count as shared.", rich_help_panel=LEAKS)
 ]
@@ -137,33 +145,13 @@ def curate(
     against: Against = None,
     drop: Annotated[
         list[str] | None,
-        typer.Option(
-            "--drop",
-            help="Remove the rows that this rule finds. Repeatable; or all. Rules: "
-            + ", ".join(RULE_TABLE)
-            + ".",
-            rich_help_panel=RULES,
-            show_default=False,
-        ),
+        _listed("--drop", f"Remove the rows that this rule finds. {OR_ALL} Rules: {', '.join(RULE_TABLE)}."),
     ] = None,
     flag: Annotated[
         list[str] | None,
-        typer.Option(
-            "--flag",
-            help="Keep the rows that this rule finds, and list them. Repeatable; or all. Rules: see --drop.",
-            rich_help_panel=RULES,
-            show_default=False,
-        ),
+        _listed("--flag", f"Keep the rows that this rule finds, and list them. {OR_ALL} {SEE_DROP}"),
     ] = None,
-    off: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--off",
-            help="Do not ask this rule. Repeatable; or all. Rules: see --drop.",
-            rich_help_panel=RULES,
-            show_default=False,
-        ),
-    ] = None,
+    off: Annotated[list[str] | None, _listed("--off", f"Do not ask this rule. {OR_ALL} {SEE_DROP}")] = None,
     near: Annotated[
         float,
         typer.Option(
@@ -195,11 +183,9 @@ def curate(
     ] = 8,
     language: Annotated[
         list[str] | None,
-        typer.Option(
+        _listed(
             "--language",
-            help="A language that answers may be in, such as en. Repeatable. Default: that of their prompt.",
-            rich_help_panel=RULES,
-            show_default=False,
+            "A language that answers may be in, such as en. Repeatable. Default: that of their prompt.",
         ),
     ] = None,
     leak_words: LeakWords = 8,
