@@ -57,6 +57,33 @@ def draw_sft(results: Mapping[str, Any]) -> None:
     save(figure, "sft")
 
 
+def draw_objective(results: Mapping[str, Any]) -> None:
+    """Every method as a point of reward against KL; and a learned reward beside what its choices earn."""
+    found = results["measured"]
+
+    def points(names: Sequence[str], value: str = "earned") -> list[tuple[float, float]]:
+        return sorted((found[name]["kl"]["value"], found[name][value]["value"]) for name in names)
+
+    figure, (plane, guess) = panels(2, widths=(1, 1))
+    frontier = [name for name in found if re.fullmatch(r"frontier-[\d.]+", name)]
+    plane.plot(*zip(*points(frontier), strict=True), color=BLUE, label="best possible")
+    best = [name for name in found if name.startswith("best-of-")]
+    plane.plot(*zip(*points(best), strict=True), "o", color=ORANGE, markersize=4, label="best of 2 to 32")
+    singles = {"dpo": ("s", "DPO"), "online": ("D", "online RL"), "writer": ("^", "SFT on a writer")}
+    for name, (marker, label) in (singles | {"control": ("x", "random move")}).items():
+        plane.plot(*points([name])[0], marker, color=INK, markersize=5, label=label)
+    plane.set_title("reward over the reference")
+    learned = [name for name in found if name.startswith("learned-")]
+    promised, earned = points(learned, "promised"), points(learned)
+    guess.plot(*zip(*promised, strict=True), "o--", color=ORANGE, markersize=4, label="promised")
+    guess.plot(*zip(*earned, strict=True), "o-", color=BLUE, markersize=4, label="earned")
+    guess.set_title("by a learned reward")
+    for axes in (plane, guess):
+        axes.set_xlabel("KL to the reference, nats")
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, "objective")
+
+
 def draw_lora(results: Mapping[str, Any]) -> None:
     """Held-out loss against the rank, beside full training; NF4's codes on the normal density."""
     figure, (loss, codes) = panels(2, widths=(1, 1))

@@ -25,6 +25,7 @@ RESULTS = ROOT / "book" / "results"
 # by the file of results that each is made from; the demo's shows fresh seeds too
 PICTURES = {
     "demo": lambda demo: chapter_figures.draw_demo(demo, read_results("calibration")),
+    "objective": chapter_figures.draw_objective,
     "sft": chapter_figures.draw_sft,
     "lora": chapter_figures.draw_lora,
     "reward_models": chapter_figures.draw_reward_models,

@@ -327,6 +327,81 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (p * (p / q).log()).sum()
 
 
+def six_prompts() -> dict[str, Any]:
+    """The functions of the chapter's notebook, and a world of 300 prompts that they read."""
+    rng = np.random.default_rng(7)
+    reference = rng.dirichlet(np.ones(6), size=300).clip(0.001)
+    reference /= reference.sum(axis=1, keepdims=True)
+    space = {"np": np, "rng": rng, "PROMPTS": 300, "ANSWERS": 6}
+    space |= {"reference": reference, "reward": rng.normal(size=(300, 6))}
+    cells = nbformat.read(ROOT / "notebooks" / "objective.ipynb", as_version=4).cells
+    trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    functions: list[ast.stmt] = [
+        node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)
+    ]
+    exec(compile(ast.Module(functions, type_ignores=[]), "objective.ipynb", "exec"), space)
+    return space
+
+
+@equation("objective-regularised")
+def test_the_plane_is_reward_against_divergence() -> None:
+    world = six_prompts()
+    policy = np.tile([0.5, 0.5, 0, 0, 0, 0], (300, 1))
+    nats = (policy[:, :2] * np.log(0.5 / world["reference"][:, :2])).sum(axis=1)
+    gain = world["reward"][:, :2].mean(axis=1) - (world["reference"] * world["reward"]).sum(axis=1)
+    np.testing.assert_allclose(world["distance"](policy), nats)
+    np.testing.assert_allclose(world["earned"](policy, world["reward"]), gain)
+    assert world["distance"](world["reference"]) == pytest.approx(0)
+
+
+@equation("objective-optimum")
+def test_no_other_policy_has_more_of_the_objective() -> None:
+    world = six_prompts()
+    best = world["best_policy"](0.5, world["reward"])
+    weights = world["reference"] * np.exp(world["reward"] / 0.5)
+    np.testing.assert_allclose(best, weights / weights.sum(axis=1, keepdims=True))
+
+    def objective(policy: Any) -> Any:
+        return (policy * world["reward"]).sum(axis=1) - 0.5 * world["distance"](policy)
+
+    for seed in range(20):
+        other = world["softmax"](np.log(best) + np.random.default_rng(seed).normal(size=best.shape))
+        assert (objective(other) < objective(best)).all()
+    # the chapter's two answers
+    two = np.array([0.9, 0.1 * math.exp(1 / 0.5)])
+    assert (two / two.sum()).round(3).tolist() == [0.549, 0.451]
+
+
+@equation("objective-slope")
+def test_the_frontier_rises_by_beta_for_each_nat() -> None:
+    world = six_prompts()
+    for beta in (2.0, 0.4):
+        near, far = (world["best_policy"](beta * by, world["reward"]) for by in (1.001, 1 / 1.001))
+        rise = world["earned"](far, world["reward"]) - world["earned"](near, world["reward"])
+        assert rise / (world["distance"](far) - world["distance"](near)) == pytest.approx(beta, rel=1e-3)
+
+
+@equation("objective-gradient")
+def test_gradient_in_the_logits_is_probability_times_advantage() -> None:
+    reference, reward = six_answers()
+    logits = torch.linspace(0, 1, 6, dtype=torch.float64, requires_grad=True)
+    policy = logits.softmax(-1)
+    ((policy * reward).sum() - 0.3 * (policy * (policy / reference).log()).sum()).backward()
+    policy = policy.detach()
+    worth = reward - 0.3 * (policy / reference).log()
+    torch.testing.assert_close(logits.grad, policy * (worth - (policy * worth).sum()))
+
+
+@equation("objective-reinforce")
+def test_sampled_gradient_is_right_on_average_whatever_is_added_to_the_rewards() -> None:
+    world = six_prompts()
+    policy = world["best_policy"](1.0, world["reward"])
+    exact = policy * (world["reward"] - (policy * world["reward"]).sum(axis=1, keepdims=True))
+    mean = np.mean([world["sampled_gradient"](policy, world["reward"] + 50, 8) for _ in range(400)], axis=0)
+    assert np.abs(mean - exact).mean() < 0.01
+    assert np.abs(exact).mean() > 0.03
+
+
 @equation("dpo-objective")
 def test_objective_is_expected_reward_minus_beta_times_the_divergence() -> None:
     """Two answers, by hand: 0.75 * 1 + 0.25 * 0 - 0.1 * (0.75 ln 1.5 + 0.25 ln 0.5)."""

@@ -29,6 +29,7 @@ MADE = {
     "chat_templates": {},
     "dpo": {"dpo": "dpo", "evaluate-dpo": "evaluate"},
     "scaling": {"sft": "sft"},
+    "objective": {"sft": "sft", "reward": "reward"},
     "lora": {"rank-1": "sft", "rank-16": "sft"},
     "overoptimisation": {"sft": "sft", "reward": "reward"},
     "rejection_sampling": {"sft": "sft", "reward": "reward", "rejection": "rejection"},
