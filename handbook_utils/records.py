@@ -174,6 +174,7 @@ class RunResult:
         peak_memory_gib: highest resident memory of the process (on a GPU, of the device).
         tokens_per_s: tokens trained on or sampled a second; None where no tokens were counted.
         cautions: what to know before relying on an interval, such as that its prompts are few.
+        reused: whether an earlier call had finished this run, so that now it was only read.
     """
 
     stage: str
@@ -183,3 +184,4 @@ class RunResult:
     peak_memory_gib: float
     tokens_per_s: float | None = None
     cautions: tuple[str, ...] = ()
+    reused: bool = field(default=False, compare=False)

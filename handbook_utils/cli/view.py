@@ -123,8 +123,9 @@ def show_result(result: RunResult, json: bool) -> None:
         console.print(metrics_table(result.final_metrics))
     _show_cautions(console, result.cautions)
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
+    was = "already finished; --overwrite runs it again. It took " if result.reused else ""
     console.print(
-        f"{result.path}: {result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
+        f"{result.path}: {was}{result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
     )
     say_next(next_step(result.stage, result.path))
 
@@ -138,6 +139,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
     """A result as plain values."""
     return {
         "stage": result.stage,
+        "reused": result.reused,
         "run": str(result.path),
         "final_metrics": {name: figure.to_json() for name, figure in result.final_metrics.items()},
         "runtime_s": result.runtime_s,

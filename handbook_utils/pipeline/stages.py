@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def run_stage(
         raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
     inputs = resolve_inputs(loaded, Path(out))
     if not overwrite and is_done(out, loaded, inputs):
-        return read_result(out)
+        return replace(read_result(out), reused=True)
     check_code(loaded, allow_code=allow_code)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
         launch_recipe(loaded, out, overwrite=overwrite, progress=progress)
