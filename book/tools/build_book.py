@@ -7,10 +7,14 @@ python book/tools/build_book.py --notebooks runs/notebooks   show the outputs of
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "_build" / "book-source"
@@ -44,9 +48,46 @@ def build(notebooks: Path) -> subprocess.CompletedProcess[str]:
         shutil.rmtree(stale, ignore_errors=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", SOURCE, "--path-output", ROOT]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, "-W", "-n", "--keep-going", "--all"], cwd=ROOT, text=True, capture_output=True, check=False
     )
+    if done.returncode == 0:
+        write_llms()
+    return done
+
+
+def write_llms(html: Path = HTML) -> Path:
+    """Write `llms.txt`: every page of the book with its title and what it teaches, for programs that read it.
+
+    Format: https://llmstxt.org
+    """
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    title, about = _title_and_first_words(ROOT / f"{contents['root']}.md")
+    lines = [f"# {title}", "", f"> {about}"]
+    for part in contents["parts"]:
+        lines += ["", f"## {part['caption']}", ""]
+        for name in _pages(part["chapters"]):
+            source = ROOT / f"{name}.md"
+            if source.exists():  # a notebook is reached from its chapter
+                title, about = _title_and_first_words(source)
+                lines.append(f"- [{title}]({name}.html): {about}")
+    file = html / "llms.txt"
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return file
+
+
+def _pages(entries: list[dict[str, Any]]) -> list[str]:
+    return [name for entry in entries for name in (entry["file"], *_pages(entry.get("sections", [])))]
+
+
+def _title_and_first_words(page: Path) -> tuple[str, str]:
+    """A page's title and its first paragraph as plain text."""
+    text = page.read_text(encoding="utf-8")
+    title, _, rest = text[text.index("# ") + 2 :].partition("\n")
+    first = next((part for part in rest.split("\n\n") if re.match(r"[\w*{]", part.strip())), title)
+    first = re.sub(r"\{world\}`[^`]*` ", "", first)  # a number that only the package knows
+    plain = re.sub(r"\{\w+\}`([^`<]*?)(?: <[^`]*>)?`", r"\1", first).replace("*", "")
+    return title, " ".join(plain.split())
 
 
 def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:

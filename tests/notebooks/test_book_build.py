@@ -57,6 +57,19 @@ def test_book_builds_without_a_warning() -> None:
     assert done.returncode == 0, "\n".join(build_book.complaints(done)) or done.stdout[-3000:]
 
 
+def test_llms_txt_names_every_page_of_the_contents_and_what_it_teaches() -> None:
+    built()
+    listed = re.findall(
+        r"^- \[(.+)\]\((.+)\): (.{20,})$", (build_book.HTML / "llms.txt").read_text("utf-8"), re.MULTILINE
+    )
+    contents = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    assert [page for _, page, _ in listed] == [
+        f"{n}.html" for n in re.findall(r"- file: (book/\w+)", contents)
+    ]
+    assert all((build_book.HTML / page).exists() for _, page, _ in listed)
+    assert not any("{" in about or "*" in about for _, _, about in listed)
+
+
 def test_every_entry_of_the_contents_is_a_page() -> None:
     entries = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
     assert len(entries) >= 6
