@@ -60,6 +60,8 @@ _PUBLIC = {
     "prompts_for": "evaluation.power",
     "plan_from_pilot": "evaluation.power",
     "Power": "evaluation.power",
+    "export_run": "export.folder",
+    "Export": "export.folder",
     "claim": "reporting.claims.claim",
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
@@ -123,6 +125,7 @@ __all__ = [
     "Diagnosis",
     "EnsembleScorer",
     "Estimate",
+    "Export",
     "Finding",
     "GoldScorer",
     "HandbookError",
@@ -168,6 +171,7 @@ __all__ = [
     "describe_format",
     "diagnose",
     "estimate_kl",
+    "export_run",
     "generate",
     "length_controlled_win_rate",
     "load_dataset",
@@ -236,6 +240,7 @@ if TYPE_CHECKING:
     from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
     from handbook_utils.evaluation.two_level import TwoLevelMean, mean_over_prompts_and_seeds
     from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
+    from handbook_utils.export.folder import Export, export_run
     from handbook_utils.libraries.versions import untested_versions
     from handbook_utils.models.load import load_model, load_tokenizer
     from handbook_utils.models.logprobs import response_logprobs, reward_scores
