@@ -62,6 +62,9 @@ _PUBLIC = {
     "Power": "evaluation.power",
     "export_run": "export.folder",
     "Export": "export.folder",
+    "check_served": "export.served.check",
+    "Server": "export.served.check",
+    "ServedReport": "export.served.check",
     "claim": "reporting.claims.claim",
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
@@ -154,6 +157,8 @@ __all__ = [
     "ScoredRows",
     "Scorer",
     "SelectedRows",
+    "ServedReport",
+    "Server",
     "StageRecipe",
     "TemplateCheck",
     "TemplateError",
@@ -163,6 +168,7 @@ __all__ = [
     "VerifierScorer",
     "best_of_n_curve",
     "check_chat_template",
+    "check_served",
     "choose",
     "claim",
     "compare_paired",
@@ -241,6 +247,7 @@ if TYPE_CHECKING:
     from handbook_utils.evaluation.two_level import TwoLevelMean, mean_over_prompts_and_seeds
     from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
     from handbook_utils.export.folder import Export, export_run
+    from handbook_utils.export.served.check import ServedReport, Server, check_served
     from handbook_utils.libraries.versions import untested_versions
     from handbook_utils.models.load import load_model, load_tokenizer
     from handbook_utils.models.logprobs import response_logprobs, reward_scores

@@ -29,6 +29,18 @@ TALKS: Mapping[str, Messages] = {
     "spaces and lines around": [turn("user", "  two spaces, two lines\n\n")],
     "lines within": [turn("user", "def f(x):\n    return x + 1\n\nWhat does f do?")],
     "other scripts": [turn("user", "Wo liegt Köln? 東京は? 🙂")],
+    "system of lines": [
+        turn("system", "Rules:\n- one word\n- no thanks\n"),
+        turn("user", "Name a red fruit."),
+    ],
+    "third question": [
+        turn("system", "Be brief."),
+        turn("user", "Say one."),
+        turn("assistant", "One."),
+        turn("user", "Say two."),
+        turn("assistant", "Two."),
+        turn("user", "Say three."),
+    ],
     "empty system": [turn("system", ""), turn("user", "Name a red fruit.")],
 }
 

@@ -192,7 +192,7 @@ def test_a_template_that_is_read_back_otherwise_is_refused(run, tmp_path, monkey
         return ids
 
     monkeypatch.setattr(export_folder, "write_texts", write_another)
-    with pytest.raises(ModelError, match="other tokens of 8 conversations"):
+    with pytest.raises(ModelError, match="other tokens of 10 conversations"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
