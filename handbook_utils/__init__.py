@@ -60,6 +60,11 @@ _PUBLIC = {
     "prompts_for": "evaluation.power",
     "plan_from_pilot": "evaluation.power",
     "Power": "evaluation.power",
+    "export_run": "export.folder",
+    "Export": "export.folder",
+    "check_served": "export.served.check",
+    "Server": "export.served.check",
+    "ServedReport": "export.served.check",
     "claim": "reporting.claims.claim",
     "plot_training": "reporting.plots",
     "plot_best_of_n": "reporting.plots",
@@ -123,6 +128,7 @@ __all__ = [
     "Diagnosis",
     "EnsembleScorer",
     "Estimate",
+    "Export",
     "Finding",
     "GoldScorer",
     "HandbookError",
@@ -151,6 +157,8 @@ __all__ = [
     "ScoredRows",
     "Scorer",
     "SelectedRows",
+    "ServedReport",
+    "Server",
     "StageRecipe",
     "TemplateCheck",
     "TemplateError",
@@ -160,6 +168,7 @@ __all__ = [
     "VerifierScorer",
     "best_of_n_curve",
     "check_chat_template",
+    "check_served",
     "choose",
     "claim",
     "compare_paired",
@@ -168,6 +177,7 @@ __all__ = [
     "describe_format",
     "diagnose",
     "estimate_kl",
+    "export_run",
     "generate",
     "length_controlled_win_rate",
     "load_dataset",
@@ -236,6 +246,8 @@ if TYPE_CHECKING:
     from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate
     from handbook_utils.evaluation.two_level import TwoLevelMean, mean_over_prompts_and_seeds
     from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
+    from handbook_utils.export.folder import Export, export_run
+    from handbook_utils.export.served.check import ServedReport, Server, check_served
     from handbook_utils.libraries.versions import untested_versions
     from handbook_utils.models.load import load_model, load_tokenizer
     from handbook_utils.models.logprobs import response_logprobs, reward_scores

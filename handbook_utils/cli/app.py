@@ -13,7 +13,9 @@ import typer
 
 from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
+from handbook_utils.cli.commands.check_served import check_served
 from handbook_utils.cli.commands.diagnose import diagnose
+from handbook_utils.cli.commands.export import export
 from handbook_utils.cli.commands.planning import plan, preflight
 from handbook_utils.cli.commands.power import power
 from handbook_utils.cli.commands.reward_report import reward_report
@@ -196,6 +198,8 @@ def chat(
 
 
 app.command()(merge)
+app.command()(export)
+app.command("check-served")(check_served)
 app.command()(template)
 app.add_typer(data)
 

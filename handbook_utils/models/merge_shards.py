@@ -163,16 +163,19 @@ def write_merged(plan: MergePlan, out: Path) -> None:
 
 
 def _merged(plan: MergePlan, name: str, weight: torch.Tensor) -> torch.Tensor:
-    update = plan.updates.get(name)
-    if update is None:
-        return weight.to(plan.dtypes[name])
-    merged = update.added_to(weight).to(plan.dtypes[name])
-    if not merged.isfinite().all():
-        raise ModelError(
-            f"this adapter cannot be merged into its base: {name} would hold values that are no numbers, or "
-            f"too large for {str(plan.dtypes[name]).removeprefix('torch.')}."
+    update, dtype = plan.updates.get(name), plan.dtypes[name]
+    if update is None and dtype == weight.dtype:
+        return weight
+    written = (weight if update is None else update.added_to(weight)).to(dtype)
+    if not written.isfinite().all():
+        what = (
+            "the model cannot be written" if update is None else "this adapter cannot be merged into its base"
         )
-    return merged
+        raise ModelError(
+            f"{what}: {name} would hold values that are no numbers, or too large for "
+            f"{str(dtype).removeprefix('torch.')}."
+        )
+    return written
 
 
 def _header(shapes: Mapping[str, list[int]], dtypes: Mapping[str, torch.dtype]) -> bytes:

@@ -20,7 +20,9 @@ LOGGER = logging.getLogger("handbook_utils")
 _THINKING = ("reasoning_content", "reasoning", "thinking")
 # what a server does by itself, so that not saying it changes nothing
 _DEFAULTS = {"temperature": 1, "top_p": 1}
-_UNSUPPORTED = re.compile(r"unsupported|not support|unrecognized|not permitted|not allowed", re.IGNORECASE)
+_UNSUPPORTED = re.compile(
+    r"unsupported|not support|unrecognized|unexpected|not permitted|not allowed", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class RefusedError(DataError):
 
 @dataclass(frozen=True)
 class EndpointClient:
-    """Posts JSON to one server; thread-safe.
+    """Posts JSON to one server, or asks it for some; thread-safe.
 
     Requests run on an event loop, since only there can a try be ended at its deadline whatever the server
     does: a plain read timeout begins anew with every byte.
@@ -86,10 +86,17 @@ class EndpointClient:
             ModelError: the server cannot be reached, is overloaded to the last try, or takes no request of
                 this key and model.
         """
+        return self._request("POST", path, body)
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Ask for what is at a path below the url, such as "/models"; returns and raises as `post`."""
+        return self._request("GET", path, None)
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         for attempt in range(1, self.attempts + 1):
             is_last = attempt == self.attempts
             try:
-                response = _scheduled(self._answered(path, body)).result()
+                response = _scheduled(self._answered(method, path, body)).result()
             except (httpx2.TransportError, httpx2.DecodingError, TimeoutError) as error:
                 if is_last:
                     raise ModelError(self._gave_up(self._trouble(error))) from None
@@ -112,9 +119,10 @@ class EndpointClient:
         """Close the connections."""
         _scheduled(self._client.aclose()).result()
 
-    async def _answered(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
+    async def _answered(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+        content = None if body is None else dict(body)
         async with asyncio.timeout(self.timeout_s):
-            return await self._client.post(self.url + path, json=dict(body))
+            return await self._client.request(method, self.url + path, json=content)
 
     def _trouble(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):

@@ -32,6 +32,7 @@ LAYERS = [
     {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
     {"planning"},
+    {"export"},
     {"pipeline"},
     {"reporting"},
     {"cli"},
