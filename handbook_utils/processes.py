@@ -1,4 +1,4 @@
-"""Which of the processes that train together this one is, as their launcher says in the environment."""
+"""Which of the processes that train together this one is, as their launcher says, and the cores they have."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number; 0 owns the run folder."""
     return int(os.environ.get("RANK", "0")) if is_launched() else 0
+
+
+def processes_here() -> int:
+    """How many of the processes that train together run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_launched() else 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which are fewer than the machine's where a scheduler says so."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
