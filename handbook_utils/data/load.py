@@ -29,6 +29,7 @@ from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.libraries.exact_json import ExactJson
 from handbook_utils.libraries.versions import naming_untested_versions
+from handbook_utils.processes import without_collector
 from handbook_utils.schema.sections import DataSource, Source
 from handbook_utils.schema.stage_table import Kind
 
@@ -149,7 +150,8 @@ def load_mixture(
     Raises:
         DataError: as `load_dataset`; or nothing is left.
     """
-    parts = [_load_source(source, run, kind=kind, seed=seed, tested=tested) for source in sources]
+    with without_collector():
+        parts = [_load_source(source, run, kind=kind, seed=seed, tested=tested) for source in sources]
     examples = [example for part, _ in parts for example in part]
     if kind == "prompt":
         name = run.locate(sources[0]) if len(sources) == 1 else "data"

@@ -23,6 +23,7 @@ from handbook_utils.data.shapes.values import shown
 from handbook_utils.data.training_data import SAMPLE, Sample
 from handbook_utils.errors import TemplateError
 from handbook_utils.libraries.exact_json import ExactJson
+from handbook_utils.processes import without_collector
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.rows.sharing import json_columns, shared_out, useful_processes
@@ -75,7 +76,8 @@ def training_rows(
     """
     if labels_itself(recipe) and isinstance(rows, Dataset):
         asked = recipe.training.get("dataset_num_proc")
-        return arrow_dataset(_tokenized(tokenizer, rows, asked), TOKENS)
+        with without_collector():
+            return arrow_dataset(_tokenized(tokenizer, rows, asked), TOKENS)
     return rows if recipe.stage == "pretrain" else _under_names_read(tokenizer, rows)
 
 
