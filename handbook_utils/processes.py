@@ -1,8 +1,11 @@
-"""Which of the processes that train together this one is, as their launcher says in the environment."""
+"""This process: which of those that train together it is, the cores it may use, its garbage collector."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def is_launched() -> bool:
@@ -18,3 +21,30 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number; 0 owns the run folder."""
     return int(os.environ.get("RANK", "0")) if is_launched() else 0
+
+
+def processes_here() -> int:
+    """How many of the processes that train together run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_launched() else 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which are fewer than the machine's where a scheduler says so."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Look for no circular garbage while a block runs: many plain objects are made, and all are kept.
+
+    Python would look through all of them again and again, which takes a third of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

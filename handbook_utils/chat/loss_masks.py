@@ -8,14 +8,19 @@ what is inside the marks. The token that ends the turn belongs to the answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from handbook_utils.chat.render import REFUSALS, Span, render_conversations
 from handbook_utils.chat.segment_tokenizer import encode_texts
 from handbook_utils.errors import DataError, TemplateError
 
+# how texts and the spans in them become tokens: as `segment_tokenizer.encode_texts`
+Encode = Callable[[Sequence[str], Sequence[Sequence[Span]]], tuple[Sequence[Any], list[list[Span]]]]
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -34,14 +39,14 @@ class TokenRow:
     """One training row.
 
     Attributes:
-        ids: (tokens,) token ids.
-        loss: (tokens,) whether a token carries loss.
+        ids: (tokens,) token ids, a list or an array.
+        loss: (tokens,) whether a token carries loss, as `ids`.
         start: index of the first token that differs from the inference prompt.
         prompt_tokens: length of that prompt; more than `start` where training and inference differ.
     """
 
-    ids: list[int]
-    loss: list[bool]
+    ids: Any
+    loss: Any
     start: int
     prompt_tokens: int
 
@@ -87,12 +92,13 @@ class RenderedTurns:
 
 
 def tokenize_turns(tokenizer: Any, turns: Sequence[Turn]) -> list[TokenRow]:
-    """Token ids and loss of each turn's conversation.
+    """Token ids and loss of each turn's conversation, as lists.
 
     Raises:
         TemplateError: the template refuses a conversation; names its place, counted from 1.
     """
-    return encode_turns(tokenizer, render_turns(tokenizer, turns))
+    rows = encode_turns(tokenizer, render_turns(tokenizer, turns))
+    return [replace(row, loss=row.loss.tolist()) for row in rows]
 
 
 def render_turns(tokenizer: Any, turns: Sequence[Turn]) -> RenderedTurns:
@@ -106,11 +112,17 @@ def render_turns(tokenizer: Any, turns: Sequence[Turn]) -> RenderedTurns:
     return RenderedTurns(wholes, prompts, spans if marked else None)
 
 
-def encode_turns(tokenizer: Any, rendered: RenderedTurns) -> list[TokenRow]:
-    """The second half, most of which a fast tokenizer does beside Python."""
+def encode_turns(tokenizer: Any, rendered: RenderedTurns, encode: Encode | None = None) -> list[TokenRow]:
+    """The second half: tokens, and loss as arrays.
+
+    Args:
+        tokenizer: with the chat template.
+        rendered: the turns' texts.
+        encode: a `WordTokenizer`'s, which gives arrays of ids; without, they are lists.
+    """
     wholes, prompts, spans = rendered.wholes, rendered.prompts, rendered.spans
     # together: a prompt has most of its pieces in common with its whole conversation
-    ids, found = _encode(tokenizer, wholes + prompts, spans or ())
+    ids, found = _encode(tokenizer, wholes + prompts, spans or (), encode)
     rows = []
     for number, (row, prompt) in enumerate(zip(ids, ids[len(wholes) :], strict=False)):
         start = _common_start(prompt, row)
@@ -119,20 +131,21 @@ def encode_turns(tokenizer: Any, rendered: RenderedTurns) -> list[TokenRow]:
     return rows
 
 
-def _loss(spans: Sequence[Span], start: int, tokens: int) -> list[bool]:
+def _loss(spans: Sequence[Span], start: int, tokens: int) -> NDArray[np.bool_]:
     """Which of a row's tokens are in a span and not before `start`."""
-    loss = [False] * tokens
+    loss = np.zeros(tokens, np.bool_)
     for first, end in spans:
         first = max(first, start)
-        loss[first:end] = [True] * (end - first)
+        loss[first:end] = True
     return loss
 
 
 def _common_start(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with alike."""
-    if one == other[: len(one)]:  # the rule; a comparison of slices is quick
-        return len(one)
-    return next(place for place, (a, b) in enumerate(zip(one, [*other, -1], strict=False)) if a != b)
+    shared = min(len(one), len(other))
+    differ = np.asarray(one[:shared]) != np.asarray(other[:shared])
+    place = int(differ.argmax()) if shared else 0
+    return place if shared and differ[place] else shared
 
 
 def encode_conversations(
@@ -156,14 +169,17 @@ def encode_conversations(
     texts, _ = render_conversations(
         tokenizer, conversations, template_kwargs=template_kwargs, add_generation_prompt=add_generation_prompt
     )
-    return _encode(tokenizer, texts)[0]
+    return list(_encode(tokenizer, texts)[0])
 
 
 def _encode(
-    tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()
-) -> tuple[list[list[int]], list[list[Span]]]:
+    tokenizer: Any,
+    texts: Sequence[str],
+    spans: Sequence[Sequence[Span]] = (),
+    encode: Encode | None = None,
+) -> tuple[Sequence[Any], list[list[Span]]]:
     try:
-        return encode_texts(tokenizer, texts, spans)
+        return encode_texts(tokenizer, texts, spans) if encode is None else encode(texts, spans)
     except REFUSALS as error:
         raise TemplateError(
             f"the rendered text cannot be tokenized: {type(error).__name__}: {error}"
@@ -180,9 +196,18 @@ def join_turns(rows: Iterable[TokenRow]) -> list[TokenRow]:
     for row in rows:
         before = joined[-1] if joined else None
         # a repeated row starts inside the one before: it is a second example, not its continuation
-        if before is None or row.start < len(before.ids) or row.ids[: len(before.ids)] != before.ids:
+        if before is None or row.start < len(before.ids) or not _begins_with(row.ids, before.ids):
             joined.append(row)
             continue
-        loss = before.loss + row.loss[len(before.ids) :]
+        loss = _behind(before.loss, row.loss[len(before.ids) :])
         joined[-1] = TokenRow(row.ids, loss, before.start, before.prompt_tokens)
     return joined
+
+
+def _begins_with(ids: Any, first: Any) -> bool:
+    return bool(np.array_equal(ids[: len(first)], first))
+
+
+def _behind(before: Any, rest: Any) -> Any:
+    """Two parts of a row's loss as one, a list of lists and an array of arrays."""
+    return before + rest if isinstance(before, list) else np.concatenate([before, rest])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
@@ -31,9 +31,9 @@ def encode_texts(
         (ids, spans), the latter in tokens. As in transformers' masks, a span whose first character is in no
         token ends its text's list, and one whose last character is in none goes on to the end.
     """
-    pattern = _boundaries(tokenizer, max(texts, key=len, default=""))
-    cut = [_cut(text, pattern) for text in texts] if pattern else [[text] for text in texts]
-    places = {piece: place for place, piece in enumerate(dict.fromkeys(chain.from_iterable(cut)))}
+    pattern = boundaries(tokenizer, max(texts, key=len, default=""))
+    pieces = [cut(text, pattern) for text in texts] if pattern else [[text] for text in texts]
+    places = {piece: place for place, piece in enumerate(dict.fromkeys(chain.from_iterable(pieces)))}
     if not places:
         return [[] for _ in texts], [[] for _ in spans]
     encoded = tokenizer(
@@ -44,21 +44,21 @@ def encode_texts(
         return_token_type_ids=False,
     )
     known = encoded["input_ids"]
-    ids = [list(chain.from_iterable(known[places[piece]] for piece in pieces)) for pieces in cut]
+    ids = [list(chain.from_iterable(known[places[piece]] for piece in text)) for text in pieces]
     found = [
-        _token_spans(encoded, pieces, [places[piece] for piece in pieces], wanted)
-        for pieces, wanted in zip(cut, spans, strict=False)
+        _token_spans(encoded, text, [places[piece] for piece in text], wanted)
+        for text, wanted in zip(pieces, spans, strict=False)
     ]
     return ids, found
 
 
-def _cut(text: str, pattern: re.Pattern[str]) -> list[str]:
+def cut(text: str, pattern: re.Pattern[str]) -> list[str]:
     """The text's pieces; each but the first starts with a match."""
     ends = [0, *(match.start() for match in pattern.finditer(text)), len(text)]
     return [text[begin:end] for begin, end in pairwise(ends) if begin < end]
 
 
-def _boundaries(tokenizer: Any, text: str) -> re.Pattern[str] | None:
+def boundaries(tokenizer: Any, text: str) -> re.Pattern[str] | None:
     """Where a text may be cut: in front of added tokens, of those that a typical one holds."""
     if not tokenizer.is_fast or tokenizer.split_special_tokens:
         return None
@@ -96,12 +96,26 @@ def _token_spans(
         inside = encoded.char_to_token(places[number], char - chars[number])
         return None if inside is None else tokens[number] + inside
 
+    return spans_in_tokens(token_of, spans, chars[-1], tokens[-1])
+
+
+def spans_in_tokens(
+    token_of: Callable[[int], int | None], spans: Sequence[Span], chars: int, tokens: int
+) -> list[Span]:
+    """Spans of one text in its tokens, as `encode_texts` says.
+
+    Args:
+        token_of: the token that a character is in; None where it is in none.
+        spans: (begin, end) in characters.
+        chars: of the text.
+        tokens: of the text.
+    """
     found = []
     for begin, end in spans:
         first, last = token_of(begin), token_of(end - 1)
         if first is None:
             break
         # a last character of several tokens: the next one begins behind all of them
-        after = token_of(end) if end < chars[-1] else tokens[-1]
-        found.append((first, max(last + 1, after or 0) if last else tokens[-1]))
+        after = token_of(end) if end < chars else tokens
+        found.append((first, max(last + 1, after or 0) if last else tokens))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.libraries.exact_json import ExactJson
 from handbook_utils.libraries.versions import naming_untested_versions
+from handbook_utils.processes import without_collector
 from handbook_utils.schema.sections import DataSource, Source
 from handbook_utils.schema.stage_table import Kind
 
@@ -150,7 +150,8 @@ def load_mixture(
     Raises:
         DataError: as `load_dataset`; or nothing is left.
     """
-    parts = [_load_source(source, run, kind=kind, seed=seed, tested=tested) for source in sources]
+    with without_collector():
+        parts = [_load_source(source, run, kind=kind, seed=seed, tested=tested) for source in sources]
     examples = [example for part, _ in parts for example in part]
     if kind == "prompt":
         name = run.locate(sources[0]) if len(sources) == 1 else "data"
@@ -197,16 +198,6 @@ def _record_batch(rows: Sequence[Row], features: Features) -> pa.RecordBatch:
         if isinstance(feature, ExactJson):
             columns[name] = [feature.encode_example(value) for value in columns[name]]
     return pa.RecordBatch.from_pydict(columns, schema=features.arrow_schema)
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """Checksum of a dataset's columns and rows, the same in every process."""
-    digest = hashlib.sha256(json.dumps(dataset.column_names).encode())
-    for batch in dataset.iter(1000):  # one row at a time takes four times as long
-        for values in zip(*batch.values(), strict=True):
-            row = dict(zip(batch, values, strict=True))
-            digest.update(json.dumps(row, ensure_ascii=False).encode())
-    return digest.hexdigest()
 
 
 def origin_of(source: DataSource, run: Locator, *, seed: int) -> Origin:

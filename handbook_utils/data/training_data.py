@@ -9,7 +9,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from handbook_utils.data.load import Locator, Mixture, dataset_fingerprint, load_mixture, to_dataset
+from handbook_utils.data.fingerprint import dataset_fingerprint
+from handbook_utils.data.load import Locator, Mixture, load_mixture, to_dataset
 from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.stream import stream_sources

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from handbook_utils.launch.accelerate import Layout, Rendezvous, checked_layout, launch_command
 from handbook_utils.launch.watch import watch
-from handbook_utils.processes import is_launched
+from handbook_utils.processes import is_launched, usable_cores
 from handbook_utils.schema.recipe import recipe_to_yaml
 from handbook_utils.schema.training import TrainingRecipe
 
@@ -44,10 +43,9 @@ def layout_here(recipe: TrainingRecipe, rendezvous: Rendezvous) -> Layout:
     from handbook_utils.training.plan import batch_plan
 
     layout = planned_layout(recipe, rendezvous)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     checked = checked_layout(
         layout,
-        devices=cores if layout.on_cpu else torch.cuda.device_count(),
+        devices=usable_cores() if layout.on_cpu else torch.cuda.device_count(),
         quantized=_is_quantized(recipe),
     )
     batch_plan(recipe)

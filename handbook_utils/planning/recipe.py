@@ -31,7 +31,7 @@ from handbook_utils.shared_prefix.decoder import why_not_shared
 from handbook_utils.training.arguments import RENAMED
 from handbook_utils.training.initial_model import start_tokenizer
 from handbook_utils.training.plan import LARGEST_CPU_BATCH, LARGEST_GPU_BATCH, setting, split_batch
-from handbook_utils.training.rows.labelled import turn_of
+from handbook_utils.training.rows.tokenized import turn_of
 
 # rows whose tokens are counted where not all are asked for
 SAMPLE = 2000

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from handbook_utils.chat.loss_masks import Turn, has_marks, split_turns, tokenize_turns
-from handbook_utils.chat.segment_tokenizer import _boundaries, encode_texts
+from handbook_utils.chat.segment_tokenizer import boundaries, encode_texts
 from tests.chat_templates import FORGETFUL, TWO, UNMARKED, build_tokenizer, tokenizer_of, trl_tokenizer
 from tests.tiny_models import CHAT_TEMPLATE
 
@@ -149,10 +149,10 @@ def test_each_piece_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_special_tokens_that_the_tokenizer_is_told_to_split_are_no_boundaries() -> None:
+def test_special_tokens_that_the_tokenizer_is_told_to_split_are_noboundaries() -> None:
     tokenizer = tokenizer_of(UNMARKED)
     text = "<|user|>Hi<|end|>"
-    assert _boundaries(tokenizer, text) is not None
+    assert boundaries(tokenizer, text) is not None
     tokenizer.split_special_tokens = True
-    assert _boundaries(tokenizer, text) is None
+    assert boundaries(tokenizer, text) is None
     assert encode_texts(tokenizer, [text])[0] == [tokenizer(text)["input_ids"]]

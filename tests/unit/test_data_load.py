@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from handbook_utils.data import load
-from handbook_utils.data.load import dataset_fingerprint, load_dataset, load_sources
+from handbook_utils.data.fingerprint import dataset_fingerprint
+from handbook_utils.data.load import load_dataset, load_sources
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import DataSource
@@ -205,6 +211,34 @@ def test_a_dataset_is_named_by_its_rows_without_being_copied_for_it(monkeypatch:
     one, same, other = (load.to_dataset([{"text": text} for text in each]) for each in texts)
     # datasets' own name of a dataset: what is made from it is named by it
     assert one._fingerprint == same._fingerprint != other._fingerprint
+
+
+def plain_fingerprint(rows: list[dict[str, Any]]) -> str:
+    """The definition: the columns' names, and each row as JSON."""
+    text = json.dumps(list(rows[0])) + "".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+SAID = st.text(st.sampled_from('ab"\\\n\r\t\b\x00\x7fé中🙂\u2028'), max_size=5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(said=st.lists(st.tuples(SAID, SAID, st.integers(0, 3)), min_size=1, max_size=6))
+def test_a_fingerprint_is_of_the_rows_as_json(said: list[tuple[str, str, int]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": [{"role": "user", "content": ask}] * (1 + more),
+            "completion": [{"role": "assistant", "content": answer}],
+            **({} if said[0][2] else {"tools": [{"x": 1e-12, ask: None}] if more else None}),
+        }
+        for ask, answer, more in said
+    ]
+    if all(row.get("tools") is None for row in rows):
+        rows = [{key: value for key, value in row.items() if key != "tools"} for row in rows]
+    with patch("handbook_utils.data.fingerprint.BATCH", 2):
+        assert dataset_fingerprint(load.to_dataset(rows)) == plain_fingerprint(rows)
+        texts = [{"text": ask, "gold_chosen": more / 3} for ask, _, more in said]
+        assert dataset_fingerprint(Dataset.from_list(texts)) == plain_fingerprint(texts)
 
 
 def test_a_fingerprint_depends_on_the_rows_alone() -> None:

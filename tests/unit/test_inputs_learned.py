@@ -16,7 +16,7 @@ import pytest
 
 from handbook_utils import load_dataset
 from handbook_utils.chat.loss_masks import tokenize_turns
-from handbook_utils.training.rows.labelled import turn_of
+from handbook_utils.training.rows.tokenized import turn_of
 from tests.chat_templates import UNMARKED, tokenizer_of
 
 END = "<|end|>"

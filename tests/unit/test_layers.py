@@ -45,7 +45,6 @@ SMALL = {
     "cli/merge.py": "a module for each command",
     "libraries/notices.py": "called before any library is imported",
     "pocket/fingerprint.py": "loads neither torch nor the world",
-    "processes.py": "asked by rooms that do not import each other",
     "runs/follower.py": "a run folder that is not to be written to",
     "sampling/scoring/scorers/gold.py": "a module for each scorer",
     "data/reading/placeholders.py": "asked of data and of models",

@@ -55,24 +55,13 @@ def test_a_template_that_rewrites_turns_trains_a_row_a_turn() -> None:
     assert len(training_rows(recipe_of(), tokenizer_of(FORGETFUL), Dataset.from_list(turns))) == 2
 
 
-def test_batches_tokenized_beside_one_another_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = Dataset.from_list([turn(letter, letter * 2) for letter in "abcdefg"])
     monkeypatch.setattr(labelled, "BATCH", 2)
     made = training_rows(recipe_of(), tokenizer := build_tiny_tokenizer(), turns)
     texts = [tokenizer.decode(ids) for ids in made["input_ids"]]
     assert texts == [f"<|user|>{letter}<|end|><|assistant|>{letter * 2}<|end|>" for letter in "abcdefg"]
     assert made.features == Features(dict.fromkeys(("input_ids", "labels"), List(Value("int64"))))
-
-
-def test_no_more_than_two_batches_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[str] = []
-    render, encode = labelled.render_turns, labelled.encode_turns
-    monkeypatch.setattr(labelled, "render_turns", lambda *given: (steps.append("render"), render(*given))[1])
-    monkeypatch.setattr(labelled, "encode_turns", lambda *given: (encode(*given), steps.append("encoded"))[0])
-    monkeypatch.setattr(labelled, "BATCH", 1)
-    training_rows(recipe_of(), build_tiny_tokenizer(), Dataset.from_list([turn(c, c) for c in "abcdefg"]))
-    waiting = [steps[:end].count("render") - steps[:end].count("encoded") for end in range(len(steps) + 1)]
-    assert (steps.count("encoded"), max(waiting)) == (7, 2)
 
 
 def test_a_row_tells_its_template_and_no_other_rows() -> None:

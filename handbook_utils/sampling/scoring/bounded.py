@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from handbook_utils.errors import HandbookError
+from handbook_utils.processes import usable_cores
 from handbook_utils.sampling.scoring.score import NoScore
 
 # more children than this have no use: each loads the library it checks with
@@ -40,7 +41,7 @@ class BoundedPool:
     def __init__(self, *, seconds: float, processes: int | None = None) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
-        count = processes or min(MOST_PROCESSES, _cores())
+        count = processes or min(MOST_PROCESSES, usable_cores())
         self._children = [_Child(seconds) for _ in range(count)]
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any | NoScore]:
@@ -129,12 +130,6 @@ def _answers(process: subprocess.Popen[bytes], code: bytes, items: Sequence[Any]
             yield value if reason is None else NoScore(reason)
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         return
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

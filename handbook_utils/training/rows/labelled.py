@@ -5,37 +5,29 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from handbook_utils.chat.bounded_render import templates_of
 from handbook_utils.chat.checks import check_chat_template
 from handbook_utils.chat.learned import Kind, Lost, lost_parts, unseen_tools
-from handbook_utils.chat.loss_masks import (
-    RenderedTurns,
-    TokenRow,
-    Turn,
-    encode_turns,
-    join_turns,
-    render_turns,
-    tokenize_turns,
-)
+from handbook_utils.chat.loss_masks import TokenRow, Turn, tokenize_turns
 from handbook_utils.chat.thinking import thinking_keys_read, thinking_of, under_names_read
 from handbook_utils.data.load import arrow_dataset, to_dataset
 from handbook_utils.data.recognise import Row
-from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.data.shapes.values import shown
 from handbook_utils.data.training_data import SAMPLE, Sample
 from handbook_utils.errors import TemplateError
 from handbook_utils.libraries.exact_json import ExactJson
+from handbook_utils.processes import without_collector
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.training.rows.sharing import json_columns, shared_out, useful_processes
+from handbook_utils.training.rows.tokenized import TOKENS, RowTokenizer, columns_of, turn_of
 
 LOGGER = logging.getLogger("handbook_utils")
 # fields that change which tokens a row has or which are learned, and the values under which ours are right
@@ -48,7 +40,6 @@ TOKEN_FIELDS: dict[str, tuple[Any, ...]] = {
 }
 # rows tokenized at once; turns are joined within them
 BATCH = 1000
-TOKENS = pa.schema(dict.fromkeys(("input_ids", "labels"), pa.list_(pa.int64())))
 # columns of messages
 _MESSAGES = ("prompt", "completion", "chosen", "rejected")
 # warnings about what only some data has, by the role that has it
@@ -84,7 +75,9 @@ def training_rows(
         A dataset of `input_ids` and `labels`, -100 where no loss falls; or the rows as they are.
     """
     if labels_itself(recipe) and isinstance(rows, Dataset):
-        return arrow_dataset(_tokenized(tokenizer, rows), TOKENS)
+        asked = recipe.training.get("dataset_num_proc")
+        with without_collector():
+            return arrow_dataset(_tokenized(tokenizer, rows, asked), TOKENS)
     return rows if recipe.stage == "pretrain" else _under_names_read(tokenizer, rows)
 
 
@@ -112,34 +105,27 @@ def _under_names_read(tokenizer: Any, rows: Dataset | IterableDataset) -> Datase
     return to_dataset([renamed(row) for row in rows]) if thinks else rows
 
 
-def _tokenized(tokenizer: Any, rows: Dataset) -> Iterator[pa.RecordBatch]:
-    """Tokenize a batch of rows while the next is rendered: the one is Rust's work, the other Python's.
+def _tokenized(tokenizer: Any, rows: Dataset, asked: int | None) -> Iterator[pa.RecordBatch]:
+    """Tokens of the rows by batch; the same whatever the machine, for turns are joined within a batch."""
+    tokenize = RowTokenizer(tokenizer)
 
-    Batches are the same whatever the machine, for turns are joined within one.
-    """
-    with ThreadPoolExecutor(1) as thread:  # not more: a tokenizer's settings are changed by its use
-        waiting: Future[pa.RecordBatch] | None = None
-        for number, batch in enumerate(rows.iter(BATCH)):
-            columns = zip(*batch.values(), strict=True)
-            turns = [turn_of(dict(zip(batch, row, strict=True)), "completion") for row in columns]
-            place = f"{number * BATCH + 1} to {number * BATCH + len(turns)}"
-            with _placed(place):
-                rendered = render_turns(tokenizer, turns)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = thread.submit(_record_batch, tokenizer, rendered, place)
-        if waiting is not None:
-            yield waiting.result()
+    def placed(number: int, batch: Mapping[str, Sequence[Any]]) -> pa.RecordBatch:
+        size = len(next(iter(batch.values())))
+        with _placed(f"{number * BATCH + 1} to {number * BATCH + size}"):
+            return tokenize(batch)
 
-
-def _record_batch(tokenizer: Any, rendered: RenderedTurns, place: str) -> pa.RecordBatch:
-    with _placed(place):
-        joined = join_turns(encode_turns(tokenizer, rendered))
-    ends = np.cumsum([0, *(len(row.ids) for row in joined)], dtype=np.int32)
-    ids = np.fromiter(chain.from_iterable(row.ids for row in joined), np.int64, ends[-1])
-    loss = np.fromiter(chain.from_iterable(row.loss for row in joined), np.bool_, ends[-1])
-    lists = [pa.ListArray.from_arrays(ends, values) for values in (ids, np.where(loss, ids, -100))]
-    return pa.RecordBatch.from_arrays(lists, schema=TOKENS)
+    processes = useful_processes(-(-len(rows) // BATCH), asked)
+    as_json = json_columns(rows)
+    if processes == 1 or as_json is None:
+        yield from (placed(number, batch) for number, batch in enumerate(rows.iter(BATCH)))
+        return
+    yield from shared_out(
+        tokenizer,
+        rows.with_format("arrow").iter(BATCH),
+        as_json,
+        lambda number, table: placed(number, columns_of(table, as_json)),
+        processes=processes,
+    )
 
 
 @contextmanager
@@ -235,11 +221,6 @@ def _lost(kind: Kind, found: Sequence[tuple[int, Lost]], place: str, answers: in
         f"{place}the chat template {how} {_WORDS[kind]} ('{first.where}') in {count} of the first {answers} "
         f"answers; the first is answer {number}, {shown(first.said)}. {_CURES[kind]}"
     )
-
-
-def turn_of(row: Mapping[str, Any], answer: str) -> Turn:
-    """A row's prompt and one of its answers, with what the template is told."""
-    return Turn(row["prompt"], row[answer], row.get("tools"), row.get(TEMPLATE_OPTIONS, {}))
 
 
 def _check_prompts(tokenizer: Any, place: str, rows: Sequence[TokenRow]) -> None:

@@ -15,8 +15,8 @@ from handbook_utils.errors import DataError
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.plan import setting
-from handbook_utils.training.rows.labelled import turn_of
 from handbook_utils.training.rows.prepared import BATCH, sequence_lengths
+from handbook_utils.training.rows.tokenized import turn_of
 
 # of pairs whose prompt and answers are one sequence each, what is learned of them
 _LABELS = ("chosen_labels", "rejected_labels")
