@@ -77,7 +77,9 @@ def test_pairs_are_read_from_pairs_from_answers_and_from_two_files(tmp_path: Pat
     of_two = read_pairs(
         sources(tmp_path, [answer("Hi", "A"), answer("Yo", "D")], [answer("Yo", "E"), answer("Hi", "A")])
     )
-    assert [(p.a, p.b, p.origins) for p in of_two.pairs] == [("D", "E", ("file0:2", "file1:1"))]
+    assert [(p.a, p.b, p.origins) for p in of_two.pairs] == [
+        ("D", "E", ("file0:2 completion", "file1:1 completion"))
+    ]
     assert of_two.said() == ["1 pairs of two equal answers are left out"]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from handbook_utils.cli.data.annotation import agreement, compare
+from handbook_utils.cli.data.labelling import label
 from handbook_utils.cli.data.sources import as_written, named_sources, opened_sources
 from handbook_utils.cli.options import Json
 from handbook_utils.curation.rules.table import RULES as RULE_TABLE
@@ -374,3 +375,4 @@ def _progress(json: bool) -> Iterator[Callable[[int], None] | None]:
 # after those above, for this is the order of `handbook data --help`
 app.command()(compare)
 app.command()(agreement)
+app.command()(label)

@@ -12,9 +12,12 @@ from handbook_utils.data.shapes.ratings import PAIR_RATINGS
 from handbook_utils.runs.log import warn_and_log
 
 # columns that rows of a format may have: read, or known to be of no use to what is made of them
-_ALWAYS = (*PAIR_RATINGS, "gold_chosen", "gold_rejected", "prompt_id", TEMPLATE_OPTIONS, "tools")
-# who judged when, a person's label beside a judge's, and which answer was shown first: for win rates
-_BESIDE = {"judged": ("judgement", "label", "first", "seed")}
+_ALWAYS = (
+    *(*PAIR_RATINGS, "gold_chosen", "gold_rejected", "prompt_id", TEMPLATE_OPTIONS, "tools"),
+    "judgement",  # who judged what and when, as `handbook data` writes it
+)
+# a person's label beside a judge's, and which answer was shown first: for win rates
+_BESIDE = {"judged": ("label", "first", "seed")}
 _KNOWN = {
     name: frozenset({*known.columns, *known.example, *known.names.values(), *_ALWAYS, *_BESIDE.get(name, ())})
     for name, known in FORMATS.items()

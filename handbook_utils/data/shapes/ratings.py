@@ -193,7 +193,22 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
 
 
 def _judged(value: Any, margin: float) -> tuple[str, str] | None:
-    """The same of our own rows, whose preference is a verdict, or a number from 0 to 1."""
+    """The same of our own rows."""
+    number = judged_preference(value)
+    if abs(number) <= margin:
+        return None
+    return JUDGED if number < 0 else (JUDGED[1], JUDGED[0])
+
+
+def judged_preference(value: Any) -> float:
+    """A verdict or a number from 0 to 1 as a number from -1 (the first answer is better) to 1 (the second).
+
+    Raises:
+        ShapeError: it is neither.
+
+    >>> judged_preference("a"), judged_preference(0.5)
+    (-1.0, 0.0)
+    """
     number = _VERDICTS.get(value.strip().lower()) if isinstance(value, str) else None
     if number is None and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         number = 2.0 * value - 1.0
@@ -202,9 +217,7 @@ def _judged(value: Any, margin: float) -> tuple[str, str] | None:
             'has in \'preference\' neither "a", "b" or "tie" nor a number from 0 (answer_a) to 1 (answer_b), '
             f"found {shown(value)}."
         )
-    if abs(number) <= margin:
-        return None
-    return JUDGED if number < 0 else (JUDGED[1], JUDGED[0])
+    return number
 
 
 def _listed(value: Any) -> list[Any]:

@@ -23,6 +23,15 @@ def read_guideline(path: Path) -> list[Block]:
     """The blocks of a file of text or Markdown.
 
     Raises:
+        DataError: as `read_guideline_text`.
+    """
+    return guideline_blocks(read_guideline_text(path))
+
+
+def read_guideline_text(path: Path) -> str:
+    """The text of a guideline, as it is written.
+
+    Raises:
         DataError: no such file, no text, or more than a megabyte of it.
     """
     if not path.is_file():
@@ -31,10 +40,9 @@ def read_guideline(path: Path) -> list[Block]:
         raise DataError(f"--guideline: {path} is larger than {LONGEST_BYTES:,} bytes. Name a file of text.")
     try:
         with explained_os_errors(path):
-            text = path.read_text(encoding="utf-8-sig")
+            return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"--guideline: {path} is no UTF-8 text. Save it as text or Markdown.") from None
-    return guideline_blocks(text)
 
 
 def guideline_blocks(text: str) -> list[Block]:

@@ -79,10 +79,21 @@ class PairsRead:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
+    """One answer, where it comes from, and columns of its row that the chat template needs."""
+
     text: str
     origin: str
     beside: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerGroup:
+    """A conversation and the distinct answers to it, in the order of the data."""
+
+    prompt_id: str
+    prompt: list[Message]
+    answers: list[Answer]
 
 
 def read_pairs(sources: Sequence[SourceRows]) -> PairsRead:
@@ -140,31 +151,50 @@ def _of_pairs(sources: Sequence[SourceRows], found: PairsRead) -> Iterator[Answe
 
 
 def _of_answers(sources: Sequence[SourceRows], found: PairsRead) -> Iterator[AnswerPair]:
-    tables = [_by_prompt(source, found) for source in sources]
+    tables = [_by_prompt([source], found) for source in sources]
     if len(tables) == 1:
-        for prompt, answers in tables[0].values():
-            found.alone += len(answers) < 2
-            found.more += max(len(answers) - 2, 0)
-            if len(answers) > 1:
-                yield _pair(prompt, *answers[:2])
+        for group in tables[0].values():
+            found.alone += len(group.answers) < 2
+            found.more += max(len(group.answers) - 2, 0)
+            if len(group.answers) > 1:
+                yield _pair(group.prompt, *group.answers[:2])
         return
     mine, theirs = tables
     found.alone += len(mine.keys() ^ theirs.keys())
-    for name, (prompt, ours) in mine.items():
+    for name, group in mine.items():
         if name in theirs:
-            others = theirs[name][1]
-            found.more += len(ours) + len(others) - 2
-            yield _pair(prompt, ours[0], others[0])
+            others = theirs[name].answers
+            found.more += len(group.answers) + len(others) - 2
+            yield _pair(group.prompt, group.answers[0], others[0])
 
 
-def _by_prompt(source: SourceRows, found: PairsRead) -> dict[str, tuple[list[Message], list[_Answer]]]:
+def read_answers(sources: Sequence[SourceRows]) -> tuple[list[AnswerGroup], PairsRead]:
+    """The answers to each prompt: of pairs both, of conversations the last one.
+
+    Returns:
+        Groups in the order of the data, and what was left out of them.
+    Raises:
+        DataError: a row cannot be read (it is named), or a source holds no answers.
+    """
+    bare = next((source for source in sources if source.kind not in (*_ANSWERED, "preference")), None)
+    if bare is not None:
+        raise DataError(f"{bare.label} holds no answers: its rows are {bare.kind} data.")
+    found = PairsRead()
+    return list(_by_prompt(sources, found).values()), found
+
+
+def _by_prompt(sources: Sequence[SourceRows], found: PairsRead) -> dict[str, AnswerGroup]:
     """The distinct answers to each prompt, in the order of the rows."""
-    prompts: dict[str, tuple[list[Message], list[_Answer]]] = {}
-    for place, example in _examples(source, found):
-        _, answers = prompts.setdefault(prompt_hash(example["prompt"]), (example["prompt"], []))
-        answer = _answer(example["completion"][0], place, example, found)
-        if all(answer.text != other.text for other in answers):
-            answers.append(answer)
+    prompts: dict[str, AnswerGroup] = {}
+    for source in sources:
+        sides = ("chosen", "rejected") if source.kind == "preference" else ("completion",)
+        for place, example in _examples(source, found):
+            name = prompt_hash(example["prompt"])
+            group = prompts.setdefault(name, AnswerGroup(name, example["prompt"], []))
+            for side in sides:
+                answer = _answer(example[side][0], f"{place} {side}", example, found)
+                if all(answer.text != other.text for other in group.answers):
+                    group.answers.append(answer)
     return prompts
 
 
@@ -181,14 +211,14 @@ def _examples(source: SourceRows, found: PairsRead) -> Iterator[tuple[str, Mappi
             yield f"{source.label}:{number}", example
 
 
-def _answer(message: Message, origin: str, example: Mapping[str, Any], found: PairsRead) -> _Answer:
+def _answer(message: Message, origin: str, example: Mapping[str, Any], found: PairsRead) -> Answer:
     if message.get("tool_calls"):
         raise DataError(f"{origin} calls tools, and only texts can be compared here. Leave such rows out.")
     found.thinking += bool(thinking_of(message))
     beside = {column: example[column] for column in _BESIDE if column in example}
-    return _Answer(message["content"], origin, beside)
+    return Answer(message["content"], origin, beside)
 
 
-def _pair(prompt: list[Message], a: _Answer, b: _Answer) -> AnswerPair:
+def _pair(prompt: list[Message], a: Answer, b: Answer) -> AnswerPair:
     name = pair_id(prompt, a.text, b.text)
     return AnswerPair(name, prompt_hash(prompt), prompt, a.text, b.text, (a.origin, b.origin), a.beside)
