@@ -50,6 +50,8 @@ _PUBLIC = {
     "Comparison": "pipeline.compare",
     "mean_estimate": "evaluation.statistics",
     "CoverageWarning": "evaluation.statistics",
+    "cohen_kappa": "evaluation.agreement",
+    "krippendorff_alpha": "evaluation.agreement",
     "estimate_kl": "evaluation.kl",
     "length_controlled_win_rate": "evaluation.judged.length_control",
     "LengthControlled": "evaluation.judged.length_control",
@@ -171,6 +173,7 @@ __all__ = [
     "check_served",
     "choose",
     "claim",
+    "cohen_kappa",
     "compare_paired",
     "compare_runs",
     "corrected_win_rate",
@@ -179,6 +182,7 @@ __all__ = [
     "estimate_kl",
     "export_run",
     "generate",
+    "krippendorff_alpha",
     "length_controlled_win_rate",
     "load_dataset",
     "load_model",
@@ -238,6 +242,7 @@ if TYPE_CHECKING:
         TemplateError,
         TrainingError,
     )
+    from handbook_utils.evaluation.agreement import cohen_kappa, krippendorff_alpha
     from handbook_utils.evaluation.best_of_n import best_of_n_curve
     from handbook_utils.evaluation.judged.corrected import CorrectedRate, corrected_win_rate
     from handbook_utils.evaluation.judged.length_control import LengthControlled, length_controlled_win_rate

@@ -236,11 +236,7 @@ _PAIR: tuple[Kind, ...] = ("preference", "feedback", "prompt")
 FORMATS: dict[str, Format] = {
     "text": Format(("text",), ("text",), {"text": "Two and two make four."}),
     "messages": Format(("messages",), _TALK, {"messages": [_ASK, _ANSWER]}),
-    "sharegpt": Format(
-        ("conversations",),
-        _TALK,
-        {"conversations": _SHARED},
-    ),
+    "sharegpt": Format(("conversations",), _TALK, {"conversations": _SHARED}),
     "prompt_completion": Format(("prompt", "completion"), _TALK, {"prompt": "2 + 2?", "completion": "4"}),
     "alpaca": Format(
         ("instruction", "output"), _TALK, {"instruction": "Add.", "input": "2 and 2", "output": "4"}
@@ -348,6 +344,11 @@ FORMATS: dict[str, Format] = {
             **{"prompt": "2 + 2?", "response1": "5", "response2": "4"},
             "preference": [{"value": [{"rank": 1, "value": "response2"}, {"rank": 2, "value": "response1"}]}],
         },
+    ),
+    "judged": Format(
+        ("prompt", "answer_a", "answer_b", "preference"),
+        _PAIR,
+        {"prompt": "2 + 2?", "answer_a": "4", "answer_b": "5", "preference": "a"},
     ),
     "ultrafeedback_ratings": Format(
         ("instruction", "completions"),

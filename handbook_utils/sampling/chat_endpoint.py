@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, text_of
+from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, Watch, text_of
 
 LOGGER = logging.getLogger("handbook_utils")
 # vLLM and DeepSeek say `reasoning_content`; OpenRouter, Ollama and newer vLLM say `reasoning`
@@ -53,8 +53,8 @@ class ChatEndpoint:
     may_drop: frozenset[str] = frozenset()
     _refused: set[str] = field(default_factory=set, init=False, repr=False)
 
-    def post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Post a request for a chat completion.
+    def post(self, body: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
+        """Post a request for a chat completion; `watch` is told of each try, as in `EndpointClient.post`.
 
         Raises:
             RefusedError: the server refuses the request for what it asks.
@@ -62,7 +62,7 @@ class ChatEndpoint:
         """
         while True:
             try:
-                return self.client.post("/chat/completions", self._in_dialect(body))
+                return self.client.post("/chat/completions", self._in_dialect(body), watch)
             except RefusedError as error:
                 name = self._complained_of(str(error), body)
                 if name is None:

@@ -11,12 +11,12 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -32,6 +32,10 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 HOPELESS = frozenset({401, 403, 404, 405})
 
 Answer = TypeVar("Answer")
+# what becomes of a try: it is about to be sent; it was not answered, so nothing was sold; its answer was lost
+# on the way, or was none, and may have been paid for
+TryEvent = Literal["sent", "unpaid", "lost"]
+Watch = Callable[[TryEvent], None]
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _lock = threading.RLock()  # a client that goes may be collected while it is held
 
@@ -73,12 +77,13 @@ class EndpointClient:
         object.__setattr__(self, "_client", client)
         weakref.finalize(self, lambda: _scheduled(client.aclose())).atexit = False
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
         """Post a request until it is answered.
 
         Args:
             path: below the url, such as "/chat/completions".
             body: as JSON.
+            watch: told of each try; what it raises ends the request.
         Returns:
             The JSON object that came back.
         Raises:
@@ -86,22 +91,29 @@ class EndpointClient:
             ModelError: the server cannot be reached, is overloaded to the last try, or takes no request of
                 this key and model.
         """
-        return self._request("POST", path, body)
+        return self._request("POST", path, body, watch or _no_watch)
 
     def get(self, path: str) -> dict[str, Any]:
         """Ask for what is at a path below the url, such as "/models"; returns and raises as `post`."""
-        return self._request("GET", path, None)
+        return self._request("GET", path, None, _no_watch)
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None, tell: Watch
+    ) -> dict[str, Any]:
         for attempt in range(1, self.attempts + 1):
             is_last = attempt == self.attempts
+            tell("sent")
             try:
                 response = _scheduled(self._answered(method, path, body)).result()
             except (httpx2.TransportError, httpx2.DecodingError, TimeoutError) as error:
+                is_unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                tell("unpaid" if is_unsent else "lost")
                 if is_last:
                     raise ModelError(self._gave_up(self._trouble(error))) from None
                 time.sleep(wait_before(attempt, None))
                 continue
+            if not response.is_success:
+                tell("unpaid")
             if response.status_code in PASSING:
                 if is_last:
                     raise ModelError(self._gave_up(_said(response)))
@@ -111,6 +123,7 @@ class EndpointClient:
             content = _json_object(response)
             if content is not None:
                 return content
+            tell("lost")
             if not is_last:
                 time.sleep(wait_before(attempt, None))
         raise RefusedError(f"{self.url}: {self.attempts} times the answer was no JSON object")
@@ -143,6 +156,10 @@ class EndpointClient:
             f"{self.url}: no answer in {self.attempts} attempts; the last: {last}. What was finished before "
             "is kept; run the same command again when the server answers."
         )
+
+
+def _no_watch(_: TryEvent) -> None:
+    """Nobody keeps accounts."""
 
 
 def _scheduled(request: Coroutine[Any, Any, Answer]) -> Future[Answer]:

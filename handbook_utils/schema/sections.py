@@ -131,6 +131,7 @@ class DataSource(Source):
         "helpsteer2_preference",
         "helpsteer3",
         "argilla_ranking",
+        "judged",
         "ultrafeedback_ratings",
         "distilabel_ratings",
         "rated_answers",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from handbook_utils.data.formats import Normaliser
 from handbook_utils.data.load import EvenPairsWarning, Mixture, ResolvedInputs, load_dataset, load_mixture
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import DataSource
@@ -79,3 +80,21 @@ def test_pairs_that_carry_equal_ratings_are_told_and_kept_until_the_recipe_says_
 
 def test_pairs_without_ratings_are_read_without_a_word(tmp_path: Path) -> None:
     assert len(load_dataset(written(tmp_path, [PAIR, PAIR]), kind="preference")) == 2
+
+
+@pytest.mark.parametrize(
+    ("preference", "wanted"),
+    [("a", ("4", "5")), ("B", ("5", "4")), (0.2, ("4", "5")), (1, ("5", "4")), ("tie", None), (0.5, None)],
+)
+def test_judged_answers_give_the_pair_that_their_preference_says(preference: Any, wanted: Any) -> None:
+    row = {"prompt": "2 + 2?", "answer_a": "4", "answer_b": "5", "preference": preference}
+    made = Normaliser(kind="preference")(1, row)
+    found = [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in made]
+    assert found == ([wanted] if wanted else [])
+
+
+def test_a_verdict_that_is_none_is_refused_unless_its_row_counts_for_nothing() -> None:
+    row = {"prompt": "2 + 2?", "answer_a": "4", "answer_b": "5", "preference": None}
+    with pytest.raises(DataError, match="row 1 has in 'preference' neither"):
+        Normaliser(kind="preference")(1, row)
+    assert Normaliser(kind="preference")(1, {"weight": 0, **row}) == []

@@ -276,6 +276,29 @@ def test_no_prompts_and_repeated_ids_are_errors(engine):
         engine.answer([*PROMPTS, PROMPTS[0]], settings())
 
 
+def test_a_model_that_talks_prose_labels_nothing_and_is_paid_once(
+    engine, engine_name, model_folder, tmp_path, handbook
+):
+    """`handbook data label` against a real server, whose model knows nothing of verdicts."""
+    if engine_name != "endpoint: transformers serve":
+        pytest.skip("what other servers do is in test_label.py")
+    rows = [{"prompt": f"Say moon {n} times.", "chosen": "moon", "rejected": "sun"} for n in range(2)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ("--url", engine._section.url, "--model", model_folder, "--out", tmp_path / "labels", "--json")
+    for paid in (2, 0):  # the first order of each pair, and then nothing
+        code, printed, _ = handbook(
+            "data", "label", tmp_path / "rows.jsonl", *given, "--reply-tokens", LIMIT, "--parallel", 1
+        )
+        report = json.loads(printed)
+        assert code == 0
+        assert (report["counts"]["labelled"], report["counts"]["failed"]) == (0, 2)
+        assert report["spent"]["this_run"]["requests"] == paid
+    assert 0 < report["spent"]["tokens_out"] <= 2 * LIMIT
+    assert report["spent"]["tokens_in"] > 100  # as the server counted them
+    failed = (tmp_path / "labels" / "failed.jsonl").read_text()
+    assert "no verdict in the reply" in failed or "no text" in failed
+
+
 def test_progress_counts_every_token_and_answer_once(engine):
     calls: list[tuple[int, int]] = []
     rows = engine.answer(PROMPTS, settings(), progress=lambda *counted: calls.append(counted)).completions

@@ -322,7 +322,7 @@ def test_a_judge_that_takes_neither_temperature_nor_max_tokens_is_asked_in_its_w
         url = "http://judge/v1"
         seen: ClassVar[list[dict[str, Any]]] = []
 
-        def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        def post(self, path: str, body: dict[str, Any], watch: None) -> dict[str, Any]:
             self.seen.append(body)
             for name in ("max_tokens", "temperature"):
                 if name in body:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from handbook_utils.cli.data.annotation import agreement, compare
+from handbook_utils.cli.data.labelling import label
 from handbook_utils.cli.data.sources import as_written, named_sources, opened_sources
 from handbook_utils.cli.options import Json
 from handbook_utils.curation.rules.table import RULES as RULE_TABLE
@@ -368,3 +370,9 @@ def _progress(json: bool) -> Iterator[Callable[[int], None] | None]:
         return
     with console.status("reading rows") as status:
         yield lambda rows: status.update(f"{rows:,} rows read")
+
+
+# after those above, for this is the order of `handbook data --help`
+app.command()(compare)
+app.command()(agreement)
+app.command()(label)

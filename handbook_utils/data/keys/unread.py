@@ -12,9 +12,14 @@ from handbook_utils.data.shapes.ratings import PAIR_RATINGS
 from handbook_utils.runs.log import warn_and_log
 
 # columns that rows of a format may have: read, or known to be of no use to what is made of them
-_ALWAYS = (*PAIR_RATINGS, "gold_chosen", "gold_rejected", "prompt_id", TEMPLATE_OPTIONS, "tools")
+_ALWAYS = (
+    *(*PAIR_RATINGS, "gold_chosen", "gold_rejected", "prompt_id", TEMPLATE_OPTIONS, "tools"),
+    "judgement",  # who judged what and when, as `handbook data` writes it
+)
+# a person's label beside a judge's, and which answer was shown first: for win rates
+_BESIDE = {"judged": ("label", "first", "seed")}
 _KNOWN = {
-    name: frozenset({*known.columns, *known.example, *known.names.values(), *_ALWAYS})
+    name: frozenset({*known.columns, *known.example, *known.names.values(), *_ALWAYS, *_BESIDE.get(name, ())})
     for name, known in FORMATS.items()
 }
 # what stands in `told` for rows left out

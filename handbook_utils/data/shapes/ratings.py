@@ -33,6 +33,9 @@ COMPARED = {
     "overall_preference": ("response1", "response2"),
     "preference": ("response1", "response2"),
 }
+# ours, named as in a judge's rows: "a" or 0 where the first is better, "b" or 1 where the second is
+JUDGED = ("answer_a", "answer_b")
+_VERDICTS = {"a": -1.0, "b": 1.0, "tie": 0.0}
 # a rank of 1 is the best
 _LOWER_IS_BETTER = ("rank", "ranks")
 
@@ -171,6 +174,8 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
     >>> compared_answers({"overall_preference": 2}, "overall_preference", 0.0)
     ('response2', 'response1')
     """
+    if column == "preference" and row.keys() >= set(JUDGED):
+        return _judged(row[column], margin)
     first, second = COMPARED[column]
     value = row[column]
     strength = number_of(value)
@@ -185,6 +190,34 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
     if abs(strength) <= margin:
         return None
     return (first, second) if strength < 0 else (second, first)
+
+
+def _judged(value: Any, margin: float) -> tuple[str, str] | None:
+    """The same of our own rows."""
+    number = judged_preference(value)
+    if abs(number) <= margin:
+        return None
+    return JUDGED if number < 0 else (JUDGED[1], JUDGED[0])
+
+
+def judged_preference(value: Any) -> float:
+    """A verdict or a number from 0 to 1 as a number from -1 (the first answer is better) to 1 (the second).
+
+    Raises:
+        ShapeError: it is neither.
+
+    >>> judged_preference("a"), judged_preference(0.5)
+    (-1.0, 0.0)
+    """
+    number = _VERDICTS.get(value.strip().lower()) if isinstance(value, str) else None
+    if number is None and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        number = 2.0 * value - 1.0
+    if number is None:
+        raise ShapeError(
+            'has in \'preference\' neither "a", "b" or "tie" nor a number from 0 (answer_a) to 1 (answer_b), '
+            f"found {shown(value)}."
+        )
+    return number
 
 
 def _listed(value: Any) -> list[Any]:

@@ -103,7 +103,7 @@ def judge_messages(prompt: Sequence[Message], a: str, b: str, *, criterion: str)
     """
     # as JSON, so that no text in it can pose as another turn
     conversation = json.dumps([dict(message) for message in prompt], ensure_ascii=False)
-    mark = _unused_mark(conversation, a, b)
+    mark = unused_mark(conversation, a, b)
     blocks = [
         f"<{name}-{mark}>\n{text}\n</{name}-{mark}>"
         for name, text in (("conversation", conversation), ("answer-a", a), ("answer-b", b))
@@ -148,7 +148,7 @@ def reply_text(content: Mapping[str, Any]) -> str:
     return reply.text
 
 
-def _unused_mark(*texts: str) -> str:
+def unused_mark(*texts: str) -> str:
     """A checksum of the texts: an answer that held it would have another one."""
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass"))
     while any(digest.hexdigest()[:16] in text for text in texts):  # by chance alone, and then the next one

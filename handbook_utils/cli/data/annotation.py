@@ -1,0 +1,226 @@
+"""`handbook data compare` and `agreement`: people compare two answers blind, and how far they agree."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from handbook_utils.cli.data.sources import opened_sources
+from handbook_utils.cli.options import Json
+from handbook_utils.errors import DataError
+
+if TYPE_CHECKING:
+    from handbook_utils.sampling.annotation.people import AgreementReport
+    from handbook_utils.sampling.annotation.server import CompareServer
+
+WORK, WHERE = "How the work is shared", "Where the page is served"
+
+
+def compare(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A file of pairs; or one with several answers per prompt; or two files of answers to the "
+            "same prompts. Any format that `handbook data show` reads.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The .jsonl file that judgements are appended to.", show_default=False
+        ),
+    ] = None,
+    guideline: Annotated[
+        Path | None,
+        typer.Option("--guideline", help="Text or Markdown to show beside the answers.", show_default=False),
+    ] = None,
+    overlap: Annotated[
+        float,
+        typer.Option(
+            "--overlap",
+            help="Share of the pairs that several people judge, so that agreement can be measured.",
+            rich_help_panel=WORK,
+        ),
+    ] = 0.2,
+    people: Annotated[
+        int, typer.Option("--people", help="People per pair of that share.", rich_help_panel=WORK)
+    ] = 2,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Seed of the order of pairs and of the sides.", rich_help_panel=WORK),
+    ] = 0,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            help="Address to listen on. Other than this machine's own: the page then needs the token that is "
+            "printed, and is sent unencrypted.",
+            rich_help_panel=WHERE,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=WHERE
+        ),
+    ] = 8765,
+    format: Annotated[
+        str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")
+    ] = "auto",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="FILE's=OURS",
+            help="Read a column of the file under our name, such as question=prompt. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")] = "train",
+) -> None:
+    """Serve a page on which people compare two answers without knowing whose they are.
+
+    Several people can work at once, each under a name. Every judgement is on the disk before the next pair is
+    shown; started again, the command goes on where it was. Keys: 1, 2, 3 or t (tie), s (skip), u (undo).
+    Stop with Ctrl-C. The file is preference data: name it under `data:` of a recipe.
+
+    Examples: handbook data compare pairs.jsonl --out judged.jsonl --guideline rules.md;
+    handbook data compare sft.jsonl dpo.jsonl --out judged.jsonl
+    """
+    if out is None:
+        raise DataError("name the file to write with --out, such as --out judged.jsonl.")
+    from handbook_utils.sampling.annotation.guideline import read_guideline
+    from handbook_utils.sampling.annotation.hand_out import HandOut
+    from handbook_utils.sampling.annotation.judgements import JudgementFile
+    from handbook_utils.sampling.annotation.pairs import read_pairs
+    from handbook_utils.sampling.annotation.server import Access, CompareServer
+    from handbook_utils.sampling.annotation.session import Session
+
+    blocks = read_guideline(guideline) if guideline else []
+    read = read_pairs(opened_sources(sources, format, column, split))
+    hand_out = HandOut([pair.id for pair in read.pairs], overlap=overlap, people=people, seed=seed)
+    for told in read.said():
+        print(told, file=sys.stderr)
+    with JudgementFile(out) as file:
+        session = Session(read.pairs, file, hand_out, seed=seed)
+        with CompareServer(session, Access.to(host), port, blocks) as server:
+            print(f"{len(read.pairs):,} pairs to compare, {len(file.lines):,} judgements in {out} already")
+            if server.access.token:
+                print(
+                    "whoever has this address can judge; it is sent unencrypted, so use a network you trust"
+                )
+            print(f"open {server.url} (Ctrl-C stops)", flush=True)
+            _serve(server)
+    _say_agreement(out)
+
+
+def _serve(server: CompareServer) -> None:
+    try:
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        print()
+
+
+def _say_agreement(out: Path) -> None:
+    from handbook_utils.cli.view import say_next
+
+    say_next(f"see whether people agree: handbook data agreement {shlex.quote(str(out))}")
+
+
+def agreement(
+    judgements: Annotated[Path, typer.Argument(help="A file that `handbook data compare` wrote.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write one row per pair (.jsonl or .parquet): what most people preferred.",
+            show_default=False,
+        ),
+    ] = None,
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier --out.")] = False,
+    json: Json = False,
+) -> None:
+    """Say how far people agree: Krippendorff's alpha for all, Cohen's kappa for two, each with its interval.
+
+    1 is perfect agreement, 0 is chance. Below that, each person: how much they judged, how long they took,
+    and how often they preferred the answer shown first, which should be near one half.
+
+    Examples: handbook data agreement judged.jsonl;
+    handbook data agreement judged.jsonl --out agreed.jsonl, then handbook win-rate agreed.jsonl
+    """
+    from handbook_utils.cli.data.tables import print_json
+    from handbook_utils.sampling.annotation.judgements import read_judgement_file
+    from handbook_utils.sampling.annotation.people import agreed_rows, summarise_people
+
+    if not 0 < level < 1:
+        raise DataError(f"--level must be between 0 and 1, got {level:g}")
+    if out is not None:
+        from handbook_utils.sampling.rows import check_writable
+
+        check_writable(out, overwrite=overwrite)
+    lines = read_judgement_file(judgements)
+    report = summarise_people(lines, level=level)
+    if out is not None:
+        from handbook_utils.sampling.rows import write_rows
+
+        rows = agreed_rows(lines)
+        if not rows:
+            raise DataError(f"{judgements}: holds no judgement that counts, so there is nothing to write.")
+        write_rows(out, rows)
+    if json:
+        print_json({"file": str(judgements), "out": out and str(out), **report.to_json()})
+        return
+    _show_agreement(report, judgements, out)
+
+
+def _show_agreement(report: AgreementReport, judgements: Path, out: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from handbook_utils.chat.view import printable
+    from handbook_utils.cli.view import say_next
+
+    console = Console(highlight=False)
+    console.print(
+        f"{report.judgements:,} judgements of {report.pairs:,} pairs by {len(report.people)} people; "
+        f"{report.shared:,} pairs were judged by two or more"
+    )
+    figures = Table("agreement", "value", "interval", "pairs", box=None, header_style="bold")
+    named = {
+        "alpha": "Krippendorff's alpha",
+        "alpha_ordered": "alpha, a tie halfway between",
+        "agreement": "equal judgements",
+    }
+    found = [(named[name], figure) for name, figure in report.metrics.items()]
+    found += [(f"Cohen's kappa: {' and '.join(names)}", kappa) for names, kappa in report.kappas.items()]
+    for name, figure in found:
+        interval = f"[{figure.low:.3f}, {figure.high:.3f}]"
+        figures.add_row(Text(printable(name)), f"{figure.value:.3f}", interval, f"{figure.n:,}")
+    if found:
+        console.print(figures)
+    table = Table("person", "judged", "skipped", "undone", "seconds", "prefers the first", box=None)
+    for name, person in report.people.items():
+        seconds = "" if person.seconds is None else f"{person.seconds:.1f}"
+        first = "" if person.first is None else str(person.first)
+        counts = (f"{n:,}" for n in (person.judged, person.skipped, person.taken_back))
+        table.add_row(Text(printable(name)), *counts, seconds, first)
+    if report.people:
+        console.print(table)
+    for caution in report.cautions:
+        console.print(f"caution: {printable(caution)}", style="yellow", markup=False, soft_wrap=True)
+    if out is None:
+        name = shlex.quote(str(judgements))
+        say_next(f"write what most people preferred: handbook data agreement {name} --out agreed.jsonl")
+    else:
+        say_next(
+            f"name {out} under data: of a recipe that learns from pairs, or: handbook win-rate "
+            f"{shlex.quote(str(out))}"
+        )

@@ -1,0 +1,124 @@
+"""What `handbook data label` prints: what it would ask, and what came of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from handbook_utils.chat.view import printable
+from handbook_utils.cli.data.tables import print_json
+from handbook_utils.cli.view import say_next
+
+if TYPE_CHECKING:
+    from handbook_utils.curation.rows import SourceRows
+    from handbook_utils.sampling.annotation.feedback.label import Asking, Labels
+    from handbook_utils.sampling.annotation.feedback.ledger import Bound
+    from handbook_utils.sampling.annotation.feedback.tasks import Task
+
+
+def show_plan(
+    opened: Sequence[SourceRows], asking: Asking, bound: Bound, reply_tokens: int, json: bool
+) -> None:
+    """What would be asked, and the most that it can cost."""
+    from handbook_utils.sampling.annotation.feedback.label import most_spent, private_kinds
+
+    items, left_out = asking.task.items(opened)
+    private = private_kinds(items)
+    spent = most_spent(items, asking, reply_tokens)
+    cost = bound.cost_of(spent) if bound.price_in or bound.price_out else None
+    record = {
+        "items": len(items),
+        "left_out": left_out,
+        "private": dict(private),
+        "at_most": {**asdict(spent), "cost": cost},
+    }
+    if json:
+        print_json(record)
+        return
+    for told in left_out:
+        print(told)
+    money = "" if cost is None else f", which cost {cost:,.2f} at most"
+    print(
+        f"{len(items):,} items to {asking.task.kind}: at most {spent.requests:,} requests (retries left "
+        f"out), {spent.tokens_in:,} tokens read and {spent.tokens_out:,} written{money}"
+    )
+    print("a token is counted per byte of what is sent; most texts take about a quarter of that")
+    for kind, count in private.items():
+        print(
+            f"{count:,} items hold {kind}"
+            + ("" if asking.private else "; a server elsewhere is not sent them")
+        )
+    say_next("run it without --dry-run, with a bound such as --max-requests")
+
+
+def show_labels(labels: Labels, task: Task, json: bool) -> None:
+    """Counts, spending, and whether the labels can be trusted."""
+    from handbook_utils.sampling.annotation.feedback.label import LABELS
+
+    report = labels.report
+    if json:
+        print_json({"folder": str(labels.folder), **report})
+        return
+    console = Console(highlight=False)
+    counts, spent = report["counts"], report["spent"]
+    console.print(f"{counts['labelled']:,} of {counts['asked']:,} items labelled ({task.kind})")
+    for told in report["left_out"]:
+        console.print(Text(printable(told), style="dim"))
+    run = spent["this_run"]
+    console.print(
+        f"{run['requests']:,} requests in this run, {spent['requests']:,} in all: {spent['tokens_in']:,} "
+        f"tokens read, {spent['tokens_out']:,} written"
+        + (f", cost {spent['cost']:,.4f}" if spent["cost"] else "")
+    )
+    if report["orders"]:
+        orders = report["orders"]
+        console.print(
+            f"both orders agree in {orders['agree']:.0%}; the answer shown first won in {orders['first']:.0%}"
+        )
+    _show_trust(console, report)
+    for caution in report["cautions"]:
+        console.print(Text(f"caution: {printable(caution)}", style="yellow"), soft_wrap=True)
+    say_next(_next(labels, task, labels.folder / LABELS))
+
+
+def _show_trust(console: Any, report: Mapping[str, Any]) -> None:
+    people, planted = report["people"], report["planted"]
+    names = {
+        "kappa": "Cohen's kappa with people",
+        "agreement": "verdicts equal to people's",
+        "longer": "control: people chose the longer answer",
+    }
+    for name, figure in (people["metrics"] if people else {}).items():
+        console.print(f"{names[name]}: {_figure(figure)} on {figure['n']:,} pairs")
+    if planted:
+        console.print(
+            f"verdicts that a text to the judge did not change: {_figure(planted['unchanged'])}; "
+            f"a harmless sentence: {_figure(planted['control'])}; {planted['unchanged']['n']} pairs"
+        )
+        if planted["worst"]:
+            text, changed, tried = planted["worst"]
+            console.print(f"worst: {text!r} changed {changed} of {tried}", markup=False, style="dim")
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    low, high = ("unbounded" if figure[end] is None else f"{figure[end]:.3f}" for end in ("low", "high"))
+    return f"{figure['value']:.3f} \\[{low}, {high}]"
+
+
+def _next(labels: Labels, task: Task, path: Path) -> str:
+    if not labels.is_whole:
+        return "raise the bound and run the same command again: what was bought costs nothing"
+    named = f"name {path} under data: of a recipe that learns from pairs"
+    if task.kind == "compare":
+        return f"{named}, or: handbook win-rate {shlex.quote(str(path))}"
+    return f"{named}, with pairs: {{rating: [{', '.join(_aspects(task))}]}}" if task.kind == "rate" else named
+
+
+def _aspects(task: Any) -> list[str]:
+    return list(task.aspects.named)

@@ -1,0 +1,294 @@
+"""`handbook data label`: a model at an endpoint compares, rates or revises answers, within a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from handbook_utils.cli.data.sources import opened_sources
+from handbook_utils.cli.options import Json
+from handbook_utils.errors import DataError, RecipeError, suggest
+
+if TYPE_CHECKING:
+    from handbook_utils.curation.rows import SourceRows
+    from handbook_utils.sampling.annotation.feedback.label import Asking, Labels
+    from handbook_utils.sampling.annotation.feedback.ledger import Bound
+    from handbook_utils.sampling.annotation.feedback.tasks import Task
+
+TASKS = ("compare", "rate", "revise")
+CRITERION = "The better answer is the more helpful one: right, harmless, and no longer than it needs to be."
+MODEL, ASKED, BOUND, TRUST = "The model", "What is asked", "The bound on spending", "Can it be trusted"
+
+
+def _option(name: str, panel: str, explained: str, **more: Any) -> Any:
+    return typer.Option(name, help=explained, rich_help_panel=panel, **{"show_default": False, **more})
+
+
+def label(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Pairs, or answers to prompts, in any format that `handbook data show` reads.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str,
+        _option(
+            "--task",
+            ASKED,
+            "compare: which of two answers is better, in both orders. rate: each answer by named aspects. "
+            "revise: review each answer by written principles and rewrite it.",
+            show_default=True,
+        ),
+    ] = "compare",
+    url: Annotated[
+        str | None, _option("--url", MODEL, "Its server up to /v1, such as http://localhost:8000/v1.")
+    ] = None,
+    model: Annotated[str | None, _option("--model", MODEL, "The name the server knows it by.")] = None,
+    key_env: Annotated[
+        str | None, _option("--key-env", MODEL, "The environment variable that holds the key.")
+    ] = None,
+    reply_tokens: Annotated[
+        int,
+        _option(
+            "--reply-tokens",
+            MODEL,
+            "Most tokens of a reply, its thinking included.",
+            min=1,
+            show_default=True,
+        ),
+    ] = 512,
+    parallel: Annotated[int, _option("--parallel", MODEL, "Requests at once.", min=1, show_default=True)] = 8,
+    timeout_s: Annotated[
+        float, _option("--timeout", MODEL, "Seconds for one try of a reply.", min=0.1, show_default=True)
+    ] = 120.0,
+    attempts: Annotated[
+        int, _option("--attempts", MODEL, "Tries of a request.", min=1, show_default=True)
+    ] = 6,
+    guideline: Annotated[
+        Path | None,
+        _option(
+            "--guideline", ASKED, "compare: a text that says what makes an answer better. People's will do."
+        ),
+    ] = None,
+    aspect: Annotated[
+        list[str] | None,
+        _option(
+            "--aspect", ASKED, "rate: an aspect and its meaning, such as polite='Is polite.' Repeatable."
+        ),
+    ] = None,
+    principles: Annotated[
+        Path | None, _option("--principles", ASKED, "revise: a text with one principle per line.")
+    ] = None,
+    steps: Annotated[
+        int,
+        _option(
+            "--steps", ASKED, "revise: principles per answer, drawn by the seed.", min=1, show_default=True
+        ),
+    ] = 1,
+    max_requests: Annotated[
+        int | None, _option("--max-requests", BOUND, "Most requests, those of earlier runs included.", min=1)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, _option("--max-tokens", BOUND, "Most tokens, read and written together.", min=1)
+    ] = None,
+    max_cost: Annotated[
+        float | None, _option("--max-cost", BOUND, "Most money, in the currency of the prices.", min=0.0)
+    ] = None,
+    price_in: Annotated[
+        float | None, _option("--price-in", BOUND, "Price per million tokens read.", min=0.0)
+    ] = None,
+    price_out: Annotated[
+        float | None, _option("--price-out", BOUND, "Price per million tokens written.", min=0.0)
+    ] = None,
+    people: Annotated[
+        str | None,
+        _option(
+            "--people",
+            TRUST,
+            "Pairs that people judged, as `handbook data compare` writes them: asked first.",
+        ),
+    ] = None,
+    planted: Annotated[
+        int,
+        _option(
+            "--planted",
+            TRUST,
+            "Pairs to plant texts to the judge into, to see whether verdicts change; 0 for none.",
+            min=0,
+            show_default=True,
+        ),
+    ] = 40,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Send rows with personal data, keys or addresses, too.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is drawn.")] = 0,
+    format: Annotated[
+        str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")
+    ] = "auto",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="FILE's=OURS",
+            help="Read a column under our name. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")] = "train",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace labels made with other settings; replies stay.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked and what it can cost. Sends nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Have a model label your rows: compare answers, rate them, or revise them. Your rows are sent to it.
+
+    Every reply is kept as it comes and bought once: run the same command again to go on. Writes labels.jsonl
+    (train on it), failed.jsonl, not_sent.jsonl, label.json, replies.jsonl. Exit code 1: the bound ended it.
+
+    Examples: handbook data label pairs.jsonl --out labels --url http://localhost:8000/v1 --model judge;
+    handbook data label answers.jsonl --task rate --aspect polite='Is polite.' --dry-run ...
+    """
+    from handbook_utils.cli.data.label_tables import show_labels, show_plan
+    from handbook_utils.sampling.annotation.feedback.checked import read_human_pairs
+    from handbook_utils.sampling.annotation.feedback.label import Asking, check_bound, check_folder
+
+    folder, name = Path(_given(out, "--out")), str(_given(model, "--model"))
+    address = _address(str(_given(url, "--url")), key_env)
+    bound = _bound(max_requests, max_tokens, max_cost, price_in, price_out)
+    made = _task(task, guideline, aspect, principles, steps, seed)
+    settings = {
+        "data": list(sources or ()),
+        "split": split,
+        "url": address,
+        "model": name,
+        "reply_tokens": reply_tokens,
+        "asked": _settings(made),
+    }
+    check_folder(folder, settings, overwrite=overwrite)
+    judged = read_human_pairs(people) if people else []
+    if judged and made.kind == "revise":
+        raise DataError("--people: a revision is no verdict to compare with people's. Leave it out.")
+    asking = Asking(made, settings, judged, planted, seed, allow_private, parallel)
+    opened = opened_sources(sources, format, column, split)
+    if dry_run:
+        show_plan(opened, asking, bound, reply_tokens, json)
+        return
+    check_bound(address, is_bounded=any(each is not None for each in (max_requests, max_tokens, max_cost)))
+    server = _Server(address, name, key_env, reply_tokens, timeout_s, attempts)
+    labels = _labelled(opened, folder, asking, bound, server, show=not json)
+    show_labels(labels, made, json)
+    if not labels.is_whole:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Server:
+    url: str
+    model: str
+    key_env: str | None
+    reply_tokens: int
+    timeout_s: float
+    attempts: int
+
+
+def _labelled(
+    opened: Sequence[SourceRows], folder: Path, asking: Asking, bound: Bound, server: _Server, *, show: bool
+) -> Labels:
+    from handbook_utils.sampling.annotation.feedback.asking import Asker
+    from handbook_utils.sampling.annotation.feedback.label import REPLIES
+    from handbook_utils.sampling.annotation.feedback.label import label as label_rows
+    from handbook_utils.sampling.annotation.feedback.ledger import Ledger
+    from handbook_utils.sampling.chat_endpoint import ChatEndpoint
+    from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
+
+    try:
+        key = key_from(server.key_env, where="label")
+    except RecipeError as error:
+        raise DataError(str(error).replace("label.key_env", "--key-env")) from None
+    client = EndpointClient(server.url, key, server.timeout_s, server.attempts)
+    # hosted reasoning models take no temperature
+    endpoint = ChatEndpoint(client, may_drop=frozenset({"temperature"}))
+    with Ledger(folder / REPLIES, bound) as ledger:
+        asker = Asker(endpoint, ledger, server.model, server.reply_tokens)
+        return label_rows(opened, folder, asker, asking, show=show)
+
+
+def _given(value: Any, option: str) -> Any:
+    if value is None:
+        examples = {"--out": "labels", "--url": "http://localhost:8000/v1", "--model": "my-judge"}
+        raise DataError(f"name {option}, such as {option} {examples[option]}.")
+    return value
+
+
+def _address(url: str, key_env: str | None) -> str:
+    from handbook_utils.schema.engines import checked_url, checked_variable
+
+    option = "--key-env"
+    try:
+        checked_variable(key_env)
+        option = "--url"
+        return checked_url(url)
+    except ValueError as error:
+        raise DataError(f"{option}: {error}") from None
+
+
+def _bound(
+    requests: int | None,
+    tokens: int | None,
+    cost: float | None,
+    price_in: float | None,
+    price_out: float | None,
+) -> Bound:
+    from handbook_utils.sampling.annotation.feedback.ledger import Bound
+
+    if cost is not None and (price_in is None or price_out is None):
+        raise DataError("--max-cost needs the prices: --price-in and --price-out, per million tokens.")
+    return Bound(requests, tokens, cost, price_in or 0.0, price_out or 0.0)
+
+
+def _task(
+    task: str,
+    guideline: Path | None,
+    aspects: Sequence[str] | None,
+    principles: Path | None,
+    steps: int,
+    seed: int,
+) -> Task:
+    from handbook_utils.sampling.annotation.feedback.rating import Aspects
+    from handbook_utils.sampling.annotation.feedback.revising import read_principles
+    from handbook_utils.sampling.annotation.feedback.tasks import CompareTask, RateTask, ReviseTask
+    from handbook_utils.sampling.annotation.guideline import read_guideline_text
+
+    if task not in TASKS:
+        raise DataError(f"--task: unknown value '{task}'. {suggest(task, TASKS)}")
+    for option, value, owner in (
+        ("--guideline", guideline, "compare"),
+        ("--aspect", aspects, "rate"),
+        ("--principles", principles, "revise"),
+    ):
+        if value and task != owner:
+            raise DataError(f"{option} belongs to --task {owner}, and the task is '{task}'.")
+    if task == "compare":
+        return CompareTask(read_guideline_text(guideline) if guideline else CRITERION)
+    if task == "rate":
+        return RateTask(Aspects.parse(aspects))
+    if principles is None:
+        raise DataError("--task revise needs --principles FILE, a text with one principle per line.")
+    return ReviseTask(read_principles(principles), steps, seed)
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """All that the task asks, as plain values."""
+    return asdict(task)  # type: ignore[call-overload, no-any-return]  # every task is a dataclass
