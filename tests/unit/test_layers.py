@@ -31,7 +31,7 @@ LAYERS = [
     {"models"},
     {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
-    {"planning"},
+    {"online", "planning"},
     {"pipeline"},
     {"reporting"},
     {"cli"},
