@@ -26,16 +26,15 @@ from handbook_utils.training.reference.models import (
     restore_adapter,
     trained_weights,
 )
-from handbook_utils.training.trl_bridge import CheckedTrainer, complete_head, installed_names
+from handbook_utils.training.trl_bridge import CONFIGS, CheckedTrainer, complete_head, installed_names
 
 with warnings.catch_warnings():
     # torch.fx, which TRL's imports pull in, still decorates with torch.jit
     warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
-    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+    from trl import GRPOTrainer, RLOOTrainer
     from trl.trainer import grpo_trainer, rloo_trainer
     from trl.trainer.utils import add_fused_lm_head, use_adapter
 
-CONFIGS: dict[str, Any] = {"grpo": GRPOConfig, "rloo": RLOOConfig}
 _MODULES: dict[str, Any] = {"grpo": grpo_trainer, "rloo": rloo_trainer}
 Row = Mapping[str, Any]
 
@@ -53,6 +52,10 @@ class Source(Protocol):
 
     def rewards(self) -> NDArray[np.float64]:
         """(rows, scorers) of the answers given last; NaN where a scorer has no number."""
+        ...
+
+    def metrics(self) -> Mapping[str, float]:
+        """What else to log of the answers given last."""
         ...
 
 
@@ -98,6 +101,8 @@ class _OnlineTrainer(CheckedTrainer):
 
     def _calculate_rewards(self, *_: Any, **__: Any) -> torch.Tensor:
         found = torch.tensor(self.source.rewards(), dtype=torch.float32)
+        for name, value in self.source.metrics().items():
+            self._metrics["train"][name].append(value)  # type: ignore[attr-defined]
         gathered: torch.Tensor = gather(found.to(self.accelerator.device))  # type: ignore[attr-defined]
         return gathered
 

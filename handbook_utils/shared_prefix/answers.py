@@ -1,7 +1,7 @@
 """Several answers to each prompt, scored with the prompt computed once: two layouts, and which is cheaper.
 
-    rows     a prompt and some of its answers are one row of the decoder; no answer attends to another
-    cache    each prompt fills a cache, with gradient, and its answers run on copies of that cache
+    rows:    a prompt and some of its answers are one row of the decoder; no answer attends to another
+    cache:   each prompt fills a cache, with gradient, and its answers run on copies of that cache
 
 Both give the numbers of plain rows up to rounding. Rows suit short answers; the cache suits long ones.
 """
@@ -173,7 +173,7 @@ def _by_rows(score: Score, model: Any, rows: AnswerRows) -> tuple[torch.Tensor, 
 
 
 def _subgroups(model: Any, rows: AnswerRows) -> list[int]:
-    """(rows,) which rows share a row of the decoder: a prompt's, in parts where that is cheaper."""
+    """(rows,) which of them share a row of the decoder: a prompt's, in parts where that is cheaper."""
     groups = rows.groups()
     own = float(rows.answer_lengths.float().mean())
     together = rows_together(

@@ -33,10 +33,12 @@ with warnings.catch_warnings():
     from trl import (
         DPOConfig,
         DPOTrainer,
+        GRPOConfig,
         KTOConfig,
         KTOTrainer,
         RewardConfig,
         RewardTrainer,
+        RLOOConfig,
         SFTConfig,
         SFTTrainer,
     )
@@ -54,6 +56,9 @@ CONFIGS: dict[str, Any] = {
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
     "kto": KTOConfig,
+    # their trainers are built in `online/`
+    "grpo": GRPOConfig,
+    "rloo": RLOOConfig,
 }
 TRAINERS: dict[str, Any] = {
     "sft": SFTTrainer,

@@ -58,6 +58,9 @@ class FixedSource:
         found[1, 0] = np.nan
         return found
 
+    def metrics(self) -> dict[str, float]:
+        return {}
+
 
 def prompts() -> Dataset:
     texts = ["A short one", "One that is rather longer than the one before it", "Say river two times."]
