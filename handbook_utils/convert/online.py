@@ -104,10 +104,8 @@ def _steps(work: Work) -> int:
     if isinstance(steps, int) and steps > 0:
         work.note("max_steps", "changed", "now `steps`.")
         return steps
-    why = (
-        f"{epochs or 3} epochs: `steps` are epochs x prompts / prompts_per_step, and nobody has counted the "
-    )
-    work.note("num_train_epochs", "unknown", f"{why}prompts. {_STEPS_UNKNOWN} stands there; write yours.")
+    why = f"{epochs or 3} epochs, and `steps` are epochs x prompts / prompts_per_step: nobody counted "
+    work.note("num_train_epochs", "unknown", f"{why}them. {_STEPS_UNKNOWN} stands there; write yours.")
     return _STEPS_UNKNOWN
 
 

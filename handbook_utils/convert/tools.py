@@ -85,7 +85,7 @@ def refuse_methods(content: Mapping[str, Any], *, is_online: bool = False) -> No
 
     Args:
         content: the file's mapping.
-        is_online: other keys say that it is for GRPO or RLOO, so those of how answers are sampled say nothing.
+        is_online: other keys say that it is for GRPO or RLOO, so those of sampling say nothing.
     """
     for method, keys in METHODS.items():
         found = next((key for key in keys if key in content), None)
