@@ -250,6 +250,7 @@ def train(
     json: Json = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -286,7 +287,9 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model by the method that the recipe names: pretrain, sft, reward, dpo, orpo or kto.
+    """Train a model by the method that the recipe names: pretrain, sft, reward, dpo, orpo, kto, grpo, rloo.
+
+    grpo and rloo sample answers while they train, score them, and store both in the run folder.
 
     Examples: handbook train pocket/sft; handbook train my.yaml --processes 8 --strategy fsdp2
     """
@@ -295,6 +298,7 @@ def train(
     changes = [*(changes or []), *launch.launch_changes(processes, strategy, nodes)]
     loaded: Any = view.load_for("train", recipe, changes, seed)
     folder, flags = out or view.default_out(recipe), {"overwrite": overwrite, "json": json}
+    flags["allow-code"] = allow_code
     program = launch.train_program(recipe, folder, changes, seed, flags)
     rendezvous = launch.rendezvous_of(node_rank, main_address, port)
     if dry_run:

@@ -13,6 +13,7 @@ from handbook_utils.errors import LaunchError, MissingDependencyError
 from handbook_utils.launch.accelerate import Rendezvous, launch_command
 from handbook_utils.launch.lifeline import failure_told
 from handbook_utils.launch.slurm import Job, sbatch_script
+from handbook_utils.pipeline.inputs import check_code
 from handbook_utils.pipeline.launched import launch_program, layout_here, needs_launcher, planned_layout
 from handbook_utils.pipeline.stages import finished, run_stage
 from handbook_utils.processes import rank
@@ -42,11 +43,18 @@ def train(
 ) -> None:
     """Run a training stage here, or start and watch the processes that do."""
     assert isinstance(recipe, TrainingRecipe)  # held by the command's list of stages
+    check_code(recipe, allow_code=flags["allow-code"])
     with failure_told():
         if needs_launcher(recipe) and (flags["overwrite"] or finished(recipe, out) is None):
             launch_program(recipe, program, rendezvous=rendezvous)  # process 0 shows the result
             return
-        result = run_stage(recipe, out, overwrite=flags["overwrite"], progress=not flags["json"])
+        result = run_stage(
+            recipe,
+            out,
+            overwrite=flags["overwrite"],
+            progress=not flags["json"],
+            allow_code=flags["allow-code"],
+        )
         if rank() == 0:
             view.show_result(result, flags["json"])
 

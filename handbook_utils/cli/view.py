@@ -30,7 +30,7 @@ from handbook_utils.schema.stages import (
     ScoreRecipe,
     SelectRecipe,
 )
-from handbook_utils.schema.training import StageRecipe, TrainingRecipe
+from handbook_utils.schema.training import OnlineRecipe, StageRecipe, TrainingRecipe
 
 if TYPE_CHECKING:
     from handbook_utils.models.merge import MergeReport
@@ -240,6 +240,10 @@ def stage_plan(recipe: StageRecipe, folder: Path) -> dict[str, Any]:
 
     inputs = resolve_inputs(recipe, folder)
     check_inputs(recipe, inputs)
+    if isinstance(recipe, OnlineRecipe):
+        from handbook_utils.online.plan import plan_online
+
+        return plan_online(recipe, inputs)
     if isinstance(recipe, TrainingRecipe):
         from handbook_utils.training.dry_run import plan_training
 

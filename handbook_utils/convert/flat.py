@@ -8,6 +8,7 @@ from typing import Any
 from handbook_utils.convert.data import convert_data
 from handbook_utils.convert.foreign import Foreign, read_axolotl, read_factory
 from handbook_utils.convert.notes import BY_ITSELF, Note, Work, expect, shown
+from handbook_utils.convert.online import OF_BOTH, convert_online, told_online
 from handbook_utils.convert.tables import (
     LEFT_OUT,
     NEW_VALUES,
@@ -23,10 +24,11 @@ from handbook_utils.convert.tools import READ, refuse_methods, tool_of
 from handbook_utils.errors import RecipeError, suggest
 from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
 from handbook_utils.schema.stage_table import STAGES, training_stages
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.training import OnlineRecipe, TrainingRecipe
 
 # GPUs that the alignment-handbook's per-device batch sizes are meant for
 PROCESSES = 8
+ONLINE_STAGES = [name for name in STAGES if issubclass(STAGES[name].recipe, OnlineRecipe)]
 READERS: dict[str, Callable[[Mapping[str, Any]], Foreign]] = {
     "axolotl": read_axolotl,
     "LLaMA-Factory": read_factory,
@@ -55,10 +57,12 @@ def convert_recipe(
     """
     _refuse_other_files(content)
     told = tool_of(content)
+    online = told_online(content) if told is None else None
     if told is None:
-        refuse_methods(content)
+        refuse_methods(content, is_online=online is not None)
         work, foreign = Work(dict(content)), None
         stage = _checked_stage(stage) if stage else _told_stage(work)
+        _check_online(stage, online)
     else:
         foreign = READERS[told[0]](content)
         work, stage = foreign.work, _checked_stage(stage) if stage else foreign.stage
@@ -68,7 +72,16 @@ def convert_recipe(
         recipe["lora"] = lora
     if (seed := work.take("seed")) is not None:
         recipe["seed"] = seed
-    recipe |= (convert_data(work) if foreign is None else foreign.data) | _batch(work, processes)
+    recipe |= convert_data(work) if foreign is None else foreign.data
+    if stage in ONLINE_STAGES:
+        recipe |= convert_online(work, recipe["data"], processes)
+        if "eval_data" in recipe:
+            recipe["held_out"] = {}
+            for key in ("eval_strategy", "evaluation_strategy", "eval_steps", "per_device_eval_batch_size"):
+                if key in work.left:
+                    work.drop(key, "`held_out.every` says how often held-out prompts are answered")
+    else:
+        recipe |= _batch(work, processes)
     learned_all = foreign is None and not work.left.get("assistant_only_loss")
     recipe["training"] = _training(work, stage, "eval_data" in recipe, learned_all=learned_all)
     if not recipe["training"]:
@@ -96,8 +109,22 @@ def _checked_stage(stage: str) -> str:
     return stage
 
 
+def _check_online(stage: str, told: tuple[str, str] | None) -> None:
+    if told is not None and stage not in ONLINE_STAGES:
+        raise RecipeError(
+            f"a recipe for {told[0].upper()} (it has '{told[1]}'), which cannot become one of stage "
+            f"'{stage}': its rows are prompts. Leave --stage out, or say --stage grpo or rloo."
+        )
+
+
 def _told_stage(work: Work) -> str:
     """The stage by the keys that only one trainer has; else a guess, which is called one."""
+    if (online := told_online(work.left)) is not None:
+        stage, key = online
+        is_guess = key in OF_BOTH
+        why = f"{stage}, a guess: '{key}' is of GRPO and RLOO alike. For RLOO say --stage rloo."
+        work.note("(stage)", "changed", why if is_guess else f"{stage}, told by '{key}'.")
+        return stage
     for stage, keys in OWN_KEYS.items():
         if found := sorted(keys & work.left.keys()):
             work.note("(stage)", "changed", f"{stage}, told by '{found[0]}'.")

@@ -35,11 +35,6 @@ OTHERS = (
 )
 # methods of TRL and the alignment-handbook that have no stage here, by keys of theirs alone
 METHODS = {
-    "GRPO": ("reward_funcs", "reward_weights", "scale_rewards", "num_iterations", "epsilon_high"),
-    "GRPO or RLOO": (
-        *("num_generations", "steps_per_generation", "mask_truncated_completions", "log_completions"),
-        *("importance_sampling_level", "num_completions_to_print"),
-    ),
     "GRPO, RLOO or online DPO": ("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_server_host"),
     "PPO": (
         "num_ppo_epochs",
@@ -49,7 +44,7 @@ METHODS = {
         "whiten_rewards",
         "vf_coef",
     ),
-    "RLOO": ("rloo_k",),
+    "RLOO of TRL before 0.22": ("rloo_k",),
     "online DPO": ("missing_eos_penalty", "judge"),
     "GKD": ("teacher_model_name_or_path", "lmbda", "seq_kd"),
     "SimPO, a loss of CPO": ("simpo_gamma", "cpo_alpha"),
@@ -58,7 +53,7 @@ METHODS = {
 }
 READ = (
     "Read are recipes of TRL, the alignment-handbook, open-r1, axolotl and LLaMA-Factory, for SFT, DPO, "
-    "ORPO, KTO and reward models."
+    "ORPO, KTO, reward models, GRPO and RLOO."
 )
 
 
@@ -85,10 +80,17 @@ def tool_of(content: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def refuse_methods(content: Mapping[str, Any]) -> None:
-    """Raise RecipeError for a recipe of a method that has no stage here."""
+def refuse_methods(content: Mapping[str, Any], *, is_online: bool = False) -> None:
+    """Raise RecipeError for a recipe of a method that has no stage here.
+
+    Args:
+        content: the file's mapping.
+        is_online: other keys say that it is for GRPO or RLOO, so those of sampling say nothing.
+    """
     for method, keys in METHODS.items():
         found = next((key for key in keys if key in content), None)
+        if is_online and method.startswith("GRPO"):
+            continue
         if found:
             raise RecipeError(
                 f"a recipe for {method} (only that has '{found}'), and no stage does {method} yet. "

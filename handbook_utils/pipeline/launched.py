@@ -73,13 +73,16 @@ def launch_program(
     watch(launch_command(layout, program), processes=layout.processes, hide_output=hide_output)
 
 
-def launch_recipe(recipe: TrainingRecipe, out: str | Path, *, overwrite: bool, progress: bool) -> None:
+def launch_recipe(
+    recipe: TrainingRecipe, out: str | Path, *, overwrite: bool, progress: bool, allow_code: bool = False
+) -> None:
     """Run a loaded recipe in processes of their own; they read it from a file."""
     with tempfile.TemporaryDirectory(prefix="handbook-recipe-") as folder:
         file = Path(folder) / "recipe.yaml"
         file.write_text(recipe_to_yaml(recipe), encoding="utf-8")
         program = ["train", str(file), "--out", str(out)]
         program += ["--overwrite"] * overwrite + ["--json"] * (not progress)
+        program += ["--allow-code"] * allow_code
         launch_program(recipe, program, hide_output=True)
 
 

@@ -78,7 +78,7 @@ def run_stage(
         return replace(read_result(out), reused=True)
     check_code(loaded, allow_code=allow_code)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
-        launch_recipe(loaded, out, overwrite=overwrite, progress=progress)
+        launch_recipe(loaded, out, overwrite=overwrite, progress=progress, allow_code=allow_code)
         return read_result(out)
     stage = stage_function(loaded.stage)
     if rank() > 0:  # process 0 owns the folder

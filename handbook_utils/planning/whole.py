@@ -24,11 +24,20 @@ from handbook_utils.planning.recipe import (
 from handbook_utils.planning.report import Plan, make_plan
 from handbook_utils.planning.step import BYTES_PER_WEIGHT, Step, step_weights
 from handbook_utils.schema.stages import SamplingRecipe
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.training import OnlineRecipe, TrainingRecipe
 from handbook_utils.training.plan import setting
 
 # tokens of a prompt where nobody has counted them
 PROMPT_TOKENS = 512
+
+
+def refuse_online(recipe: TrainingRecipe) -> None:
+    """Raise RecipeError for a stage that samples while it trains: its memory is not estimated."""
+    if isinstance(recipe, OnlineRecipe):
+        raise RecipeError(
+            f"stage '{recipe.stage}' samples while it trains, and its memory and time are not estimated yet. "
+            "`handbook train RECIPE --dry-run` checks all else; to measure, run it with --set steps=1."
+        )
 
 
 def plan_training_memory(
@@ -59,6 +68,7 @@ def plan_training_memory(
         RecipeError: the batch cannot be split over the processes.
         DataError: as `measure_lengths`.
     """
+    refuse_online(recipe)
     if processes is None:
         asked = recipe.launch.processes
         processes = 1 if asked == "auto" else int(asked)

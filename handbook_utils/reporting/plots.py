@@ -66,22 +66,28 @@ def plot_training(runs: RunLike | Sequence[RunLike], *, dark: bool = False) -> F
 
 
 def plot_rewards(run: RunLike, *, dark: bool = False) -> Figure:
-    """Draw what preference training did: rewards of the answers and, where it is logged, accuracy over steps.
+    """Draw what training did to rewards and, where they are logged, to accuracy or to KL and entropy.
 
-    Works for runs of `reward`, `dpo`, `orpo` and `kto`. Rewards are those of the trainer: a reward model's
-    scores, or beta times a log-ratio (of `orpo`: beta times a log-probability).
+    Works for runs of `reward`, `dpo`, `orpo`, `kto`, `grpo` and `rloo`. Rewards are those of the trainer: a
+    reward model's scores, or beta times a log-ratio (of `orpo`: beta times a log-probability). Of `grpo` and
+    `rloo` they are the scores of sampled answers, with those on held-out prompts dashed.
 
     Raises:
         DataError: the run logged no rewards.
     """
     view = read_run(run)
     curves = view.curves or Curves()
-    figure, (left, *others) = new_figure(2 if curves.accuracy else 1, dark=dark)
+    figure, (left, *others) = new_figure(2 if curves.accuracy or curves.moves else 1, dark=dark)
     drawn = False
     for index, (key, label) in enumerate(curves.rewards.items()):
         drawn |= _line(left, view.metrics, key, index, label=label)
+    for index, key in enumerate(_held_out_scores(view.metrics), start=len(curves.rewards)):
+        _line(left, view.metrics, key, index, label=key.replace("held_out/", "held out, "), dashed=True)
     left.set(xlabel="optimiser step", ylabel="reward")
-    for right in others:
+    for index, (key, label) in enumerate(curves.moves.items()):
+        _line(others[0], view.metrics, key, index, label=label)
+        others[0].set(xlabel="optimiser step", ylabel="nats")
+    for right in others if curves.accuracy else ():
         drawn |= _line(right, view.metrics, str(curves.accuracy), 0, label="training pairs")
         held_out = f"eval_{curves.accuracy}"
         drawn |= _line(right, view.metrics, held_out, 0, label="held-out pairs", dashed=True)
@@ -95,6 +101,12 @@ def plot_rewards(run: RunLike, *, dark: bool = False) -> Figure:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, labelcolor=INK[dark])
     return figure
+
+
+def _held_out_scores(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys of the scores that an online run logged on held-out prompts."""
+    others = {f"held_out/{name}" for name in ("kl", "words", "truncated")}
+    return sorted({key for row in metrics for key in row if key.startswith("held_out/")} - others)
 
 
 def plot_best_of_n(run: RunLike, *, measures: Sequence[str] | None = None, dark: bool = False) -> Figure:

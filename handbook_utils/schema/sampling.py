@@ -114,6 +114,9 @@ class FunctionSection(Section):
     allow_code: bool = Field(
         False, description="has to be true, and `--allow-code` given: the function is code, and it is run"
     )
+    timeout_s: PositiveFloat | None = Field(
+        None, description="processor seconds for one answer, which is then checked in another process"
+    )
 
     @model_validator(mode="after")
     def _may_run(self) -> Self:

@@ -22,10 +22,12 @@ from handbook_utils.schema.stages import (
 )
 from handbook_utils.schema.training import (
     DpoRecipe,
+    GrpoRecipe,
     KtoRecipe,
     OrpoRecipe,
     PretrainRecipe,
     RewardRecipe,
+    RlooRecipe,
     SftRecipe,
     StageRecipe,
     TrainingRecipe,
@@ -42,11 +44,13 @@ class Curves:
         loss: what the loss is, as the label of its axis.
         rewards: label of each reward that is logged; {}: none is.
         accuracy: how often the chosen answer has the higher reward; None: not logged.
+        moves: label of each figure that says how far a policy went; {}: none is logged.
     """
 
     loss: str = "loss"
     rewards: Mapping[str, str] = field(default_factory=dict)
     accuracy: str | None = None
+    moves: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,10 @@ class Stage:
 _PER_TOKEN = Curves("loss, nats per token")
 _REWARDS = {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"}
 _PAIRS = Curves(rewards=_REWARDS, accuracy="rewards/accuracies")
+_ONLINE = Curves(
+    rewards={"reward": "reward, trained on"},
+    moves={"held_out/kl": "KL to the start model, held out, nats per answer", "entropy": "entropy per token"},
+)
 _REWARD_MODEL = Curves(rewards={"margin": "margin"}, accuracy="accuracy")
 
 _CHAT = "talk to the model: handbook chat {run}"
@@ -141,6 +149,12 @@ STAGES: dict[str, Stage] = {
             "feedback",
             curves=Curves(rewards=_REWARDS),
             next_step=_CHAT,
+        ),
+        Stage(
+            "grpo", GrpoRecipe, "online.stage:run_grpo", "train", "prompt", curves=_ONLINE, next_step=_CHAT
+        ),
+        Stage(
+            "rloo", RlooRecipe, "online.stage:run_rloo", "train", "prompt", curves=_ONLINE, next_step=_CHAT
         ),
         Stage(
             "generate",

@@ -6,7 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from handbook_utils.schema.fields import checked_field, trainer_fields
+from handbook_utils.errors import suggest
+from handbook_utils.schema.fields import check_online_fields, checked_field, trainer_fields
+from handbook_utils.schema.sampling import ScorerSection
 from handbook_utils.schema.sections import (
     DataSource,
     LaunchSection,
@@ -206,3 +208,124 @@ class KtoRecipe(TrainingRecipe):
 
     trainer = "kto"
     stage: Literal["kto"]
+
+
+class HeldOutSection(Section):
+    """Held-out prompts (`eval_data`) answered while the model trains."""
+
+    every: PositiveInt = Field(
+        5, description="optimiser steps between two looks; step 0 and the last count too"
+    )
+    samples: PositiveInt = Field(1, description="answers per prompt")
+    scorers: dict[str, ScorerSection] = Field(
+        default_factory=dict,
+        description="a second opinion, which nothing is trained on; the first of them chooses what is kept",
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="the step with the highest second opinion, or the last one within `stop_at_kl`"
+    )
+
+
+class OnlineRecipe(TrainingRecipe):
+    """Reinforcement learning on the model's own answers: sampled, scored, and learned from, step by step."""
+
+    model: TrainedModelSection
+    scorers: dict[str, ScorerSection] = Field(min_length=1, description="what answers are rewarded by")
+    weights: dict[str, float] = Field(
+        default_factory=dict, description="of each scorer in the reward; 1 unless told"
+    )
+    prompts_per_step: PositiveInt = Field(
+        le=2**20, description="prompts per optimiser step, over all processes"
+    )
+    samples: int = Field(
+        8, ge=2, le=2**12, description="answers per prompt, which are compared with each other"
+    )
+    steps: PositiveInt = Field(description="optimiser steps")
+    global_batch_size: PositiveInt = Field(
+        1, exclude=True, description="is prompts_per_step x samples; need not be written"
+    )
+    max_new_tokens: PositiveInt = Field(256, description="answers are cut here")
+    temperature: float = Field(1.0, gt=0)
+    rows_per_batch: PositiveInt = Field(512, description="answers decoded, or scored, at once")
+    long_prompts: Literal["error", "skip", "cut"] = Field(
+        "error", description="prompts beyond the model's window; cut: their oldest part is left out"
+    )
+    shared_prefix: OnOff = Field(
+        "auto", description="compute a prompt once for all its answers; auto: where no number changes by it"
+    )
+    held_out: HeldOutSection | None = Field(None, description="look at held-out prompts (`eval_data`)")
+    stop_at_kl: float | None = Field(
+        None, gt=0, description="nats per held-out answer from the start model; training ends beyond them"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batch_is_of_whole_groups(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        parts = (content.get("prompts_per_step"), content.get("samples", cls.model_fields["samples"].default))
+        if not all(isinstance(part, int) and not isinstance(part, bool) for part in parts):
+            return content
+        whole = parts[0] * parts[1]
+        given = content.get("global_batch_size", whole)
+        if given != whole:
+            raise ValueError(
+                f"`global_batch_size` is {given}, and {parts[0]} prompts with {parts[1]} answers are "
+                f"{whole}: leave it out, or change `prompts_per_step`."
+            )
+        return {**content, "global_batch_size": whole}
+
+    @model_validator(mode="after")
+    def _can_be_learned_online(self) -> Self:
+        check_online(self)
+        return self
+
+
+class GrpoRecipe(OnlineRecipe):
+    """GRPO: an answer's reward against those of its group (Shao et al. 2024)."""
+
+    trainer = "grpo"
+    stage: Literal["grpo"]
+
+
+class RlooRecipe(OnlineRecipe):
+    """RLOO: an answer's reward against the mean of the other answers (Ahmadian et al. 2024)."""
+
+    trainer = "rloo"
+    stage: Literal["rloo"]
+
+
+def check_online(recipe: OnlineRecipe) -> None:
+    """Raise ValueError for a recipe whose loss would model another sampler, or that splits groups."""
+    check_online_fields(recipe.training, recipe.samples)
+    names = {*recipe.scorers}
+    if unknown := sorted(recipe.weights.keys() - names):
+        near = suggest(unknown[0], names)
+        raise ValueError(f"`weights` names '{unknown[0]}', which is no scorer of the recipe. {near}")
+    if recipe.held_out is not None and (both := sorted(names & recipe.held_out.scorers.keys())):
+        raise ValueError(
+            f"'{both[0]}' is in `scorers` and in `held_out.scorers`: what is trained on is no second "
+            "opinion. Its held-out score is shown in any case; give the other one a name of its own."
+        )
+    problems = {
+        "`held_out` needs `eval_data`: prompts that are not trained on.": (
+            recipe.held_out is not None and not recipe.eval_data
+        ),
+        "`eval_data` is read by `held_out` only: add that section, if only `held_out: {}`.": (
+            recipe.held_out is None and bool(recipe.eval_data)
+        ),
+        "`stop_at_kl` is measured on held-out prompts: add `eval_data` and `held_out`.": (
+            recipe.stop_at_kl is not None and recipe.held_out is None
+        ),
+        "`streaming` is for rows that are read once; prompts are drawn from memory here.": recipe.streaming,
+        f"`launch.strategy` {recipe.launch.strategy} splits the weights, and answers are sampled with whole "
+        "ones: take ddp.": recipe.launch.strategy not in ("ddp", "none"),
+        "`lora.dropout` has to be 0: with dropout the policy that samples is not the one that learns.": (
+            recipe.lora is not None and recipe.lora.dropout > 0
+        ),
+        "`skip_padding` does not apply: answers are laid out by `shared_prefix`.": recipe.skip_padding
+        == "on",
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ValueError(problem)

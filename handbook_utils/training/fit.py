@@ -161,7 +161,7 @@ def _train(
             f"the stream gave no row that fits into training.max_length = {trainer.args.max_length} tokens: "
             "nothing was trained. Raise it, or look at the data."
         )
-    _save(trainer, tokenizer, run, start)
+    save_model(trainer, tokenizer, run, start)
 
 
 def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, examples: int | None) -> None:
@@ -176,7 +176,12 @@ def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, exampl
         show_plan(asdict(plan))
 
 
-def _save(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:
+def save_model(trainer: Any, tokenizer: Any, run: RunFolder, start: Start) -> None:
+    """Write the trained model, whole or as an adapter, into `model/` of the run folder.
+
+    Raises:
+        TrainingError: a weight is not a number.
+    """
     from handbook_utils.training.trl_bridge import collect_weights
 
     assert isinstance(run.recipe, TrainingRecipe)  # a run of a training stage

@@ -175,8 +175,15 @@ def split_batch(recipe: TrainingRecipe, processes: int, largest: int) -> tuple[i
     given = recipe.training.get("per_device_train_batch_size")
     if getattr(recipe, "max_tokens_per_batch", None):
         given = share  # cut into passes when the rows are counted
+    group = getattr(recipe, "samples", 1)  # answers to one prompt stay together
+    if share % group:
+        raise RecipeError(
+            f"{total // group} prompts per step cannot be split over {processes} processes: change "
+            "'prompts_per_step', or the number of processes."
+        )
+    divisors = [size for size in divisors if size % group == 0]
     if given is None:
-        given = max(size for size in divisors if size <= largest)
+        given = max((size for size in divisors if size <= largest), default=group)
     if given not in divisors:
         raise RecipeError(
             f"'global_batch_size' {total} is no multiple of 'training.per_device_train_batch_size' {given} "

@@ -51,6 +51,8 @@ def _sources(plan: Mapping[str, Any]) -> dict[str, str]:
     if "sources" not in plan:
         return {}
     counts = ("test_rows_left_out", "rows_left_out", "rows_cut")
+    online = ("answers", "longest_prompt")  # of stages that sample while they train
+    counts = ("test_rows_left_out", *online) if "answers" in plan else counts
     return {
         "sources": "\n".join(plan["sources"]),
         **{name.replace("_", " "): _number(plan.get(name)) for name in counts},

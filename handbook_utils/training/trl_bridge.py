@@ -33,10 +33,12 @@ with warnings.catch_warnings():
     from trl import (
         DPOConfig,
         DPOTrainer,
+        GRPOConfig,
         KTOConfig,
         KTOTrainer,
         RewardConfig,
         RewardTrainer,
+        RLOOConfig,
         SFTConfig,
         SFTTrainer,
     )
@@ -54,6 +56,9 @@ CONFIGS: dict[str, Any] = {
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
     "kto": KTOConfig,
+    # their trainers are built in `online/`
+    "grpo": GRPOConfig,
+    "rloo": RLOOConfig,
 }
 TRAINERS: dict[str, Any] = {
     "sft": SFTTrainer,
@@ -65,14 +70,8 @@ TRAINERS: dict[str, Any] = {
 WITH_REFERENCE = ("dpo", "kto")
 
 
-class _HandbookTrainer:
-    """What is different in every trainer here.
-
-    Each loss is checked, no model card is drafted, and rows may stand in batches of like length.
-    """
-
-    length_batches: LengthBatches | None = None
-    _rows: tuple[int, ...] = ()
+class CheckedTrainer:
+    """What is different in every trainer here: each loss is checked, and no model card is drafted."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no card: TRL drafts one beside every checkpoint, and the run folder says more."""
@@ -83,6 +82,13 @@ class _HandbookTrainer:
         if not torch.isfinite(loss):
             raise TrainingError(bad_loss_message(float(loss), self.state.global_step + 1))  # type: ignore[attr-defined]
         return loss
+
+
+class _HandbookTrainer(CheckedTrainer):
+    """A trainer on rows that exist before it starts: they may stand in batches of like length."""
+
+    length_batches: LengthBatches | None = None
+    _rows: tuple[int, ...] = ()
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         if self.length_batches is None:
@@ -186,7 +192,7 @@ def make_trainer(
         # left to itself TRL reloads the reference by the model's name: another revision, or another dtype
         extra["ref_model"] = frozen_copy(model, arguments)
     if has_adapter:
-        _complete_head(model)
+        complete_head(model)
     config = CONFIGS[name](**installed_names(CONFIGS[name], arguments))
     use_one_device(config)
     trained = {key: weight.detach().clone() for key, weight in trained_weights(model)} if has_adapter else {}
@@ -212,7 +218,7 @@ def make_trainer(
     return trainer
 
 
-def _complete_head(model: Any) -> None:
+def complete_head(model: Any) -> None:
     """Give an output head whose tokens PEFT trains one by one the bias that TRL 1.16 asks each head for."""
     head = model.get_output_embeddings()
     if head is not None and hasattr(head, "token_adapter") and not hasattr(head, "bias"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,8 @@ def test_a_guess_of_the_stage_is_called_a_guess(keys: dict[str, Any], stage: str
 @pytest.mark.parametrize(
     ("keys", "method"),
     [
-        ({"reward_funcs": ["accuracy"], "beta": 0.04, "max_prompt_length": 512}, "GRPO"),
-        ({"num_generations": 8, "loss_type": "dr_grpo"}, "GRPO"),
         ({"use_vllm": True, "max_completion_length": 256}, "GRPO, RLOO or online DPO"),
-        ({"rloo_k": 4}, "RLOO"),
+        ({"rloo_k": 4}, "RLOO of TRL before 0.22"),
         ({"num_ppo_epochs": 4}, "PPO"),
         ({"simpo_gamma": 0.5, "beta": 2.0}, "SimPO"),
         ({"teacher_model_name_or_path": "t"}, "GKD"),
@@ -230,6 +229,80 @@ def test_a_method_without_a_stage_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(RecipeError, match=f"a recipe for {method}"):
         convert_recipe({**FLAT, **keys}, stage=stage)
+
+
+GRPO = {
+    "model_name_or_path": "org/base-model",
+    "dataset_name": "org/problems",
+    "dataset_prompt_column": "problem",
+    "reward_funcs": ["accuracy", "format", "tag_count", "mine.rewards.brevity", "org/reward-model"],
+    "reward_weights": [1.0, 0.5, 0.25, 0.1, 2.0],
+    "num_generations": 16,
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 4,
+    "max_prompt_length": 512,
+    "max_completion_length": 2048,
+    "num_train_epochs": 1,
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "use_vllm": True,
+    "vllm_mode": "colocate",
+    "learning_rate": 1.0e-6,
+    "beta": 0.04,
+}
+
+
+def test_a_recipe_for_grpo_becomes_one_and_every_reward_function_is_listed() -> None:
+    content, notes = convert_recipe(GRPO)
+    recipe: Any = check_recipe(content, "converted")
+    said = {note.key: note for note in notes}
+    assert recipe.stage == "grpo"
+    assert said["(stage)"].why == "grpo, told by 'reward_funcs'."
+    # 16 per device x 4 accumulated x 8 processes = 512 answers, 32 groups of 16
+    assert (recipe.prompts_per_step, recipe.samples, recipe.global_batch_size) == (32, 16, 512)
+    assert (recipe.max_new_tokens, recipe.temperature) == (2048, 0.7)
+    assert recipe.data[0].columns == {"problem": "prompt"}
+    assert list(recipe.scorers) == ["accuracy", "format", "tag_count", "brevity", "reward_model"]
+    assert recipe.weights["reward_model"] == 2.0
+    assert recipe.scorers["accuracy"].answers.columns == {"problem": "prompt"}
+    assert recipe.scorers["brevity"].function == "mine.rewards:brevity"
+    for name in ("tag_count", "mine.rewards.brevity"):
+        assert said[f"reward_funcs.{name}"].outcome == "unknown"
+        assert "write a function of (prompt messages, answer text)" in said[f"reward_funcs.{name}"].why
+    assert said["top_p"].outcome == said["num_train_epochs"].outcome == "unknown"
+    assert said["use_vllm"].outcome == said["vllm_mode"].outcome == "left out"
+    assert GRPO.keys() - {"learning_rate", "beta", "model_name_or_path", "reward_funcs", "dataset_name"} <= {
+        *said,
+        *("gradient_accumulation_steps",),
+    }
+
+
+def test_the_format_of_open_r1_is_told_from_others() -> None:
+    content, _ = convert_recipe(GRPO)
+    pattern = content["scorers"]["format"]["pattern"]
+    assert re.fullmatch(pattern, "<think>\nso\n</think>\n<answer>\n4\n</answer>")
+    assert not re.fullmatch(pattern, "<think>so</think> 4")
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "message"),
+    [
+        ({}, "dpo", "a recipe for GRPO .* cannot become one of stage 'dpo'"),
+        ({"num_generations": 48}, None, "512 answers, no whole number of groups of 48"),
+        ({"reward_weights": [1.0]}, None, "'reward_weights' names 1 for 5"),
+    ],
+)
+def test_a_recipe_for_grpo_is_refused(changes: dict[str, Any], stage: str | None, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        convert_recipe({**GRPO, **changes}, stage=stage)
+
+
+def test_what_grpo_and_rloo_share_is_a_guess() -> None:
+    content, notes = convert_recipe({**FLAT, "num_generations": 4})
+    assert content["stage"] == "grpo"
+    assert "a guess: 'num_generations' is of GRPO and RLOO alike" in next(iter(notes)).why
+    assert convert_recipe({**FLAT, "num_generations": 4}, stage="rloo")[0]["stage"] == "rloo"
+    assert "my_rewards:reward" in str(content["scorers"])
 
 
 @pytest.mark.parametrize(

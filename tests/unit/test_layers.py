@@ -31,8 +31,12 @@ LAYERS = [
     {"models"},
     {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
+<<<<<<< HEAD
     {"planning"},
     {"export"},
+=======
+    {"online", "planning"},
+>>>>>>> 745333f71261f42ea596a3767739ac7837a5d691
     {"pipeline"},
     {"reporting"},
     {"cli"},

@@ -107,8 +107,8 @@ def test_the_help_of_train_names_every_training_stage(handbook) -> None:
 def test_the_report_draws_the_curves_of_every_training_stage(stage: str, tmp_path: Path) -> None:
     curves = STAGES[stage].curves
     assert curves is not None
-    assert bool(curves.rewards) == (STAGES[stage].kind in ("preference", "feedback"))
-    keys = ["loss", *curves.rewards, *([curves.accuracy] if curves.accuracy else [])]
+    assert bool(curves.rewards) == (STAGES[stage].kind in ("preference", "feedback", "prompt"))
+    keys = ["loss", *curves.rewards, *curves.moves, *([curves.accuracy] if curves.accuracy else [])]
     with open_run(tmp_path / "run", load_recipe(EXAMPLES[stage])) as run:
         for step in (1, 2):
             run.log_metrics({"step": step, **dict.fromkeys(keys, 0.5)})

@@ -24,7 +24,7 @@ from handbook_utils.pipeline.inputs import check_inputs, resolve_inputs
 from handbook_utils.planning.gpus import GIB, Gpu, room_text
 from handbook_utils.planning.recipe import Measured, lengths_of, planned_on_cpu, planned_split
 from handbook_utils.planning.report import Plan, plan_record, size_text
-from handbook_utils.planning.whole import plan_training_memory
+from handbook_utils.planning.whole import plan_training_memory, refuse_online
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.initial_model import check_start, start_tokenizer
@@ -114,6 +114,7 @@ def preflight(
         gpu: that it is to fit; None: its memory is shown, and compared with nothing.
         all_rows: count the tokens of all rows instead of a sample.
     """
+    refuse_online(recipe)
     findings: list[Finding] = []
 
     def tried(check: str, work: Callable[[], Any]) -> Any:

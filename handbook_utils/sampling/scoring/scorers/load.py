@@ -15,6 +15,7 @@ from handbook_utils.sampling.scoring.scorers.verifiers import (
     UnreadableAnswerError,
     VerifierScorer,
     answer_scorer,
+    bounded_function,
     function_check,
     json_scorer,
     length_check,
@@ -80,6 +81,8 @@ def verifier(name: str, section: ScorerSection, run: Locator) -> Scorer:
         return json_scorer(section, name=name)
     if isinstance(section, AnswerSection):
         return answers_on_record(name, section, run)
+    if isinstance(section, FunctionSection) and section.timeout_s is not None:
+        return bounded_function(section.function, name=name, seconds=section.timeout_s)
     return VerifierScorer(name, _check_of(name, section, run))
 
 

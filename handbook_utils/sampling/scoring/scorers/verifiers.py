@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import math
@@ -182,7 +183,34 @@ def function_check(dotted: str, *, name: str) -> Check:
             f"scorers.{name}.function: '{module_name}' has no function '{function_name}'. "
             f"{suggest(function_name, known)}"
         )
-    return lambda row: function(row.prompt, row.completion)
+    # a copy: what is scored is also what is stored and learned from
+    return lambda row: function(copy.deepcopy(row.prompt), row.completion)
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A function of (prompt messages, completion text) by its name, which a child process imports itself."""
+
+    dotted: str
+
+    def __call__(self, item: tuple[Any, str]) -> float:
+        """What it gives; raises what it raises, and ValueError for what is no finite number."""
+        module, _, name = self.dotted.partition(":")
+        value = float(getattr(importlib.import_module(module), name)(*item))
+        if not math.isfinite(value):
+            raise ValueError(f"the verifier gave {value}")
+        return value
+
+
+def bounded_function(dotted: str, *, name: str, seconds: float) -> BoundedScorer:
+    """The same in child processes; an answer that takes longer than the limit has no score.
+
+    Raises:
+        RecipeError: it cannot be imported, or is no function.
+    """
+    function_check(dotted, name=name)
+    pool = BoundedPool(seconds=seconds)
+    return BoundedScorer(name, lambda row: (row.prompt, row.completion), FunctionCall(dotted), pool)
 
 
 def _refuse(constant: str) -> None:
