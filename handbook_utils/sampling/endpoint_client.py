@@ -97,9 +97,7 @@ class EndpointClient:
         """Ask for what is at a path below the url, such as "/models"; returns and raises as `post`."""
         return self._request("GET", path, None, _no_watch)
 
-    def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None, tell: Watch
-    ) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None, tell: Watch) -> dict[str, Any]:
         for attempt in range(1, self.attempts + 1):
             is_last = attempt == self.attempts
             tell("sent")

@@ -31,12 +31,8 @@ LAYERS = [
     {"models"},
     {"evaluation", "diagnosis"},
     {"training", "sampling", "launch"},
-<<<<<<< HEAD
-    {"planning"},
-    {"export"},
-=======
     {"online", "planning"},
->>>>>>> 745333f71261f42ea596a3767739ac7837a5d691
+    {"export"},
     {"pipeline"},
     {"reporting"},
     {"cli"},
