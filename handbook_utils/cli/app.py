@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -55,9 +56,13 @@ app = typer.Typer(
 )
 
 
+_format_warning = warnings.formatwarning
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     sys.excepthook = _print_without_secrets
+    warnings.formatwarning = _plain_warning
     silence_notices()
     try:
         app(prog_name="handbook")
@@ -74,6 +79,15 @@ def main() -> None:
 
 def _print_without_secrets(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
     print(redacted_traceback(error), end="", file=sys.stderr)
+
+
+def _plain_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Our own warnings in one line, as errors are; those of libraries with the place that they are about."""
+    if category.__module__.startswith("handbook_utils"):
+        return redacted(f"warning: {message}\n")
+    return _format_warning(message, category, filename, lineno, line)
 
 
 def _version(wanted: bool) -> None:

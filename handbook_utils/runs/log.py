@@ -16,8 +16,9 @@ LOGGER = logging.getLogger("handbook_utils")
 
 
 def warn_and_log(message: str, category: type[Warning], *, stacklevel: int = 3) -> None:
-    """Warn, and write it into the run's log."""
-    LOGGER.warning(message)
+    """Warn, and write it into the run's log, if one is open."""
+    if LOGGER.hasHandlers():  # Python would print it as well, a second time
+        LOGGER.warning(message)
     warnings.warn(message, category, stacklevel=stacklevel)
 
 

@@ -314,3 +314,19 @@ def test_help_takes_no_torch_and_little_time():
     assert shown.stdout.strip().endswith("False")
     # the goal of half a second is measured in `make bench`; this only catches a heavy import
     assert time.perf_counter() - started < 20
+
+
+def test_a_warning_of_ours_is_one_plain_line_and_told_once(tmp_path: Path) -> None:
+    rows = [{"prompt": "Say it.", "completion": "It.", "weird": 1}] * 2
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    changes = [
+        "--set",
+        f'data=[{{name: "{tmp_path / "rows.jsonl"}"}}]',
+        "--set",
+        'model={name: "pocket:base"}',
+    ]
+    command = [sys.executable, "-m", "handbook_utils.cli", "train", "pocket/sft", *changes, "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
+    told = [line for line in done.stderr.splitlines() if "weird" in line]
+    assert len(told) == 1
+    assert told[0].startswith("warning: ")
