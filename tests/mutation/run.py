@@ -27,6 +27,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from tests.mutation.mutants import Mutant, mutants_of, mutated, sample  # noqa: E402
@@ -63,7 +65,8 @@ TESTS: dict[str, list[str]] = {
 }
 EXAMPLES = "tests/unit/test_doctests.py::test_examples_are_true"
 LIBRARIES = ("torch", "transformers", "datasets", "pyarrow.parquet", "scipy.stats")  # no plugin of pytest
-SHORTEST_LIMIT_S = 60.0
+# CPU time, so that a busy machine ends no mutant early; one that waits for ever ends by the clock
+SHORTEST_LIMIT_S, PATIENCE = 60.0, 20
 CAUGHT, LIVED, OVERTIME = "killed", "survived", "timeout"
 Record = dict[str, Any]
 
@@ -151,8 +154,9 @@ def _tried(
         time.sleep(0.05)
         for child, (mutant, began) in list(running.items()):
             ended, status = os.waitpid(child, os.WNOHANG)
-            late = time.monotonic() - began > limits[mutant.module]
-            if not ended and late:
+            limit = limits[mutant.module]
+            late = not ended and (_cpu_seconds(child) > limit or time.monotonic() - began > PATIENCE * limit)
+            if late:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             if ended or late:
@@ -178,20 +182,28 @@ def _record(mutant: Mutant, sources: dict[str, str], outcome: str, began: float)
 
 
 def _limits(changed: set[str]) -> dict[str, float]:
-    """Seconds that a mutant of each module has: five times what its tests take, which pass without it."""
+    """CPU seconds that a mutant of each module has: five times what its tests take, which pass without it."""
     took: dict[str, float] = {}
     limits: dict[str, float] = {}
     for module in sorted(changed):
         files = " ".join(name for name in assigned_tests(module) if "::" not in name)
         if files not in took:
-            began = time.monotonic()
-            child = _start(module, None, "unchanged")
-            if _outcome(os.waitpid(child, 0)[1]) != LIVED:
+            _, status, used = os.wait4(_start(module, None, "unchanged"), 0)
+            if _outcome(status) != LIVED:
                 sys.exit(f"without any change these tests fail: {files} (see {WORK / 'unchanged.txt'})")
-            took[files] = time.monotonic() - began
-            print(f"unchanged: {took[files]:.0f} s for {files}", flush=True)
+            took[files] = used.ru_utime + used.ru_stime
+            print(f"unchanged: {took[files]:.0f} CPU s for {files}", flush=True)
         limits[module] = max(SHORTEST_LIMIT_S, 5 * took[files])
     return limits
+
+
+def _cpu_seconds(child: int) -> float:
+    """What a process and those it has waited for have used; 0 once it is gone."""
+    try:
+        used = psutil.Process(child).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(used.user + used.system + used.children_user + used.children_system)
 
 
 def _outcome(status: int) -> str:
