@@ -36,18 +36,18 @@ from tests.mutation.mutants import Mutant, mutants_of, mutated, sample  # noqa: 
 PACKAGE = ROOT / "handbook_utils"
 WORK = ROOT / "_build" / "mutation"
 STORE = ROOT / "book" / "results" / "mutation.json"
-# "MODULE: BEFORE -> AFTER": why nobody could see that change
+# "MODULE: BEFORE -> AFTER in LINE": why nobody could see that change
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 # what is changed, and the tests that have to notice it, quick ones first
 TESTS: dict[str, list[str]] = {
-    "evaluation/judged/": ["test_judged"],
+    "evaluation/judged/": ["test_judged", "test_estimators_held"],
     "evaluation/reward/": ["test_reward_report"],
-    "evaluation/power": ["test_power"],
+    "evaluation/power": ["test_power", "test_estimators_held"],
     "evaluation/two_level": ["test_judged"],
-    "evaluation/coverage": ["test_coverage", "test_statistics", "test_win_rate"],
+    "evaluation/coverage": ["test_coverage", "test_estimators_held", "test_statistics", "test_win_rate"],
     "evaluation/": [
         *("test_statistics", "test_win_rate", "test_best_of_n", "test_kl", "test_evaluation_held"),
-        "test_coverage",
+        *("test_estimators_held", "test_coverage"),
     ],
     "sampling/selection/": ["test_sampling_choose", "test_sampling_select", "test_sampling_select_stage"],
     "shared_prefix/batching": ["test_length_batches", "test_training_together"],
@@ -137,9 +137,16 @@ def _known(sources: dict[str, str]) -> dict[str, Record]:
             continue
         module = record["module"]
         same = record["source"] == _digest(sources.get(module, ""))
+        record["line"] = _line(sources.get(module, ""), record["place"])
         if same and (record["outcome"] != LIVED or record["tests"] == _tests_digest(module)):
             known[record["name"]] = record
     return known
+
+
+def _line(source: str, place: str) -> str:
+    """The line of a source that a mutant's place ends with."""
+    lines, number = source.splitlines(), int(place.rpartition(":")[2])
+    return lines[number - 1].strip() if number <= len(lines) else ""
 
 
 def _tried(
@@ -170,6 +177,7 @@ def _record(mutant: Mutant, sources: dict[str, str], outcome: str, began: float)
         "name": mutant.name,
         "module": mutant.module,
         "place": f"{mutant.module}:{mutant.line}",
+        "line": _line(sources[mutant.module], f":{mutant.line}"),
         "operator": mutant.operator,
         "before": mutant.before,
         "after": mutant.after,
@@ -290,7 +298,7 @@ def summary_of(records: Sequence[Record], sizes: dict[str, int], seed: int) -> d
         by_module[module] = {"mutants": sizes[module], "tried": len(own), "noticed": sum(own)}
     survivors = [
         {key: record[key] for key in ("place", "operator", "before", "after")}
-        | {"equivalent": explained.get(f"{record['module']}: {record['before']} -> {record['after']}")}
+        | {"equivalent": explained.get(_change(record))}
         for record in records
         if record["outcome"] == LIVED
     ]
@@ -298,6 +306,10 @@ def summary_of(records: Sequence[Record], sizes: dict[str, int], seed: int) -> d
     timeouts = sum(record["outcome"] == OVERTIME for record in records)
     counts = {"seed": seed, "tried": len(records), "noticed": noticed, "timeouts": timeouts}
     return {**counts, "score": score, "modules": by_module, "survivors": survivors}
+
+
+def _change(record: Record) -> str:
+    return f"{record['module']}: {record['before']} -> {record['after']} in {record['line']}"
 
 
 def table(summary: dict[str, Any]) -> str:
