@@ -125,6 +125,10 @@ class Rollouts:
         self.learns = not self._rewards.tell_equal(total, self._recipe.samples, step=self._step)
         return self._rewards.table(self._scored)
 
+    def logprobs(self) -> NDArray[np.float64] | None:
+        """(rows,) log-probability of each answer given last, at temperature 1."""
+        return np.array([row.logprob for row in self._completions], dtype=np.float64)
+
     def metrics(self) -> dict[str, float]:
         """Of the answers given last: parts of scores, spread inside groups, distinct answers, words."""
         samples = self._recipe.samples
