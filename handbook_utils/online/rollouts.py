@@ -141,7 +141,7 @@ class Rollouts:
             and np.isfinite([row.scores[name] for row in self._scored]).any()
         }
         return {
-            **{f"rewards/{name}": value for name, value in parts.items() if name != "words"},
+            **{f"scores/{name}": value for name, value in parts.items() if name != "words"},
             "completions/words": parts.get("words", 0.0),
             "completions/distinct": float(np.mean([len(set(group)) / samples for group in texts])),
             "completions/empty": float(np.mean([not text.strip() for text in texts.flatten()])),
