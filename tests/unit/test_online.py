@@ -528,9 +528,14 @@ def test_an_empty_answer_is_counted_and_learned_from(
     assert records(tmp_path / "run")[-1]["completions/empty"] >= 0.5
 
 
-def test_an_adapter_is_trained_and_measured_against_its_base(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_an_adapter_is_trained_and_measured_against_its_base(
+    quantization: str, make: Make, tiny_architecture: Any, tmp_path: Path
+) -> None:
+    model = {"name": str(tiny_architecture("llama")), "quantization": quantization}
     lora = {"rank": 4, "targets": ["q_proj", "v_proj"]}
-    result = train(make(lora=lora, steps=2, training={"learning_rate": 0.1}), tmp_path / "run")
+    recipe = make(model=model, lora=lora, steps=2, training={"learning_rate": 0.1})
+    result = train(recipe, tmp_path / "run")
     looks = {r["step"]: r["held_out/kl"] for r in records(tmp_path / "run") if "held_out/kl" in r}
     assert abs(looks[0]) < 1e-3
     assert abs(looks[2]) > 1e-3
