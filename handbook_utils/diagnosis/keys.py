@@ -65,6 +65,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 # held-out scores of online runs: what is not trained on, as far as a name can say
 HELD_OUT = re.compile(r"^(eval|val|valid|validation|test|held_?out)[_/-](?!loss|runtime|samples|steps)(.+)$")
 HELD_OUT_SCORES = re.compile(r"(acc|accuracy|score|reward|pass|correct|win)", re.IGNORECASE)
+# of our own online runs: any scorer's name, beside what is no score
+OUR_SCORE = re.compile(r"^held_out/(?!(?:kl|words|truncated)$)")
 # rewards/NAME and rewards/NAME/mean of GRPO; these belong to preference training
 NO_PARTS = {"chosen", "rejected", "margins", "accuracies"}
 PART = re.compile(r"^rewards/([^/]+?)(?:/mean)?$")
@@ -141,7 +143,8 @@ def held_out_scores(names: Iterable[str]) -> list[str]:
     return [
         name
         for name in names
-        if (found := HELD_OUT.match(plain_name(name))) and HELD_OUT_SCORES.search(found[2])
+        if (found := HELD_OUT.match(plain_name(name)))
+        and (HELD_OUT_SCORES.search(found[2]) or OUR_SCORE.match(name))
         if not any(word in found[2] for word in ("chosen", "rejected", "margin"))
     ]
 

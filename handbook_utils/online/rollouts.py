@@ -125,6 +125,10 @@ class Rollouts:
         self.learns = not self._rewards.tell_equal(total, self._recipe.samples, step=self._step)
         return self._rewards.table(self._scored)
 
+    def logprobs(self) -> NDArray[np.float64] | None:
+        """(rows,) log-probability of each answer given last, at temperature 1."""
+        return np.array([row.logprob for row in self._completions], dtype=np.float64)
+
     def metrics(self) -> dict[str, float]:
         """Of the answers given last: parts of scores, spread inside groups, distinct answers, words."""
         samples = self._recipe.samples
@@ -137,7 +141,7 @@ class Rollouts:
             and np.isfinite([row.scores[name] for row in self._scored]).any()
         }
         return {
-            **{f"rewards/{name}": value for name, value in parts.items() if name != "words"},
+            **{f"scores/{name}": value for name, value in parts.items() if name != "words"},
             "completions/words": parts.get("words", 0.0),
             "completions/distinct": float(np.mean([len(set(group)) / samples for group in texts])),
             "completions/empty": float(np.mean([not text.strip() for text in texts.flatten()])),

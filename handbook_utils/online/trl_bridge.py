@@ -54,6 +54,10 @@ class Source(Protocol):
         """(rows, scorers) of the answers given last; NaN where a scorer has no number."""
         ...
 
+    def logprobs(self) -> NDArray[np.float64] | None:
+        """(rows,) log-probability of each answer given last, at temperature 1; None where it is not known."""
+        ...
+
     def metrics(self) -> Mapping[str, float]:
         """What else to log of the answers given last."""
         ...
@@ -66,6 +70,7 @@ class _OnlineTrainer(CheckedTrainer):
     shares: bool = True
     layout: Layout | None = None  # None: the cheaper one, batch by batch
     stage: str
+    _is_first: bool = False
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Fetch the batches of one step."""
@@ -88,7 +93,7 @@ class _OnlineTrainer(CheckedTrainer):
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self._rows = inputs
+        self._rows, self._is_first = inputs, True
         return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: Any) -> Any:
@@ -117,6 +122,13 @@ class _OnlineTrainer(CheckedTrainer):
         compute_aux_loss: bool = False,
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        is_first, self._is_first = self._is_first, False
+        sampled = self._sampled_logps() if is_first and not torch.is_grad_enabled() else None
+        if sampled is not None:
+            # RLOO sums an answer's old log-probabilities, so their sum may stand at its first token
+            logps = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
+            logps[:, 0] = sampled.to(logps)
+            return logps, None, None
         if not self.shares or compute_aux_loss or any(value is not None for value in others.values()):
             found: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (
                 super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
@@ -141,6 +153,14 @@ class _OnlineTrainer(CheckedTrainer):
         logps = torch.cat([part[0] for part in parts])[back]
         entropies = [part[1] for part in parts if part[1] is not None]
         return logps, torch.cat(entropies)[back] if entropies else None, None
+
+    def _sampled_logps(self) -> torch.Tensor | None:
+        """(rows,) of each answer, from the engine that drew it: where that is what the loss computes."""
+        args = self.args  # type: ignore[attr-defined]
+        if self.stage != "rloo" or args.bf16 or args.fp16 or args.temperature != 1.0:
+            return None
+        found = self.source.logprobs()
+        return None if found is None else torch.from_numpy(found)
 
     def _scored(
         self, model: Any, rows: AnswerRows, with_entropy: bool

@@ -32,8 +32,8 @@ class FixedSource:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.end = tokenizer, tokenizer.eos_token_id
-        self.asked: list[list[str]] = []
         self.ids: list[list[int]] = []
+        self.drawn: Any = None
 
     def prompt_tokens(self, rows: Sequence[Any]) -> list[list[int]]:
         return [
@@ -44,7 +44,7 @@ class FixedSource:
         ]
 
     def answers(self, rows: Sequence[Any], *, step: int, model: Any) -> list[list[int]]:
-        self.asked.append([row["prompt"][0]["content"] for row in rows])
+        self.prompts, self.model = self.prompt_tokens(rows), model
         draw = np.random.default_rng(step)
         self.ids = [
             [*draw.integers(7, 200, size=1 + place % (LIMIT - 2)).tolist(), self.end]
@@ -57,6 +57,9 @@ class FixedSource:
         found = REWARDS[: len(self.ids)].copy()
         found[1, 0] = np.nan
         return found
+
+    def logprobs(self) -> Any:
+        return self.drawn
 
     def metrics(self) -> dict[str, float]:
         return {}
@@ -273,6 +276,36 @@ def test_masked_cut_answers_and_accumulation_are_trls(
 @pytest.mark.parametrize("stage", ["grpo", "rloo"])
 def test_an_adapters_reference_is_its_base(stage: str, tiny_model_folder: Path, tmp_path: Path) -> None:
     compare(stage, tiny_model_folder, tmp_path, ("rows", "cache"), lora=True)
+
+
+def test_rloo_takes_the_samplers_log_probabilities_where_they_are_the_policys(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handbook_utils.models.logprobs import sequence_logprob_sums
+
+    def drawn(self: FixedSource) -> Any:
+        rows = [*zip(self.prompts, self.ids, strict=True)]
+        sequences = [([*prompt, *ids], len(prompt)) for prompt, ids in rows]
+        with torch.no_grad():
+            return sequence_logprob_sums(self.model, sequences, pad_token_id=0)[0]
+
+    from handbook_utils.online.trl_bridge import _OnlineTrainer
+
+    passes, original = [0], _OnlineTrainer._scored
+
+    def counted(self: Any, *given: Any) -> Any:
+        passes[-1] += 1
+        return original(self, *given)
+
+    monkeypatch.setattr(_OnlineTrainer, "_scored", counted)
+    computed = one_step("rloo", tiny_model_folder, tmp_path / "computed", ours=True)
+    passes.append(0)
+    monkeypatch.setattr(FixedSource, "logprobs", drawn)
+    taken = one_step("rloo", tiny_model_folder, tmp_path / "taken", ours=True)
+    assert passes == [3, 2]  # the reference, the loss, and before also the policy
+    for name, gradient in computed["gradients"].items():
+        assert (taken["gradients"][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6
+    assert taken["logs"]["kl"] == pytest.approx(computed["logs"]["kl"], rel=1e-4)
 
 
 def test_without_a_reference_and_with_eager_attention(tiny_model_folder: Path, tmp_path: Path) -> None:

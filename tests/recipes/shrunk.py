@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.schema.recipe import recipe_to_dict
+from handbook_utils.schema.training import OnlineRecipe
 from tests.tiny_models import tiny_model
 
 # which architecture a published model has, by a part of its name; the first that fits
@@ -118,9 +119,20 @@ def two_steps(
     content["data"] = [write_rows(recipe.data[0], recipe.stage, folder / "rows.jsonl")]
     if held_out and recipe.eval_data:
         content["eval_data"] = [write_rows(recipe.eval_data[0], recipe.stage, folder / "held-out.jsonl")]
+    if isinstance(recipe, OnlineRecipe):
+        return content | few_rollouts(recipe)
     content["global_batch_size"] = 4
     content["training"] = few_steps(recipe.training)
     return content
+
+
+def few_rollouts(recipe: OnlineRecipe) -> dict[str, Any]:
+    """Two steps of a recipe that samples while it trains: short answers, and a reward without a model."""
+    training = few_steps(recipe.training)
+    for key in ("max_steps", "max_length", "per_device_train_batch_size"):
+        del training[key]
+    sizes = {"steps": 2, "prompts_per_step": 2, "samples": 2, "max_new_tokens": 8, "held_out": None}
+    return {**sizes, "scorers": {"vowel": {"kind": "regex", "pattern": "[aeiou]"}}, "training": training}
 
 
 def few_steps(training: dict[str, Any]) -> dict[str, Any]:

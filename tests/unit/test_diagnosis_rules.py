@@ -144,7 +144,19 @@ FAULTS: dict[str, tuple[str, str, Records]] = {
         "fault",
         grpo(eval_accuracy=lambda done: 0.6 - 0.4 * done),
     ),
+    "a reward that rises while our second opinion falls": (
+        "reward_hacking_suspected",
+        "fault",
+        grpo(**{"held_out/gold": lambda done: 0.6 - 0.4 * done, "held_out/kl": lambda done: 2 * done}),
+    ),
 }  # fmt: skip
+
+
+def test_what_is_no_score_of_held_out_answers_may_fall() -> None:
+    words = grpo(
+        **{"held_out/gold": lambda done: 0.5 + 0.1 * done, "held_out/words": lambda done: 30 - 20 * done}
+    )
+    assert seen(diagnose(words)) == seen(diagnose(grpo()))
 
 
 @pytest.mark.parametrize("name", FAULTS)

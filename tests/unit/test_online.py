@@ -286,13 +286,29 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_pays_for_no_answer_twice(
 def test_two_processes_take_the_same_prompts_and_noise_and_end_at_the_same_weights(
     make: Make, tmp_path: Path
 ) -> None:
-    recipe = make(prompts_per_step=4, steps=3, launch={"processes": 2})
-    alone = make(prompts_per_step=4, steps=3, launch={"processes": 1})
+    # Adam makes a step of its own size of a gradient that is all rounding, SGD does not
+    sizes = {"prompts_per_step": 4, "steps": 3, "training": {"learning_rate": 0.3, "optim": "sgd"}}
+    recipe, alone = (make(**sizes, launch={"processes": count}) for count in (2, 1))
     train(alone, tmp_path / "one")
     assert run_ranks(lambda: train(recipe, tmp_path / "two"), count=2) == [0, 0]
     one, two = (read_table(tmp_path / name / "rollouts") for name in ("one", "two"))
     assert one["prompt_id"].equals(two["prompt_id"])
     assert one["token_ids"].equals(two["token_ids"])
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-4
+
+
+def test_a_run_resumes_with_another_number_of_processes(make: Make, tmp_path: Path) -> None:
+    plain = {"held_out": None, "eval_data": None, "training": {"learning_rate": 0.3, "optim": "sgd"}}
+    alone = make(prompts_per_step=4, steps=3, launch={"processes": 1}, **plain)
+    train(alone, tmp_path / "one")
+
+    def killed() -> None:
+        die("after a checkpoint", step=2)
+        train(alone, tmp_path / "two")
+
+    assert run_ranks(killed, count=1) == [-signal.SIGKILL]
+    assert run_ranks(lambda: train(alone, tmp_path / "two"), count=2) == [0, 0]
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-4
 
@@ -512,9 +528,14 @@ def test_an_empty_answer_is_counted_and_learned_from(
     assert records(tmp_path / "run")[-1]["completions/empty"] >= 0.5
 
 
-def test_an_adapter_is_trained_and_measured_against_its_base(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_an_adapter_is_trained_and_measured_against_its_base(
+    quantization: str, make: Make, tiny_architecture: Any, tmp_path: Path
+) -> None:
+    model = {"name": str(tiny_architecture("llama")), "quantization": quantization}
     lora = {"rank": 4, "targets": ["q_proj", "v_proj"]}
-    result = train(make(lora=lora, steps=2, training={"learning_rate": 0.1}), tmp_path / "run")
+    recipe = make(model=model, lora=lora, steps=2, training={"learning_rate": 0.1})
+    result = train(recipe, tmp_path / "run")
     looks = {r["step"]: r["held_out/kl"] for r in records(tmp_path / "run") if "held_out/kl" in r}
     assert abs(looks[0]) < 1e-3
     assert abs(looks[2]) > 1e-3
@@ -527,6 +548,35 @@ def test_a_recipe_written_out_is_the_same_recipe(make: Make) -> None:
     assert recipe.global_batch_size == 12
     assert "global_batch_size" not in recipe_to_dict(recipe)
     assert check_recipe(recipe_to_dict(recipe), "again") == recipe
+
+
+def test_a_reward_model_that_was_trained_on_the_prompts_is_told(
+    make: Make, prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handbook_utils.data.load import ResolvedInputs
+    from handbook_utils.online.checks import ScorerSawPromptsWarning, checked_prompts
+    from handbook_utils.runs.folder import open_run
+
+    prompts = [json.loads(line)["prompt"] for line in prompts_file.read_text().splitlines()[:5]]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(
+        "".join(json.dumps({"prompt": text, "chosen": "a b", "rejected": "c"}) + "\n" for text in prompts)
+    )
+    reward = check_recipe(
+        {
+            "stage": "reward",
+            "model": {"name": "pocket:base"},
+            "data": [{"name": str(pairs)}],
+            "global_batch_size": 1,
+        },
+        "test",
+    )
+    with open_run(tmp_path / "reward", reward) as run:
+        run.finish({})
+    scorers = {"proxy": {"name": str(tmp_path / "reward")}}
+    monkeypatch.setattr("handbook_utils.online.checks.check_scorers", lambda *_: {})  # it has no weights
+    with pytest.warns(ScorerSawPromptsWarning, match="5 of 12 prompts"):
+        checked_prompts(make(scorers=scorers), ResolvedInputs())
 
 
 def test_memory_of_these_stages_is_not_made_up(make: Make, tmp_path: Path) -> None:
