@@ -33,6 +33,7 @@ LAYERS = [
     {"training", "sampling", "launch"},
     {"planning"},
     {"export"},
+    {"benchmarks"},
     {"pipeline"},
     {"reporting"},
     {"cli"},
