@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 # passed on to pip, for instance PIP_ARGS="--no-index --find-links wheels/"
 PIP_ARGS ?=
 WORKERS ?= 2
-# `make compatible`: one side only (WITH=newest or lowest); STORE=--store notes the newest releases as tested,
+# `make compatible`: one of them only (WITH=newest, lowest or lm-eval); STORE=--store notes the newest releases as tested,
 # and of `make mutate` the score in book/results/mutation.json
 WITH ?=
 STORE ?=
@@ -72,7 +72,7 @@ notebooks: $(VENV)/.test ## run every notebook, refresh its stored outputs and s
 figures: $(VENV)/.test ## refresh book/results, the README's figures and its picture from runs/demo
 	$(BIN)/python book/tools/refresh_figures.py runs/demo
 
-compatible: $(VENV)/.test ## the main job and the contract tests with the newest and the oldest libraries
+compatible: $(VENV)/.test ## the main job and the contract tests with the newest and the oldest libraries; the harness
 	$(BIN)/python tests/compatible/run.py $(WITH) $(STORE)
 
 mutate: $(VENV)/.test ## try small wrong changes, list those that no test notices (about an hour; a run that was ended goes on)

@@ -62,6 +62,12 @@ _PUBLIC = {
     "prompts_for": "evaluation.power",
     "plan_from_pilot": "evaluation.power",
     "Power": "evaluation.power",
+    "run_benchmarks": "benchmarks.run",
+    "BenchmarkResult": "benchmarks.run",
+    "BenchmarkSettings": "benchmarks.run",
+    "BenchmarkScore": "benchmarks.scores",
+    "compare_benchmarks": "benchmarks.scores",
+    "BenchmarkComparison": "benchmarks.scores",
     "export_run": "export.folder",
     "Export": "export.folder",
     "check_served": "export.served.check",
@@ -120,6 +126,10 @@ _DROPPED = ("train_sft", "train_reward_model", "train_dpo")
 # written out for type checkers; a test holds it equal to the table
 __all__ = [
     "AnsweredRow",
+    "BenchmarkComparison",
+    "BenchmarkResult",
+    "BenchmarkScore",
+    "BenchmarkSettings",
     "Choice",
     "ClaimError",
     "Comparison",
@@ -174,6 +184,7 @@ __all__ = [
     "choose",
     "claim",
     "cohen_kappa",
+    "compare_benchmarks",
     "compare_paired",
     "compare_runs",
     "corrected_win_rate",
@@ -205,6 +216,7 @@ __all__ = [
     "render_conversation",
     "response_logprobs",
     "reward_scores",
+    "run_benchmarks",
     "run_pipeline",
     "run_stage",
     "score",
@@ -223,6 +235,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from handbook_utils.benchmarks.run import BenchmarkResult, BenchmarkSettings, run_benchmarks
+    from handbook_utils.benchmarks.scores import BenchmarkComparison, BenchmarkScore, compare_benchmarks
     from handbook_utils.chat.checks import check_chat_template
     from handbook_utils.chat.conversation import RenderedConversation, RenderedRow, render_conversation
     from handbook_utils.chat.report import TemplateCheck, TemplateReport

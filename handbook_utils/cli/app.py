@@ -16,6 +16,7 @@ from handbook_utils import __version__
 from handbook_utils.cli.catalogue import convert, recipes
 from handbook_utils.cli.commands.check_served import check_served
 from handbook_utils.cli.commands.diagnose import diagnose
+from handbook_utils.cli.commands.evaluate import evaluate
 from handbook_utils.cli.commands.export import export
 from handbook_utils.cli.commands.planning import plan, preflight
 from handbook_utils.cli.commands.power import power
@@ -378,11 +379,7 @@ _stage_command(
 app.command()(score)
 app.command()(select)
 app.command("rejection-sample")(rejection_sample)
-_stage_command(
-    "evaluate",
-    "Measure a model on held-out prompts, or best-of-n on scored samples.\n\n"
-    "Example: handbook evaluate pocket/evaluate",
-)
+app.command()(evaluate)
 app.command("win-rate")(win_rate)
 app.command()(power)
 app.command("reward-report")(reward_report)

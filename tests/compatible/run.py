@@ -1,9 +1,10 @@
 """Does the package work with the newest libraries it allows, and with the oldest? A table says with which.
 
-python tests/compatible/run.py [newest] [lowest] [--store]
+python tests/compatible/run.py [newest] [lowest] [lm-eval] [--store]
 
 For each, a fresh environment is made with the package as a wheel, without pins (newest) or with those of
 `constraints-lowest.txt` (lowest). The shrunk main job and the contract tests run in it, side by side.
+`lm-eval` is the environment of that extra, which wants older libraries than the others, with its contract.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TOOLS = ["pytest>=8", "pytest-xdist>=3.6"]
 CONTRACTS = [
     *["-q", "-p", "no:cacheprovider", "tests/contract"],
     *["--ignore=tests/contract/test_ray.py", "--ignore=tests/contract/test_wheel.py"],
+    "--ignore=tests/contract/test_lm_eval.py",
     # the oldest typer re-exports what the newest click is about to drop
     *["-W", "ignore::DeprecationWarning:typer"],
 ]
@@ -35,11 +37,11 @@ CONTRACTS = [
 def main() -> None:
     """Run what is asked for; exit with 1 where something fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="*", choices=["newest", "lowest"], help="Default: both.")
+    parser.add_argument("which", nargs="*", choices=["newest", "lowest", "lm-eval"], help="Default: all.")
     parser.add_argument("--store", action="store_true", help="Note the newest releases as tested.")
     asked = parser.parse_args()
-    which = asked.which or ["newest", "lowest"]
-    failed = [name for name in which if not _holds(name)]
+    which = asked.which or ["newest", "lowest", "lm-eval"]
+    failed = [name for name in which if not (_harness_holds() if name == "lm-eval" else _holds(name))]
     found = {name: _versions(name) for name in which}
     print("\n" + _table(found))
     if failed:
@@ -79,13 +81,26 @@ def _holds(which: str) -> bool:
     return job.returncode == 0 and contracts.returncode == 0
 
 
-def _environment(folder: Path, constraints: list[str]) -> str:
+def _harness_holds() -> bool:
+    """Run the contract with the lm-evaluation-harness, which is then no reason to skip anything."""
+    start = time.monotonic()
+    folder = WORK / "lm-eval"
+    shutil.rmtree(folder, ignore_errors=True)
+    python = _environment(folder / "venv", [], extra="lm-eval")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HANDBOOK_LM_EVAL": "1"}
+    contract = ["-q", "-p", "no:cacheprovider", "tests/contract/test_lm_eval.py"]
+    done = subprocess.run([python, "-m", "pytest", *contract], cwd=ROOT, env=environment, check=False)
+    print(f"lm-eval: {time.monotonic() - start:.0f} s in all", flush=True)
+    return done.returncode == 0
+
+
+def _environment(folder: Path, constraints: list[str], *, extra: str = "notebook") -> str:
     """A fresh environment with the package as a wheel; returns its Python."""
     python = str(folder / "bin" / "python")
     _uv("venv", "--python", sys.executable, str(folder))
     # setuptools would pack what an earlier build left there
     shutil.rmtree(ROOT / "build", ignore_errors=True)
-    _uv("pip", "install", "--python", python, *constraints, f"{ROOT}[notebook]", *TOOLS)
+    _uv("pip", "install", "--python", python, *constraints, f"{ROOT}[{extra}]", *TOOLS)
     return python
 
 

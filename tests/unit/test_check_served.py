@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from export_fakes import finished_run, recipe_of
 
 from handbook_utils.errors import DataError, ModelError, RecipeError, RunFolderError
+from handbook_utils.export.folder import export_run
 from handbook_utils.export.served import check as served_check
 from handbook_utils.export.served.check import ServedReport, Server, check_served
 from handbook_utils.export.served.likeliest import Likeliest, likeliest_answers
@@ -82,6 +84,16 @@ def test_the_model_that_was_trained_is_found_to_be_the_same(served, trained):
     assert len(report.prompts) == len(TALKS) >= 6
     assert report.by == "counts"
     assert {check.verdict for check in report.answers} == {"same"}
+
+
+def test_an_export_is_served_as_it_is_and_answers_as_its_run_does(served, trained, tmp_path):
+    def fill(folder: Path) -> None:
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+
+    run = finished_run(tmp_path / "sft", recipe_of("sft", {"name": "pocket:base"}), fill)
+    made = export_run(run, tmp_path / "model")
+    report = compared(run, served, made.folder)
+    assert (report.problems, len(report.answers)) == ([], len(TALKS))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from export_fakes import finished_run, recipe_of
 
 from handbook_utils.errors import DataError, ModelError, RecipeError, RunFolderError
 from handbook_utils.export import folder as export_folder
@@ -26,25 +27,6 @@ from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import open_run
 from handbook_utils.schema.recipe import check_recipe
 from tests.tiny_models import build_tiny_tokenizer
-
-EVAL_LOSS = Estimate(2.4949, 2.242, 2.7826, 0.95, 200, "nats per token", "bootstrap-t", 0)
-
-
-def recipe_of(stage: str, model: dict[str, Any], **more: Any) -> Any:
-    kind = "demonstrations" if stage == "sft" else "annotations"
-    data = [{"name": f"pocket:{kind}", "split": "train[:64]"}]
-    content = {"stage": stage, "model": model, "data": data, "global_batch_size": 4, **more}
-    return check_recipe(content, "test")
-
-
-def finished_run(path: Path, recipe: Any, fill: Any, inputs: dict[str, Path] | None = None) -> Path:
-    """A run folder as a stage leaves it, whose model `fill` writes."""
-    with open_run(path, recipe, inputs=inputs, progress=False) as run:
-        with run.folder("model") as folder:
-            fill(folder)
-        run.note(sources=[{"source": "pocket:demonstrations", "used": 64}])
-        run.finish({"eval_loss": EVAL_LOSS}, ["the | of a caution in /home/ann/rows.jsonl"])
-    return path
 
 
 @pytest.fixture(scope="module")

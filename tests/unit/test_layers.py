@@ -33,6 +33,7 @@ LAYERS = [
     {"training", "sampling", "launch"},
     {"online", "planning"},
     {"export"},
+    {"benchmarks"},
     {"pipeline"},
     {"reporting"},
     {"cli"},
