@@ -570,8 +570,9 @@ def test_ratings_are_tried_with_planted_texts_too(serve, label) -> None:
         (("--key-env", KEY), "--key-env: this is no name of an environment variable"),
         (("--url", "localhost:8000"), "--url: 'localhost:8000' is no address"),
         (("--people", "none.jsonl"), "none.jsonl"),
-        (("--extra-body", "{"), "--extra-body: "),
-        (("--extra-body", '{"temperature": 1}'), "--extra-body: 'temperature' has its own option"),
+        (("--extra-body", "{"), "--extra-body: is no JSON"),
+        (("--extra-body", "[]"), "--extra-body: expected a JSON object"),
+        (("--extra-body", '{"temperature": 1}'), "--extra-body: 'temperature' is set by this command itself"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sent(serve, handbook: Handbook, given, said: str) -> None:

@@ -255,16 +255,18 @@ def _address(url: str, key_env: str | None) -> str:
 
 def _extra(text: str | None) -> dict[str, Any]:
     """Further fields of requests."""
-    from handbook_utils.schema.engines import checked_extra
+    from handbook_utils.schema.engines import OWN_FIELDS
 
     try:
         given = json_module.loads(text or "{}")
-        if not isinstance(given, dict):
-            raise ValueError("expected a JSON object")
-        return checked_extra(given)
     except ValueError as error:
-        said = str(error).replace("follows from the recipe; set it there", "has its own option")
-        raise DataError(f"--extra-body: {said}") from None
+        raise DataError(f"--extra-body: is no JSON ({error}).") from None
+    if not isinstance(given, dict):
+        raise DataError('--extra-body: expected a JSON object, such as {"reasoning_effort": "low"}.')
+    own = next((name for name in given if name in OWN_FIELDS), None)
+    if own is not None:
+        raise DataError(f"--extra-body: '{own}' is set by this command itself. Leave it out.")
+    return given
 
 
 def _bound(
