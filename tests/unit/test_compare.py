@@ -231,6 +231,17 @@ def test_a_request_that_is_sent_twice_counts_once(tmp_path: Path) -> None:
     assert of.undo("ann", 0)["note"] == "There is nothing to undo."
 
 
+def test_a_session_that_was_closed_keeps_nothing_more_and_says_so(tmp_path: Path) -> None:
+    of = session(tmp_path / "j.jsonl")
+    shown = work(of, "ann", "left")
+    of.close()
+    with pytest.raises(DataError, match="the command was stopped, so this was not kept"):
+        work(of, "ann", "left")
+    with pytest.raises(DataError, match="the command was stopped"):
+        of.undo("ann", shown["said"])
+    assert len(read_judgement_file(tmp_path / "j.jsonl")) == 1
+
+
 def test_a_name_in_another_case_or_spacing_is_the_same_person(tmp_path: Path) -> None:
     of = session(tmp_path / "j.jsonl")
     work(of, "Ann  Lee", "left")

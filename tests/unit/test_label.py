@@ -570,6 +570,9 @@ def test_ratings_are_tried_with_planted_texts_too(serve, label) -> None:
         (("--key-env", KEY), "--key-env: this is no name of an environment variable"),
         (("--url", "localhost:8000"), "--url: 'localhost:8000' is no address"),
         (("--people", "none.jsonl"), "none.jsonl"),
+        (("--extra-body", "{"), "--extra-body: is no JSON"),
+        (("--extra-body", "[]"), "--extra-body: expected a JSON object"),
+        (("--extra-body", '{"temperature": 1}'), "--extra-body: 'temperature' is set by this command itself"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sent(serve, handbook: Handbook, given, said: str) -> None:
@@ -594,6 +597,10 @@ def test_labels_made_otherwise_are_not_replaced_unless_that_is_said(serve, label
     code, _, _ = label(server, "--planted", 0, "--guideline", "rules.md", "--overwrite")
     assert code == 0
     assert "Shorter is better." in server.seen[-1][3]["messages"][0]["content"]
+    code, _, error = label(server, "--guideline", "rules.md", "--extra-body", '{"top_k": 1}')
+    assert (code, "holds labels with another 'extra_body'" in error) == (2, True)
+    label(server, "--planted", 0, "--extra-body", '{"top_k": 1}', out="other")
+    assert server.seen[-1][3]["top_k"] == 1
     assert read_principles(Path("rules.md")) == ["Shorter is better."]
 
 

@@ -89,7 +89,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have been sent; no server is reached."""
     bodies: list[Any] = []
 
-    def post(self: EndpointClient, path: str, body: Any) -> Any:
+    def post(self: EndpointClient, path: str, body: Any, watch: None) -> Any:
         bodies.append(body)
         raise ModelError("nothing is sent in this test")
 

@@ -297,6 +297,10 @@ def test_a_model_that_talks_prose_labels_nothing_and_is_paid_once(
     assert report["spent"]["tokens_in"] > 100  # as the server counted them
     failed = (tmp_path / "labels" / "failed.jsonl").read_text()
     assert "no verdict in the reply" in failed or "no text" in failed
+    code, printed, _ = handbook(
+        "data", "label", tmp_path / "rows.jsonl", *given[:-1], "--reply-tokens", LIMIT
+    )
+    assert "next: read " in printed
 
 
 def test_progress_counts_every_token_and_answer_once(engine):

@@ -116,6 +116,7 @@ def compare(
                 )
             print(f"open {server.url} (Ctrl-C stops)", flush=True)
             _serve(server)
+            session.close()
     _say_agreement(out)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -59,8 +58,6 @@ def show_plan(
 
 def show_labels(labels: Labels, task: Task, json: bool) -> None:
     """Counts, spending, and whether the labels can be trusted."""
-    from handbook_utils.sampling.annotation.feedback.label import LABELS
-
     report = labels.report
     if json:
         print_json({"folder": str(labels.folder), **report})
@@ -84,7 +81,7 @@ def show_labels(labels: Labels, task: Task, json: bool) -> None:
     _show_trust(console, report)
     for caution in report["cautions"]:
         console.print(Text(f"caution: {printable(caution)}", style="yellow"), soft_wrap=True)
-    say_next(_next(labels, task, labels.folder / LABELS))
+    say_next(_next(labels, task))
 
 
 def _show_trust(console: Any, report: Mapping[str, Any]) -> None:
@@ -111,9 +108,14 @@ def _figure(figure: Mapping[str, Any]) -> str:
     return f"{figure['value']:.3f} \\[{low}, {high}]"
 
 
-def _next(labels: Labels, task: Task, path: Path) -> str:
+def _next(labels: Labels, task: Task) -> str:
+    from handbook_utils.sampling.annotation.feedback.label import FAILED, LABELS
+
+    path = labels.folder / LABELS
     if not labels.is_whole:
         return "raise the bound and run the same command again: what was bought costs nothing"
+    if not labels.report["counts"]["labelled"]:
+        return f"read {labels.folder / FAILED}: try another model, or more --reply-tokens"
     named = f"name {path} under data: of a recipe that learns from pairs"
     if task.kind == "compare":
         return f"{named}, or: handbook win-rate {shlex.quote(str(path))}"

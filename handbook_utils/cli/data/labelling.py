@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,6 +74,12 @@ def label(
     attempts: Annotated[
         int, _option("--attempts", MODEL, "Tries of a request.", min=1, show_default=True)
     ] = 6,
+    extra_body: Annotated[
+        str | None,
+        _option(
+            "--extra-body", MODEL, 'Further fields of each request as JSON: {"reasoning_effort": "low"}.'
+        ),
+    ] = None,
     guideline: Annotated[
         Path | None,
         _option(
@@ -174,6 +181,7 @@ def label(
         "url": address,
         "model": name,
         "reply_tokens": reply_tokens,
+        "extra_body": (extra := _extra(extra_body)),
         "asked": _settings(made),
     }
     check_folder(folder, settings, overwrite=overwrite)
@@ -186,7 +194,7 @@ def label(
         show_plan(opened, asking, bound, reply_tokens, json)
         return
     check_bound(address, is_bounded=any(each is not None for each in (max_requests, max_tokens, max_cost)))
-    server = _Server(address, name, key_env, reply_tokens, timeout_s, attempts)
+    server = _Server(address, name, key_env, reply_tokens, timeout_s, attempts, extra)
     labels = _labelled(opened, folder, asking, bound, server, show=not json)
     show_labels(labels, made, json)
     if not labels.is_whole:
@@ -201,6 +209,7 @@ class _Server:
     reply_tokens: int
     timeout_s: float
     attempts: int
+    extra: dict[str, Any]
 
 
 def _labelled(
@@ -221,7 +230,7 @@ def _labelled(
     # hosted reasoning models take no temperature
     endpoint = ChatEndpoint(client, may_drop=frozenset({"temperature"}))
     with Ledger(folder / REPLIES, bound) as ledger:
-        asker = Asker(endpoint, ledger, server.model, server.reply_tokens)
+        asker = Asker(endpoint, ledger, server.model, server.reply_tokens, server.extra)
         return label_rows(opened, folder, asker, asking, show=show)
 
 
@@ -242,6 +251,22 @@ def _address(url: str, key_env: str | None) -> str:
         return checked_url(url)
     except ValueError as error:
         raise DataError(f"{option}: {error}") from None
+
+
+def _extra(text: str | None) -> dict[str, Any]:
+    """Further fields of requests."""
+    from handbook_utils.schema.engines import OWN_FIELDS
+
+    try:
+        given = json_module.loads(text or "{}")
+    except ValueError as error:
+        raise DataError(f"--extra-body: is no JSON ({error}).") from None
+    if not isinstance(given, dict):
+        raise DataError('--extra-body: expected a JSON object, such as {"reasoning_effort": "low"}.')
+    own = next((name for name in given if name in OWN_FIELDS), None)
+    if own is not None:
+        raise DataError(f"--extra-body: '{own}' is set by this command itself. Leave it out.")
+    return given
 
 
 def _bound(

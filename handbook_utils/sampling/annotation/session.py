@@ -20,6 +20,8 @@ from handbook_utils.sampling.annotation.people import summarise_people
 CHOICES = ("left", "right", "tie", "skip")
 LONGEST_NAME = 64
 LONGEST_S = 86_400.0
+# agreement that takes longer than this to work out is not worked out anew for each judgement
+QUICK_S, AT_MOST_A_SHARE = 0.05, 0.05
 
 
 class Session:
@@ -48,8 +50,9 @@ class Session:
         self._names: dict[str, str] = {}
         self._said: dict[tuple[str, str], str] = {}
         self._counts: Counter[str] = Counter()
-        self._agreement: tuple[int, dict[str, Any]] = (-1, {})
-        self._changes = 0
+        self._agreement: dict[str, Any] = {}
+        self._changes, self._reported, self._again_at = 0, -1, 0.0
+        self._is_closed = False
         for line in file.lines:
             said = line.judgement
             self._names.setdefault(said.person.casefold(), said.person)
@@ -60,6 +63,11 @@ class Session:
         """What a person is shown now."""
         with self._lock:
             return self._shown(self._person(name))
+
+    def close(self) -> None:
+        """Take nothing more; returns once what was being written is written."""
+        with self._lock:
+            self._is_closed = True
 
     def judge(self, name: Any, pair: Any, choice: Any, seconds: Any) -> dict[str, Any]:
         """Keep what a person says of a pair, and give the next one.
@@ -82,6 +90,7 @@ class Session:
             if earlier is not None:
                 note = None if earlier == judgement.verdict else "You judged that pair before, which stays."
                 return self._shown(person) | {"note": note}
+            self._check_open()
             self._file.append(judgement, self._pairs[pair])
             self._note(judgement)
             return self._shown(person)
@@ -99,6 +108,7 @@ class Session:
             person = self._person(name)
             if said != self._counts[person]:
                 return self._shown(person) | {"note": "Nothing was undone: you have judged since."}
+            self._check_open()
             back = self._file.take_back(person)
             if back is None:
                 return self._shown(person) | {"note": "There is nothing to undo."}
@@ -150,9 +160,19 @@ class Session:
         messages = [{"role": each["role"], "content": each["content"]} for each in pair.prompt]
         return {"id": pair.id, "prompt": messages, "left": left, "right": right}
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise DataError(
+                "the command was stopped, so this was not kept. Start it again and reload the page."
+            )
+
     def _agreement_now(self) -> dict[str, Any]:
-        if self._agreement[0] != self._changes:
+        """Agreement so far; with very many judgements it may be a little behind."""
+        now = self._clock()
+        if self._reported != self._changes and now >= self._again_at:
             report = summarise_people(self._file.lines).to_json()
-            shown = {name: report[name] for name in ("shared", "metrics", "kappas")}
-            self._agreement = (self._changes, shown)
-        return self._agreement[1]
+            self._agreement = {name: report[name] for name in ("shared", "metrics", "kappas")}
+            took = self._clock() - now
+            self._reported = self._changes
+            self._again_at = now + took / AT_MOST_A_SHARE if took > QUICK_S else now
+        return self._agreement
