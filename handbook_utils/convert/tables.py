@@ -62,7 +62,7 @@ SAME_AS_OURS: dict[str, list[object]] = {
 _SENDS = "nothing is sent anywhere; upload the run's model/ yourself when you want to"
 _SAVES = "the run folder decides: ten checkpoints per run, the last two kept, resumed by themselves"
 _ANSWERS = "loss always falls on the answers only"
-_WORKERS = "speed only; SFT's rows are shared by this machine's cores, and training.dataset_num_proc asks for another number"
+_WORKERS = "speed only; SFT's rows are shared by all cores; training.dataset_num_proc asks for another number"
 _LOGS = "metrics.jsonl holds every logged step; training.report_to sends them elsewhere as well"
 
 LEFT_OUT = {
