@@ -61,6 +61,17 @@ MEANINGS: dict[str, Meaning] = {
         "load_best_model_at_end=True with an eval every few steps, or fewer epochs",
         "Prechelt 1998, Early stopping - but when? (generalisation loss above 5 %)",
     ),
+    "worse_than_start": Meaning(
+        "Training has made the answers worse by the score that they are sampled for: a learning rate that is "
+        "too high, rows of another kind than the prompts, or a template that differs.",
+        "read held_out/step-*.parquet, first against last; then a third of the learning rate",
+        "paired by prompt, on the same noise: Owen 2013, Monte Carlo theory (common random numbers)",
+    ),
+    "held_out_score_fell": Meaning(
+        "The model goes on learning something else than what the score measures.",
+        "`held_out_samples: {keep: best}`, or fewer steps",
+        "Gao et al. 2022, Scaling laws for reward model overoptimization; Prechelt 1998, Early stopping",
+    ),
     "memorised": Meaning(
         "The rows repeat, the answer stands in the prompt, or the model knows them word for word. Without a "
         "held-out loss this cannot be told from data that is easy.",
