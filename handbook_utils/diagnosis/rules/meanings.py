@@ -56,6 +56,11 @@ MEANINGS: dict[str, Meaning] = {
         "halve learning_rate or set max_grad_norm=1; look at the rows of the batches at these steps",
         "Chowdhery et al. 2022 (PaLM), section 5.1",
     ),
+    "jumped": Meaning(
+        "The first steps threw away what the model knew, and the rest of the run went into learning it again.",
+        "a tenth of learning_rate, or more warmup_steps",
+        "measured: pocket runs at 30 and at 300 times the packaged recipe's learning rate",
+    ),
     "overfitting": Meaning(
         "The model goes on learning its training rows and gets worse on others.",
         "load_best_model_at_end=True with an eval every few steps, or fewer epochs",
