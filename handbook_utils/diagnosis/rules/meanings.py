@@ -57,7 +57,7 @@ MEANINGS: dict[str, Meaning] = {
         "Chowdhery et al. 2022 (PaLM), section 5.1",
     ),
     "jumped": Meaning(
-        "The first steps threw away what the model knew, and the rest of the run went into learning it again.",
+        "The first steps threw away what the model knew, and the rest of the run learned it again.",
         "a tenth of learning_rate, or more warmup_steps",
         "measured: pocket runs at 30 and at 300 times the packaged recipe's learning rate",
     ),
