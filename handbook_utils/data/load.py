@@ -187,6 +187,8 @@ def arrow_dataset(
     for column in table.columns:
         for buffer in (part for chunk in column.chunks for part in chunk.buffers() if part is not None):
             digest.update(buffer)
+    # columns grow by doubling, and what they grew out of is kept for the next ones otherwise
+    pa.default_memory_pool().release_unused()
     info = None if features is None else DatasetInfo(features=features)
     return Dataset(table, info=info, fingerprint=digest.hexdigest())
 
