@@ -78,6 +78,8 @@ _PUBLIC = {
     "plot_best_of_n": "reporting.plots",
     "plot_rewards": "reporting.plots",
     "plot_rounds": "reporting.round_plots",
+    "plot_held_out": "reporting.held_out",
+    "LivePlot": "reporting.held_out",
     "write_report": "reporting.report",
     "untested_versions": "libraries.versions",
     "Estimate": "records",
@@ -147,6 +149,7 @@ __all__ = [
     "JudgeScorer",
     "LaunchError",
     "LengthControlled",
+    "LivePlot",
     "MergeReport",
     "Message",
     "MissingDependencyError",
@@ -205,6 +208,7 @@ __all__ = [
     "merge_adapter",
     "plan_from_pilot",
     "plot_best_of_n",
+    "plot_held_out",
     "plot_rewards",
     "plot_rounds",
     "plot_training",
@@ -285,6 +289,7 @@ if TYPE_CHECKING:
         ScoredCompletion,
     )
     from handbook_utils.reporting.claims.claim import claim
+    from handbook_utils.reporting.held_out import LivePlot, plot_held_out
     from handbook_utils.reporting.plots import plot_best_of_n, plot_rewards, plot_training
     from handbook_utils.reporting.report import write_report
     from handbook_utils.reporting.round_plots import plot_rounds

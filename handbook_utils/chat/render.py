@@ -9,6 +9,7 @@ from itertools import groupby, repeat
 from typing import Any
 
 import jinja2
+from jinja2.runtime import new_context
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from handbook_utils.chat.thinking import under_names_read
@@ -56,11 +57,13 @@ def render_conversations(
     for messages, given in zip(conversations, options, strict=template_kwargs is not None):
         try:
             template = tokenizer.get_chat_template(None, given.get("tools"))
-            shown = [{key: value for key, value in m.items() if value is not None} for m in messages]
-            if not all(map(_is_text, shown)):
+            is_text = all(map(_is_text, messages))
+            shown: list[Any] = list(messages) if is_text else _without_none(messages)
+            if not is_text and not (is_text := all(map(_is_text, shown))):
                 shown = under_names_read(template, shown)
+                is_text = all(map(_is_text, shown))
             variables = {**special, **given, "add_generation_prompt": add_generation_prompt}
-            is_plain = not any(given.values()) and all(map(_is_text, shown))
+            is_plain = is_text and not any(given.values())
             text, inside = (_render_plain if is_plain else _render_calls)(template, shown, variables, marked)
         except REFUSALS as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
@@ -72,6 +75,10 @@ def render_conversations(
         texts.append(text)
         spans += [inside] if marked else []
     return texts, spans
+
+
+def _without_none(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
 def _render_calls(
@@ -185,7 +192,9 @@ def _render_plain(
     """What `_render` makes of text without tools and options; its checks and copies take longer than that."""
     compiled, known = _compiled(template)
     seen = {**known, "tools": None, "documents": None, **variables, "messages": messages}
-    stream = compiled.root_render_func(compiled.new_context(seen, shared=True))
+    # as `compiled.new_context` does, which goes through its globals one by one
+    context = new_context(compiled.environment, compiled.name, compiled.blocks, seen, True, known, None)
+    stream = compiled.root_render_func(context)
     if not marked:
         return "".join(stream), []
     blocks: list[str] = []

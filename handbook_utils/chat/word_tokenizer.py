@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from handbook_utils.chat.render import Span
 from handbook_utils.chat.segment_tokenizer import boundaries, cut, spans_in_tokens
 
-Ids = NDArray[np.int64]
+Ids = NDArray[np.int32]
 # kinds of characters that pre-tokenizers tell apart, tried on both sides of a space
 _KINDS = (
     "a",
@@ -75,7 +75,7 @@ class WordTokenizer:
         self._own: defaultdict[str, int] = defaultdict(number)
         self._behind: defaultdict[str, int] = defaultdict(number)
         self._inside: dict[tuple[str, int], int | None] = {}
-        self._ids, self._ends = np.zeros(0, np.int64), np.zeros(1, np.int64)
+        self._ids, self._ends = np.zeros(0, np.int32), np.zeros(1, np.int32)
 
     def encode(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()
@@ -102,13 +102,13 @@ class WordTokenizer:
     def _pieces(self, texts: list[str]) -> _Pieces:
         """Tokens of pieces, each word of them tokenized at most once."""
         split = [self._split(text) for text in texts]
-        counts = np.array([(len(own), len(behind)) for own, behind in split], np.int64).reshape(-1, 2)
+        counts = np.array([(len(own), len(behind)) for own, behind in split], np.int32).reshape(-1, 2)
         is_own = np.repeat(np.tile([True, False], len(split)), counts.ravel())
-        codes = np.empty(len(is_own), np.int64)
+        codes = np.empty(len(is_own), np.int32)
         known, words = len(self._ends) - 1, (len(self._own), len(self._behind))
         for place, table, where in ((0, self._own, is_own), (1, self._behind, ~is_own)):
             found = map(table.__getitem__, chain.from_iterable(each[place] for each in split))
-            codes[where] = np.fromiter(found, np.int64, int(counts[:, place].sum()))
+            codes[where] = np.fromiter(found, np.int32, int(counts[:, place].sum()))
         new = [*islice(self._own, words[0], None)], [*islice(self._behind, words[1], None)]
         encoded = self._learn(*new)
         ids, ends = gathered(self._ids, self._ends, codes)
@@ -136,8 +136,9 @@ class WordTokenizer:
             return_token_type_ids=False,
         )
         ids = encoded["input_ids"]
-        reached = self._ends[-1] + np.cumsum(np.fromiter(map(len, ids), np.int64))
-        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(ids), np.int64)])
+        lengths = np.fromiter(map(len, ids), np.int32)
+        reached = self._ends[-1] + np.cumsum(lengths, dtype=np.int32)
+        self._ids = np.concatenate([self._ids, np.fromiter(chain.from_iterable(ids), np.int32)])
         self._ends = np.concatenate([self._ends, reached])
         return encoded
 
@@ -227,10 +228,10 @@ def gathered(ids: Ids, bounds: Ids, wanted: Any) -> tuple[Ids, Ids]:
     >>> gathered(np.array([5, 6, 7]), np.array([0, 1, 3]), [1, 0, 1])[0].tolist()
     [6, 7, 5, 6, 7]
     """
-    parts = np.asarray(wanted, np.int64)
+    parts = np.asarray(wanted, np.int32)
     begins = bounds[parts]
     lengths = bounds[parts + 1] - begins
-    reached = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    reached = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
     return ids[np.arange(reached[-1]) + np.repeat(begins - reached[:-1], lengths)], reached
 
 

@@ -187,6 +187,8 @@ def arrow_dataset(
     for column in table.columns:
         for buffer in (part for chunk in column.chunks for part in chunk.buffers() if part is not None):
             digest.update(buffer)
+    # columns grow by doubling, and what they grew out of is kept for the next ones otherwise
+    pa.default_memory_pool().release_unused()
     info = None if features is None else DatasetInfo(features=features)
     return Dataset(table, info=info, fingerprint=digest.hexdigest())
 
@@ -241,7 +243,13 @@ def _load_source(
     drawn = drawn_rows(source, len(rows), seed=seed)
     wanted = sorted(set(drawn))
     picked = zip(wanted, rows_at(rows, wanted), strict=True)
-    by_row = {place: normalise(numbers[place], row) for place, row in picked}
+    is_ours = isinstance(rows, list) and not is_own(origin)
+    by_row: dict[int, list[Row]] = {}
+    for place, row in picked:
+        by_row[place] = normalise(numbers[place], row)
+        if is_ours:
+            # read by nobody else: a million rows need not be there twice
+            rows[place] = None  # type: ignore[index]
     if not is_own(origin):
         normalise.unread.tell()
     if normalise.unread.left_out == len(by_row):

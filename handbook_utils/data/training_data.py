@@ -10,13 +10,16 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.fingerprint import dataset_fingerprint
+from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.load import Locator, Mixture, load_mixture, to_dataset
 from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
+from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.runs.log import warn_and_log
+from handbook_utils.schema.sampling import HeldOutSamples
 from handbook_utils.schema.stage_table import STAGES
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.training import PolicyRecipe, TrainingRecipe
 
 # rows of a source that are looked at before training
 SAMPLE = 500
@@ -85,6 +88,7 @@ def load_training_data(recipe: TrainingRecipe, run: Locator) -> TrainingData:
         evaluation = to_dataset(held_out.examples)
         samples = _samples(held_out)
         tested = frozenset(example_key(example, kind) for example in held_out.examples)
+    tested |= _sampled_prompts(recipe, run)
     if recipe.streaming:
         streamed = stream_sources(recipe.data, run, kind=kind, seed=recipe.seed, tested=tested)
         first = [Sample(r.source, rows) for r, rows in zip(streamed.reports, streamed.first, strict=True)]
@@ -93,9 +97,23 @@ def load_training_data(recipe: TrainingRecipe, run: Locator) -> TrainingData:
     train = to_dataset(mixture.examples)
     data = TrainingData(train, evaluation, mixture.reports, [*_samples(mixture), *samples])
     if data.left_out:
-        message = f"{data.left_out:,} training examples have a prompt of `eval_data`: left out."
+        tests = "`eval_data` or `held_out_samples`" if _section(recipe) else "`eval_data`"
+        message = f"{data.left_out:,} training examples have a prompt of {tests}: left out."
         warn_and_log(message, LeakedRowsWarning)
     return data
+
+
+def _section(recipe: TrainingRecipe) -> HeldOutSamples | None:
+    return recipe.held_out_samples if isinstance(recipe, PolicyRecipe) else None
+
+
+def _sampled_prompts(recipe: TrainingRecipe, run: Locator) -> frozenset[str]:
+    """Keys of the prompts that are sampled while the stage trains, which is not to train on them."""
+    section = _section(recipe)
+    if section is None:
+        return frozenset()
+    prompts = iterate_prompts(section.data, run, seed=recipe.seed)
+    return frozenset(prompt_hash(prompt) for _, prompt in prompts)
 
 
 def _samples(mixture: Mixture) -> list[Sample]:

@@ -10,7 +10,7 @@ from handbook_utils.diagnosis.curves import RunLog, run_log
 from handbook_utils.diagnosis.finding import Diagnosis, Finding, Verdict, worst_first
 from handbook_utils.diagnosis.keys import KINDS
 from handbook_utils.diagnosis.reading.logs import read_log, read_together
-from handbook_utils.diagnosis.rules import every_run, losses, online, preferences
+from handbook_utils.diagnosis.rules import every_run, looks, losses, online, preferences
 from handbook_utils.diagnosis.signals import FEWEST, span
 from handbook_utils.diagnosis.table import Table
 from handbook_utils.errors import DataError, suggest
@@ -24,6 +24,7 @@ RULES: tuple[Callable[[RunLog], Iterator[Finding]], ...] = (
     losses.check_spikes,
     losses.check_held_out,
     losses.check_memorised,
+    looks.check_looks,
     preferences.check_reference,
     preferences.check_displacement,
     preferences.check_accuracy,

@@ -61,6 +61,13 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "response_length",
     ),
     "clipped": ("completions/clipped_ratio", "response_length/clip_ratio", "truncated_rate"),
+    # looks at held-out prompts, as this package logs them
+    "look_score": ("held_out/score",),
+    "look_low": ("held_out/low",),
+    "look_high": ("held_out/high",),
+    "look_gain": ("held_out/gain",),
+    "look_gain_high": ("held_out/gain_high",),
+    "look_cut": ("held_out/cut",),
 }
 # held-out scores of online runs: what is not trained on, as far as a name can say
 HELD_OUT = re.compile(r"^(eval|val|valid|validation|test|held_?out)[_/-](?!loss|runtime|samples|steps)(.+)$")

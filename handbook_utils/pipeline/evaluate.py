@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from handbook_utils.evaluation.kl import estimate_kl
 from handbook_utils.evaluation.statistics import mean_estimate
 from handbook_utils.evaluation.win_rate import compare_paired
 from handbook_utils.models.load import load_pair, options_of
-from handbook_utils.models.logprobs import render_rows, sequence_logprob_sums
+from handbook_utils.models.logprobs import Sequenced, render_rows, sequence_logprob_sums
 from handbook_utils.pipeline.tables import run_scores, score_columns
-from handbook_utils.records import Estimate
+from handbook_utils.records import Completion, Estimate
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.sampling.execution.parts import write_samples
 from handbook_utils.sampling.metrics import mean_metrics
@@ -98,7 +99,17 @@ def _kl(recipe: EvaluateRecipe, run: RunFolder, table: pa.Table) -> Estimate:
 
 def _logprobs(section: ModelSection, location: str, table: pa.Table) -> np.ndarray:
     model, tokenizer = load_pair(location, **options_of(section))
-    rows = completions_of(table, where=location)
+    sums, _ = sequence_logprob_sums(
+        model,
+        answer_sequences(tokenizer, completions_of(table, where=location)),
+        pad_token_id=tokenizer.pad_token_id,
+        batch_size=KL_ROWS_PER_BATCH,
+    )
+    return sums
+
+
+def answer_sequences(tokenizer: Any, rows: Sequence[Completion]) -> list[Sequenced]:
+    """Answers as token ids, each with its end of turn where that was drawn, and where each begins."""
     rendered = render_rows(tokenizer, [(row.prompt, row.completion) for row in rows])
     sequences = []
     for row, (ids, start) in zip(rows, rendered, strict=True):
@@ -109,7 +120,4 @@ def _logprobs(section: ModelSection, location: str, table: pa.Table) -> np.ndarr
             sequences.append((ids[:last] if last > start else ids, start))
         else:
             sequences.append((ids, start))
-    sums, _ = sequence_logprob_sums(
-        model, sequences, pad_token_id=tokenizer.pad_token_id, batch_size=KL_ROWS_PER_BATCH
-    )
-    return sums
+    return sequences

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.errors import RecipeError
@@ -30,9 +30,9 @@ from handbook_utils.runs.state import (
 from handbook_utils.schema.recipe import Overrides, load_recipe, recipe_to_dict
 from handbook_utils.schema.stage_table import STAGES
 from handbook_utils.schema.stages import PipelineRecipe, RejectionRecipe
-from handbook_utils.schema.training import StageRecipe, TrainingRecipe
+from handbook_utils.schema.training import PolicyRecipe, StageRecipe, TrainingRecipe
 
-StageFunction = Callable[[Any, RunFolder], Mapping[str, Estimate]]
+StageFunction = Callable[..., Mapping[str, Estimate]]
 
 
 @naming_untested_versions
@@ -46,6 +46,7 @@ def run_stage(
     progress: bool = True,
     processes: int | None = None,
     allow_code: bool = False,
+    on_look: Callable[[Path], None] | None = None,
 ) -> RunResult:
     """Run one stage into a run folder; a finished run is read, an interrupted one goes on.
 
@@ -60,6 +61,8 @@ def run_stage(
             is the same run: it may be interrupted with one number and go on with another.
         allow_code: let the Python functions run that the recipe names as scorers. A recipe's own
             `allow_code: true` is not enough, since whoever wrote the recipe wrote that too.
+        on_look: called with the run folder after each look of a recipe's `held_out_samples`, such as a
+            `LivePlot()` in a notebook. The stage has to train in this process.
     Returns:
         The final metrics, each with its interval, and the cost of the run.
     Raises:
@@ -77,6 +80,7 @@ def run_stage(
     if not overwrite and is_done(out, loaded, inputs):
         return replace(read_result(out), reused=True)
     check_code(loaded, allow_code=allow_code)
+    _check_on_look(loaded, on_look)
     if isinstance(loaded, TrainingRecipe) and needs_launcher(loaded):
         launch_recipe(loaded, out, overwrite=overwrite, progress=progress, allow_code=allow_code)
         return read_result(out)
@@ -101,8 +105,31 @@ def run_stage(
         ) as run,
         _training_group(loaded),
     ):
-        metrics, cautions = with_cautions(lambda: stage(loaded, run))
+        metrics, cautions = with_cautions(lambda: _with_looks(stage, loaded, run, on_look)(loaded, run))
         return run.finish(metrics, cautions)
+
+
+def _check_on_look(recipe: StageRecipe, on_look: Callable[[Path], None] | None) -> None:
+    if on_look is None:
+        return
+    if not (isinstance(recipe, PolicyRecipe) and recipe.held_out_samples is not None):
+        raise RecipeError("`on_look` is called at looks, and the recipe has no section `held_out_samples`.")
+    if needs_launcher(recipe):
+        raise RecipeError(
+            "`on_look` is called in this process, and the recipe trains in several others. Look at the run "
+            "folder with plot_held_out instead, or train with processes=1."
+        )
+
+
+def _with_looks(
+    stage: StageFunction, recipe: StageRecipe, run: RunFolder, on_look: Callable[[Path], None] | None
+) -> StageFunction:
+    """A stage's function; with callbacks that sample and score, where the recipe has them."""
+    if not (isinstance(recipe, PolicyRecipe) and recipe.held_out_samples is not None):
+        return stage
+    from handbook_utils.pipeline.while_training.held_out import beside_training
+
+    return partial(stage, beside=beside_training(recipe, run, on_look))
 
 
 def _training_group(recipe: StageRecipe) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims.claim import interval_svg
 from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS
 from handbook_utils.reporting.curves import best_of_n_curves, measure_name, ordered_measures
+from handbook_utils.reporting.held_out import plot_held_out
 from handbook_utils.reporting.picture import duration, pipeline_svg
 from handbook_utils.reporting.plots import (
     INK,
@@ -155,7 +156,11 @@ def _training_pictures(views: Mapping[str, RunView]) -> list[dict[str, Any]]:
     for view in views.values():
         if view.curves is None or view.status == "planned":
             continue
-        for draw, what in ((plot_training, "loss"), (plot_rewards, "rewards and accuracy")):
+        for draw, what in (
+            (plot_training, "loss"),
+            (plot_rewards, "rewards and accuracy"),
+            (plot_held_out, "held-out samples"),
+        ):
             if draw is plot_rewards and not view.curves.rewards:
                 continue
             try:

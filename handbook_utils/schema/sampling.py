@@ -179,3 +179,34 @@ ScorerSection = Annotated[
     | Annotated[JudgeSection, Tag("judge")],
     Discriminator(_kind_of),
 ]
+
+
+class HeldOutSamples(Section):
+    """Answers to fixed held-out prompts, sampled while training, scored and compared with the start."""
+
+    data: list[DataSource] = Field(min_length=1, description="prompts; a training row with one is left out")
+    every: PositiveInt = Field(
+        description="optimiser steps from one look to the next; one more is taken before and after training"
+    )
+    samples: PositiveInt = Field(1, description="answers per prompt")
+    max_new_tokens: PositiveInt = 96
+    rows_per_batch: PositiveInt = Field(256, description="answers decoded at once")
+    scorers: dict[str, ScorerSection] = Field(
+        default_factory=dict, description="the first decides which look is best; {}: only lengths and KL"
+    )
+    kl: bool = Field(True, description="measure KL to the start, whose trained weights are kept in memory")
+    keep: Literal["last", "best"] = Field(
+        "last", description="best: the model that is saved is that of the look with the highest mean score"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        if self.keep == "best" and not self.scorers:
+            raise ValueError("`keep: best` goes by the first of `scorers`, and there is none.")
+        judges = [name for name, scorer in self.scorers.items() if isinstance(scorer, JudgeSection)]
+        if judges:
+            raise ValueError(
+                f"`scorers.{judges[0]}` is a judge, paid per reply, and would be asked at every look. "
+                "Let it judge the finished model, by a recipe of stage evaluate."
+            )
+        return self

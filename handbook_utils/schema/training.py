@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 
 from handbook_utils.errors import suggest
 from handbook_utils.schema.fields import check_online_fields, checked_field, trainer_fields
-from handbook_utils.schema.sampling import ScorerSection
+from handbook_utils.schema.sampling import HeldOutSamples, ScorerSection
 from handbook_utils.schema.sections import (
     DataSource,
     LaunchSection,
@@ -155,6 +155,23 @@ class PairRecipe(BatchedRecipe):
     )
 
 
+class PolicyRecipe(TrainingRecipe):
+    """A training stage whose model answers conversations, so that it can be sampled while it trains."""
+
+    held_out_samples: HeldOutSamples | None = Field(
+        None, description="sample and score held-out prompts every few steps; absent: do not"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> Self:
+        if self.held_out_samples is not None and self.launch.strategy in ("zero3", "fsdp2"):
+            raise ValueError(
+                f"`held_out_samples` needs all weights in one process, and `launch.strategy: "
+                f"{self.launch.strategy}` spreads them. Take ddp or zero2, or evaluate the model afterwards."
+            )
+        return self
+
+
 class PretrainRecipe(BatchedRecipe):
     """Next-token training on plain text."""
 
@@ -162,7 +179,7 @@ class PretrainRecipe(BatchedRecipe):
     stage: Literal["pretrain"]
 
 
-class SftRecipe(BatchedRecipe):
+class SftRecipe(PolicyRecipe, BatchedRecipe):
     """Supervised fine-tuning on conversations; loss on the answers only."""
 
     trainer = "sft"
@@ -176,7 +193,7 @@ class RewardRecipe(PairRecipe):
     stage: Literal["reward"]
 
 
-class DpoRecipe(PairRecipe):
+class DpoRecipe(PolicyRecipe, PairRecipe):
     """Direct preference optimisation; the start model is the reference."""
 
     trainer = "dpo"
@@ -196,14 +213,14 @@ class DpoRecipe(PairRecipe):
         return self.reference_logps is not None or bool(self.training.get("precompute_ref_log_probs"))
 
 
-class OrpoRecipe(PairRecipe):
+class OrpoRecipe(PolicyRecipe, PairRecipe):
     """Odds ratio preference optimisation: SFT and preferences in one, without a reference."""
 
     trainer = "orpo"
     stage: Literal["orpo"]
 
 
-class KtoRecipe(TrainingRecipe):
+class KtoRecipe(PolicyRecipe):
     """Kahneman-Tversky optimisation: answers marked good or bad, no pairs needed."""
 
     trainer = "kto"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+# what else happens beside training, made of the model as it starts and its tokenizer: handed down by
+# `pipeline`, for what samples or scores lies in rooms that training does not import
+Beside = Sequence[Callable[[Any, Any], TrainerCallback]]
 # timings differ from run to run; what counts of them is in result.json
 NOT_RECORDED = ("_runtime", "_per_second", "total_flos")
 

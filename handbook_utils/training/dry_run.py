@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,11 +14,12 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from handbook_utils.data.load import ResolvedInputs
+from handbook_utils.data.prompts import iterate_prompts
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import ModelError
 from handbook_utils.models.places import is_hub_name
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.training import PolicyRecipe, TrainingRecipe
 from handbook_utils.training.arguments import evaluates, trainer_arguments
 from handbook_utils.training.initial_model import check_start, start_tokenizer
 from handbook_utils.training.plan import TrainingPlan, batch_plan, make_plan
@@ -38,8 +40,8 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         inputs: the run folder each `from:` of the recipe names.
     Returns:
         `TrainingPlan` as a dictionary, what each source gives (`sources`), how many examples are left out
-        because they are tested on (`test_rows_left_out`), and how many `max_length` leaves out or cuts
-        (`rows_left_out`, `rows_cut`; None where they are not counted).
+        because they are tested on (`test_rows_left_out`), how many `max_length` leaves out or cuts
+        (`rows_left_out`, `rows_cut`; None where they are not counted), and what `held_out_samples` samples.
     Raises:
         DataError: as `load_dataset`, or no row is short enough.
         TemplateError: the chat template would spoil training.
@@ -61,7 +63,19 @@ def plan_training(recipe: TrainingRecipe, inputs: Mapping[str, Path]) -> dict[st
         "test_rows_left_out": data.left_out,
         "rows_left_out": None if shortened is None else shortened.left_out,
         "rows_cut": None if shortened is None else shortened.cut,
+        **_looks(recipe, plan.steps, locator),
     }
+
+
+def _looks(recipe: TrainingRecipe, steps: int | None, located: ResolvedInputs) -> dict[str, Any]:
+    """What `held_out_samples` costs: looks, answers in all, and the most tokens that are sampled."""
+    section = recipe.held_out_samples if isinstance(recipe, PolicyRecipe) else None
+    if section is None or steps is None:
+        return {}
+    answers = section.samples * sum(1 for _ in iterate_prompts(section.data, located, seed=recipe.seed))
+    looks = 1 + math.ceil(steps / section.every)
+    most = looks * answers * section.max_new_tokens
+    return {"held_out_samples": {"looks": looks, "answers": looks * answers, "most_tokens": most}}
 
 
 def _counted(

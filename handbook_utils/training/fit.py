@@ -23,7 +23,7 @@ from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import TrainingRecipe
 from handbook_utils.training.arguments import evaluates, step_arguments, trainer_arguments
-from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
+from handbook_utils.training.callbacks import Beside, RecordMetrics, ShowProgress
 from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.distributed import decided_by_main, wait_for_all
 from handbook_utils.training.initial_model import Start, check_start, start_model, start_tokenizer
@@ -64,6 +64,7 @@ def fit(
     *,
     measure: Measure,
     head: Head = "causal",
+    beside: Beside = (),
 ) -> dict[str, Estimate]:
     """Train a model into `model/` of the run folder, from its newest checkpoint where there is one.
 
@@ -74,6 +75,7 @@ def fit(
             only where `training.eval_strategy` asks for it.
         measure: makes the metrics of (model as saved, tokenizer, held-out examples).
         head: "causal" or "reward".
+        beside: makes callbacks of the model as it starts, and the tokenizer.
     Returns:
         The metrics; none without held-out examples, and none of a process that is not the main one.
     Raises:
@@ -101,7 +103,7 @@ def fit(
             check_vocabulary(start.model, tokenizer, source)
             settle_generation(start.model, tokenizer, name=source)
             run.note(**start.facts(recipe.model.adapter))
-            _train(recipe, run, plan, start, tokenizer, (rows, held_out))
+            _train(recipe, run, plan, start, tokenizer, (rows, held_out), beside)
     if run.is_main:
         # a kill between saving and tidying up leaves them as well
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
@@ -119,12 +121,15 @@ def _train(
     start: Start,
     tokenizer: Any,
     data: tuple[Dataset | IterableDataset, Dataset | None],
+    beside: Beside,
 ) -> None:
     from handbook_utils.training.trl_bridge import make_trainer, training_conditions
 
     arguments = trainer_arguments(recipe, plan, run.path / CHECKPOINTS)
     data = (data[0], data[1] if evaluates(arguments) else None)
     bar = ShowProgress(recipe.stage) if run.progress else None
+    callbacks = [RecordMetrics(run), WatchLog(bar.say if bar else None), *([bar] if bar else [])]
+    callbacks += [make(start.model, tokenizer) for make in beside]
     with training_conditions():
         trainer = make_trainer(
             recipe.trainer,
@@ -132,7 +137,7 @@ def _train(
             model=start.model,
             tokenizer=tokenizer,
             data=data,
-            callbacks=[RecordMetrics(run), WatchLog(bar.say if bar else None), *([bar] if bar else [])],
+            callbacks=callbacks,
         )
         keep_rows_apart(trainer)
         if isinstance(data[0], Dataset):

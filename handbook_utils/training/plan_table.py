@@ -42,8 +42,19 @@ def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
         "learning rate": f"{plan['learning_rate']:g}, {plan['schedule']}",
         "batch per step": f"{batch} = {plan['effective_batch']}",
         "device": plan["device"],
+        **_looks(plan.get("held_out_samples")),
         **_sources(plan),
     }
+
+
+def _looks(counts: Mapping[str, int] | None) -> dict[str, str]:
+    """What is sampled while training, which takes time beside it."""
+    if counts is None:
+        return {}
+    text = (
+        f"{counts['looks']:,} looks, {counts['answers']:,} answers, at most {counts['most_tokens']:,} tokens"
+    )
+    return {"held-out samples": text}
 
 
 def _sources(plan: Mapping[str, Any]) -> dict[str, str]:

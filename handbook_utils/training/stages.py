@@ -15,6 +15,7 @@ from handbook_utils.schema.training import (
     RewardRecipe,
     SftRecipe,
 )
+from handbook_utils.training.callbacks import Beside
 from handbook_utils.training.fit import fit, load_rows
 from handbook_utils.training.metrics import (
     against_reference,
@@ -46,9 +47,13 @@ def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
     )
 
 
-def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
+def run_sft(recipe: SftRecipe, run: RunFolder, *, beside: Beside = ()) -> dict[str, Estimate]:
     """Fine-tune on conversations into `model/`; each answer is learned with the token that ends it.
 
+    Args:
+        recipe: of the stage.
+        run: the open run folder.
+        beside: see `fit`.
     Returns:
         `eval_loss` where the recipe has `eval_data`: nats per token of held-out answers.
     Raises:
@@ -63,6 +68,7 @@ def run_sft(recipe: SftRecipe, run: RunFolder) -> dict[str, Estimate]:
         measure=lambda model, tokenizer, rows: {
             "eval_loss": answer_loss(model, tokenizer, rows, seed=recipe.seed)
         },
+        beside=beside,
     )
 
 
@@ -82,7 +88,7 @@ def run_reward(recipe: RewardRecipe, run: RunFolder) -> dict[str, Estimate]:
     return fit(recipe, run, load_rows(recipe, run), measure=measure, head="reward")
 
 
-def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
+def run_dpo(recipe: DpoRecipe, run: RunFolder, *, beside: Beside = ()) -> dict[str, Estimate]:
     """Train on preference pairs into `model/` (Rafailov et al. 2023).
 
     Returns:
@@ -93,10 +99,10 @@ def run_dpo(recipe: DpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Book: chapter "Direct preference optimisation".
     """
     measure = against_reference(recipe, run, implicit_reward_metrics)
-    return fit(recipe, run, load_rows(recipe, run), measure=measure)
+    return fit(recipe, run, load_rows(recipe, run), measure=measure, beside=beside)
 
 
-def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
+def run_orpo(recipe: OrpoRecipe, run: RunFolder, *, beside: Beside = ()) -> dict[str, Estimate]:
     """Train on preference pairs into `model/`, without a reference model (Hong et al. 2024).
 
     Returns:
@@ -107,10 +113,10 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder) -> dict[str, Estimate]:
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
     measure = partial(odds_ratio_metrics, seed=recipe.seed)
-    return fit(recipe, run, load_rows(recipe, run), measure=measure)
+    return fit(recipe, run, load_rows(recipe, run), measure=measure, beside=beside)
 
 
-def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
+def run_kto(recipe: KtoRecipe, run: RunFolder, *, beside: Beside = ()) -> dict[str, Estimate]:
     """Train on marked answers into `model/`; of a preference pair, chosen is good and rejected is bad.
 
     Returns:
@@ -126,4 +132,4 @@ def run_kto(recipe: KtoRecipe, run: RunFolder) -> dict[str, Estimate]:
     # would be each other's, and one source's marks would come all at once
     data = replace(data, train=data.train.shuffle(seed=recipe.seed))
     measure = against_reference(recipe, run, feedback_metrics)
-    return fit(recipe, run, data, measure=measure)
+    return fit(recipe, run, data, measure=measure, beside=beside)

@@ -162,7 +162,7 @@ def test_each_word_is_tokenized_once_and_forgotten_when_there_are_too_many(
     monkeypatch.setattr(word_tokenizer, "MOST_WORDS", 3)
     ids, _ = words.encode(["the mat"])
     assert seen[-2:] == ["the", " mat"]
-    assert ids[0].dtype == np.int64
+    assert ids[0].dtype == np.int32
 
 
 def test_few_texts_are_not_worth_finding_out() -> None:

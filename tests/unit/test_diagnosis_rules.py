@@ -88,6 +88,8 @@ HEALTHY = {
     "sft": sft(falling()),
     "sft, held-out loss still falling near 0": with_evals(sft(falling(end=0.03, spread=0.005)), [0.2, 0.1, 0.06, 0.05]),
     "sft, a plateau after learning": sft([2.0 - 0.1 * min(i, 10) + e for i, e in enumerate(noise(80, 0.02))]),
+    "sft, a bump while warming up": sft([2.3, 2.3, 2.3, *[4.0] * 12, *falling(85)]),
+    "sft, a first batch that is easy": sft([1.2, *falling(80, spread=0.3)]),
     "sft, a single spike": sft([loss + 4.0 * (i == 30) for i, loss in enumerate(falling())]),
     "sft, the first learning rate is 0": sft(falling(60), learning_rate=[0.0, *[1e-5] * 59]),
     "sft, tiny rises of a tiny held-out loss": with_evals(sft(falling(end=0.5)), [0.0040, 0.0028, 0.0031]),
@@ -113,6 +115,8 @@ FAULTS: dict[str, tuple[str, str, Records]] = {
     "a learning rate of 0": ("lr_zero", "fault", sft(falling(20), learning_rate=[0.0] * 20)),
     "a schedule that ends early": ("lr_zero", "caution", sft(falling(40), learning_rate=[1e-5] * 30 + [0.0] * 10)),
     "a loss that ends above its start": ("diverged", "fault", sft([*falling(30), *[4.0 + e for e in noise(30, 0.1)]])),
+    "a loss that jumps at once and stays": ("diverged", "fault", sft([2.3, 2.3, 2.4, *[9.0 - i / 20 + e for i, e in enumerate(noise(77, 1.5))]])),
+    "a loss that jumps at once and comes back late": ("unstable", "caution", sft([2.3, 2.3, 2.4, *[3.9 - i / 40 + e for i, e in enumerate(noise(77, 0.1))]])),
     "a loss beyond guessing": ("diverged", "fault", sft([2.0, 3.9e14, 2e5])),
     "repeated spikes": ("unstable", "caution", sft([x + 5.0 * (i in (20, 31, 42, 55)) for i, x in enumerate(falling())])),
     "a held-out loss that rises": ("overfitting", "caution", with_evals(sft(falling()), [1.2, 1.0, 1.05, 1.15])),
@@ -170,7 +174,8 @@ def test_a_fault_is_found(name: str) -> None:
 
 def test_every_rule_and_meaning_is_tried_here_or_in_the_test_of_restarts() -> None:
     elsewhere = {"resumed", "resumed_out_of_phase", "high_initial_loss", "loss_summed_over_accumulation"}
-    under_another_name = {"zero_loss", "reward_flat", "now_and_then", "learns_little"}
+    elsewhere |= {"worse_than_start", "held_out_score_fell"}  # of looks at held-out prompts
+    under_another_name = {"zero_loss", "reward_flat", "now_and_then", "learns_little", "jumped"}
     assert {rule for rule, _, _ in FAULTS.values()} | elsewhere | under_another_name == MEANINGS.keys()
     assert len(RULES) == len(set(RULES))
 

@@ -12,6 +12,7 @@ from handbook_utils.diagnosis.finding import Confidence, Finding
 from handbook_utils.diagnosis.rules.every_run import ONLINE, sure
 from handbook_utils.diagnosis.rules.meanings import found
 from handbook_utils.diagnosis.signals import (
+    FEWEST,
     WINDOW,
     Ends,
     ends,
@@ -35,6 +36,8 @@ LEAST_CHANGE = 0.02
 SPIKES = 3
 # a loss that stands still below this has learned its rows
 LEARNED = 0.05
+# records that say where a loss begins, and the share of a run that no warm-up spends above that
+BEGIN, LONG_ABOVE = 3, 0.25
 PAIRS = ("dpo", "reward")
 
 
@@ -58,7 +61,7 @@ def check_divergence(log: RunLog) -> Iterator[Finding]:
         evidence = f"{curve.name} ends at {last:.3g} and began at {first:.3g}"
         yield found("diverged", "fault", curve, evidence, "high")
         return
-    yield from _lost_again(curve, found_ends)
+    yield from list(_lost_again(curve, found_ends)) or _above_begin(curve.finite, found_ends)
 
 
 def _short_divergence(curve: Curve) -> Iterator[Finding]:
@@ -81,6 +84,32 @@ def _lost_again(curve: Curve, ends_found: Ends) -> Iterator[Finding]:
         evidence = f"{curve.name} falls from {ends_found.first:.3g} to {best:.3g}, then ends at {last:.3g}"
         steps = (float(calm.steps[place]), float(calm.steps[-1]))
         yield found("diverged", "fault", curve, evidence, steps=steps)
+
+
+def _above_begin(curve: Curve, ends_found: Ends) -> Iterator[Finding]:
+    """A loss that jumps in its first steps and stays above where it began, or comes back late.
+
+    A run that diverges so early has no good stretch for its end to be compared with: the first fifth is the
+    explosion. A rate that decays may bring the loss down again, and the run looks as if it had learned.
+    """
+    values = thinned(curve).values
+    if len(values) < 2 * FEWEST or (values <= 0).any():
+        return
+    begin = float(np.mean(values[:BEGIN]))
+    error = noise(np.log(values)) / math.sqrt(BEGIN)  # of factors: a loss that explodes is noisy as a sum
+    limit = max(begin + 0.2, begin * math.exp(max(math.log(1.25), 4 * error)))
+    calm = rolling_median(values)
+    share = float(np.mean(calm > limit))
+    if share < LONG_ABOVE:
+        return
+    evidence = (
+        f"{curve.name} begins at {begin:.3g} and is above {limit:.3g} in {share:.0%} of the records, "
+        f"at {float(calm.max()):.3g} at most; it ends at {ends_found.last:.3g}"
+    )
+    if ends_found.last > limit:
+        yield found("diverged", "fault", curve, evidence, "high")
+    else:
+        yield found("unstable", "caution", curve, evidence, means="jumped")
 
 
 def check_spikes(log: RunLog) -> Iterator[Finding]:

@@ -56,10 +56,26 @@ MEANINGS: dict[str, Meaning] = {
         "halve learning_rate or set max_grad_norm=1; look at the rows of the batches at these steps",
         "Chowdhery et al. 2022 (PaLM), section 5.1",
     ),
+    "jumped": Meaning(
+        "The first steps threw away what the model knew, and the rest of the run learned it again.",
+        "a tenth of learning_rate, or more warmup_steps",
+        "measured: pocket runs at 30 and at 300 times the packaged recipe's learning rate",
+    ),
     "overfitting": Meaning(
         "The model goes on learning its training rows and gets worse on others.",
         "load_best_model_at_end=True with an eval every few steps, or fewer epochs",
         "Prechelt 1998, Early stopping - but when? (generalisation loss above 5 %)",
+    ),
+    "worse_than_start": Meaning(
+        "Training has made the answers worse by the score that they are sampled for: a learning rate that is "
+        "too high, rows of another kind than the prompts, or a template that differs.",
+        "read held_out/step-*.parquet, first against last; then a third of the learning rate",
+        "paired by prompt, on the same noise: Owen 2013, Monte Carlo theory (common random numbers)",
+    ),
+    "held_out_score_fell": Meaning(
+        "The model goes on learning something else than what the score measures.",
+        "`held_out_samples: {keep: best}`, or fewer steps",
+        "Gao et al. 2022, Scaling laws for reward model overoptimization; Prechelt 1998, Early stopping",
     ),
     "memorised": Meaning(
         "The rows repeat, the answer stands in the prompt, or the model knows them word for word. Without a "

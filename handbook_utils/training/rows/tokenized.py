@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from handbook_utils.chat.loss_masks import Turn, encode_turns, join_turns, render_turns
+from handbook_utils.chat.loss_masks import (
+    RenderedTurns,
+    TokenRow,
+    Turn,
+    encode_turns,
+    join_turns,
+    render_turns,
+)
 from handbook_utils.chat.word_tokenizer import WordTokenizer
 
 TOKENS = pa.schema(dict.fromkeys(("input_ids", "labels"), pa.list_(pa.int64())))
+# turns whose words are held at once
+AT_ONCE = 200
 # as in `data.row_reader`, which is not loaded here: this runs in processes that have to start quickly
 _TEMPLATE_OPTIONS = "chat_template_kwargs"
 
@@ -33,13 +42,19 @@ class RowTokenizer:
             turn_of(dict(zip(rows, row, strict=True)), "completion")
             for row in zip(*rows.values(), strict=True)
         ]
-        rendered = render_turns(self._tokenizer, turns)
-        joined = join_turns(encode_turns(self._tokenizer, rendered, self._words.encode))
+        joined = join_turns(self._encoded(render_turns(self._tokenizer, turns)))
         ends = np.cumsum([0, *(len(row.ids) for row in joined)], dtype=np.int32)
         ids = np.concatenate([np.zeros(0, np.int64), *(row.ids for row in joined)])
         loss = np.concatenate([np.zeros(0, np.bool_), *(row.loss for row in joined)])
         lists = [pa.ListArray.from_arrays(ends, values) for values in (ids, np.where(loss, ids, -100))]
         return pa.RecordBatch.from_arrays(lists, schema=TOKENS)
+
+    def _encoded(self, rendered: RenderedTurns) -> Iterator[TokenRow]:
+        for begin in range(0, len(rendered.wholes), AT_ONCE):
+            part = slice(begin, begin + AT_ONCE)
+            spans = None if rendered.spans is None else rendered.spans[part]
+            some = RenderedTurns(rendered.wholes[part], rendered.prompts[part], spans)
+            yield from encode_turns(self._tokenizer, some, self._words.encode)
 
 
 def turn_of(row: Mapping[str, Any], answer: str) -> Turn:

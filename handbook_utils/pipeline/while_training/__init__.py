@@ -1,0 +1,1 @@
+"""What is looked at while a stage trains, by what samples and scores: training does not import these."""
