@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 from test_sampling_endpoint import Handler, Reply, Server, breaks_off, drops, hangs, replies
-from waiting import wait_for
 
 from handbook_utils.data.load import load_dataset
-from handbook_utils.errors import DataError, ModelError, RunFolderError
+from handbook_utils.errors import DataError, RunFolderError
 from handbook_utils.pipeline.judgements import read_judgements
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.annotation.feedback import ledger as ledger_module
@@ -33,7 +32,6 @@ from handbook_utils.sampling.annotation.feedback.ledger import (
 )
 from handbook_utils.sampling.annotation.feedback.rating import Aspects
 from handbook_utils.sampling.annotation.feedback.revising import drawn_principles, read_principles
-from handbook_utils.schema.sections import PairsSection
 
 KEY = "sk-never-to-be-seen-0123456789"
 Handbook = Callable[..., tuple[int, str, str]]
@@ -188,7 +186,6 @@ def test_answers_are_rated_one_by_one_and_give_pairs(serve, label) -> None:
     assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in made] == [
         ("Sit, please.", "Sit.")
     ]
-    assert PairsSection(rating=["polite", "brief"])
 
 
 def test_answers_are_reviewed_and_rewritten_and_the_revision_is_chosen(serve, label) -> None:
@@ -356,7 +353,6 @@ def test_a_killed_run_has_kept_its_replies_and_counts_what_was_in_flight(serve, 
     with Ledger(Path("labels/replies.jsonl"), Bound()) as ledger:
         assert ledger.spent.requests == 4
         assert ledger.spent.tokens_in > 300 + 256
-    wait_for(lambda: process.poll() is not None)
 
 
 def body(text: str = "x") -> dict[str, Any]:
@@ -613,4 +609,3 @@ def test_the_last_lines_tell_what_was_found_and_what_to_do_next(serve, handbook:
     assert "both orders agree in 100%; the answer shown first won in 50%" in printed
     assert "verdicts that a text to the judge did not change: " in printed
     assert "next: name labels/labels.jsonl under data: of a recipe that learns from pairs" in printed
-    assert issubclass(ModelError, ValueError)
