@@ -47,9 +47,14 @@ TESTS: dict[str, list[str]] = {
     "evaluation/coverage": ["test_coverage", "test_estimators_held", "test_statistics", "test_win_rate"],
     "evaluation/": [
         *("test_statistics", "test_win_rate", "test_best_of_n", "test_kl", "test_evaluation_held"),
-        *("test_estimators_held", "test_reward_report_held", "test_coverage"),
+        *("test_estimators_held", "test_reward_report_held", "test_selection_held", "test_coverage"),
     ],
-    "sampling/selection/": ["test_sampling_choose", "test_sampling_select", "test_sampling_select_stage"],
+    "sampling/selection/": [
+        "test_selection_held",
+        "test_sampling_choose",
+        "test_sampling_select",
+        "test_sampling_select_stage",
+    ],
     "shared_prefix/batching": ["test_length_batches", "test_training_together"],
     "shared_prefix/": ["test_shared_prefix", "test_training_together"],
     "chat/loss_masks": [
@@ -60,8 +65,8 @@ TESTS: dict[str, list[str]] = {
             "test_chat_packaged_templates",
         ),
     ],
-    "pipeline/compare": ["test_pipeline_measures", "test_reporting_report"],
-    "pipeline/evaluate": ["test_pipeline_measures", "test_rounds"],
+    "pipeline/compare": ["test_selection_held", "test_pipeline_measures", "test_reporting_report"],
+    "pipeline/evaluate": ["test_selection_held", "test_pipeline_measures", "test_rounds"],
 }
 EXAMPLES = "tests/unit/test_doctests.py::test_examples_are_true"
 LIBRARIES = ("torch", "transformers", "datasets", "pyarrow.parquet", "scipy.stats")  # no plugin of pytest
