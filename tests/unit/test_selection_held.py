@@ -1,8 +1,9 @@
-"""Details of comparing, evaluating and annotating that no other test noticed: each was changed once."""
+"""Details of comparing, annotating and selecting that no other test noticed: each was changed once."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import warnings
 from pathlib import Path
@@ -21,8 +22,12 @@ from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired,
 from handbook_utils.pipeline.compare import Comparison
 from handbook_utils.pipeline.evaluate import score_means
 from handbook_utils.records import Completion, Estimate
+from handbook_utils.sampling.rows import read_answered
 from handbook_utils.sampling.selection.annotate import annotate, load_annotator
 from handbook_utils.sampling.selection.choose import Rule, choose
+from handbook_utils.sampling.selection.distinct import first_of_each_text, first_of_the_alike
+from handbook_utils.sampling.selection.groups import group_rows
+from handbook_utils.sampling.selection.rows import select_rows
 
 ANSWERS = {"p0": ["Moon.", "River.", "Stone."], "p1": ["Moon.", "Moon."], "p2": ["River.", "River.", "Moon."]}
 
@@ -139,3 +144,72 @@ def test_cautions_are_kept_once_each_and_other_warnings_are_shown() -> None:
 
     with pytest.warns(UserWarning, match="look here"):
         assert with_cautions(measure) == (3, ("few prompts", "odd scores"))
+
+
+def answered(folder: Path, *rows: dict[str, Any]) -> list[Any]:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return read_answered(str(file))
+
+
+def scored(*scores: float | None) -> list[dict[str, Any]]:
+    """Rows of two prompts, in turns."""
+    return [
+        {"prompt": f"Question {n % 2}?", "completion": "abcdefgh"[n], "judge": score}
+        for n, score in enumerate(scores)
+    ]
+
+
+def test_the_best_row_of_each_prompt_is_taken_as_it_was(
+    tmp_path: Path,
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        found = select_rows(
+            answered(tmp_path, *scored(1.0, 5.0, 3.0, 2.0, None, 4.0)), by="judge", rule=Rule()
+        )
+    assert [(row["completion"], row["judge"]) for row in found.chosen] == [("c", 3.0), ("b", 5.0)]
+    assert len(found.control) == 2
+    assert found.unscored == 1
+    assert found.metrics["judge"].value == 4.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.unscored = 0  # type: ignore[misc]
+
+
+def test_pairs_of_rows_are_messages_and_their_margin_is_between_best_and_worst(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        found = select_rows(answered(tmp_path, *scored(1.0, 5.0, 3.0, 2.0)), by="judge", rule=Rule("pairs"))
+    assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in found.chosen] == [
+        ("c", "a"),
+        ("b", "d"),
+    ]
+    assert (found.metrics["margin.judge"].value, found.metrics["margin.judge"].n) == (2.5, 2)
+
+
+def test_rows_that_are_pairs_are_not_selected_among(tmp_path: Path) -> None:
+    rows = answered(tmp_path, {"prompt": "Q?", "chosen": "good", "rejected": "bad", "judge": 1.0})
+    with pytest.raises(DataError, match="the rows are pairs already"):
+        select_rows(rows, by="judge", rule=Rule())
+
+
+def test_a_score_that_is_missing_is_named_beside_the_nearest_column_of_numbers() -> None:
+    table = pa.table({"prompt_id": ["p"], "sample_index": [0], "completion": ["a"], "sample_score": [1.0]})
+    with pytest.raises(DataError, match=r"no score 'sample_indx'\. .*sample_score") as refused:
+        choose(table, "sample_indx", Rule())
+    assert "sample_index" not in str(refused.value).replace("sample_indx", "")
+
+
+def test_equal_texts_of_two_prompts_are_two_texts() -> None:
+    groups = group_rows(pa.chunked_array([["p", "p", "q", "q"]]), np.array([0, 1, 0, 1]))
+    kept = first_of_each_text(groups, np.arange(4), np.array([0, 1, 1, 1]))
+    assert kept.tolist() == [True, True, True, False]
+    kept = first_of_each_text(groups, np.arange(4), np.array([0, 2, 2, 0]))
+    assert kept.tolist() == [True] * 4
+
+
+def test_texts_as_similar_as_allowed_are_both_kept() -> None:
+    groups = group_rows(pa.chunked_array([["p", "p"]]), np.array([0, 1]))
+    texts = ["a b c d", "a b c e"]  # one run of three in common, of three
+    for most, expected in ((1 / 3, [True, True]), (0.33, [True, False])):
+        assert first_of_the_alike(groups, np.arange(2), texts, max_similarity=most).tolist() == expected
