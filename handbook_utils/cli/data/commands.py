@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
-    help="Look at data before training: what it is, which rows are bad, whether it holds what you test on.",
+    help="Look at data before training: what it is, which rows are bad, whether it holds what you test on; "
+    "and have people or a model label it.",
     epilog="Example: handbook data show tips.jsonl, then handbook data curate tips.jsonl --out clean",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
