@@ -25,7 +25,7 @@ from handbook_utils.records import Estimate
 from handbook_utils.runs.atomic import TEMPORARY, explained_os_errors, locked, sync, write_json, write_text
 from handbook_utils.runs.checksums import RUN, checksum_of
 from handbook_utils.runs.folder import read_result
-from handbook_utils.runs.state import read_manifest
+from handbook_utils.runs.state import read_manifest, run_fingerprint
 
 RECORD, CARD, MODELFILE = "export.json", "README.md", "Modelfile"
 
@@ -89,12 +89,13 @@ def export_run(
     licence = check_licence(licence)
     source = export_source(run)
     dtype_written = export_dtype(source, dtype)
-    figures = {Path(name).name: evaluation_of(source, Path(name)) for name in evaluations}
+    named = _by_name(evaluations)
+    figures = {name: evaluation_of(source, folder) for name, folder in named.items()}
     identity = {
         "run": source.fingerprint,
         "dtype": dtype_written,
         "license": licence,
-        "evaluations": sorted(figures),
+        "evaluations": {name: run_fingerprint(folder) for name, folder in sorted(named.items())},
     }
     if (found := _finished(out, identity)) is not None:
         return Export(out, source.run, made=False, **found)
@@ -116,6 +117,19 @@ def export_run(
             if not (staging / "model").exists():  # nothing in it that a second try would go on from
                 shutil.rmtree(staging)
     return Export(out, source.run, made=True, **facts)
+
+
+def _by_name(evaluations: Sequence[str | Path]) -> dict[str, Path]:
+    """Evaluations by the last part of their path, under which the card shows them."""
+    named: dict[str, Path] = {}
+    for folder in map(Path, evaluations):
+        if folder.name in named:
+            raise DataError(
+                f"--evaluation: two folders are called '{folder.name}', {named[folder.name]} and {folder}, "
+                "and the card could not tell them apart. Rename one, or leave it out."
+            )
+        named[folder.name] = folder
+    return named
 
 
 def evaluation_of(source: ExportSource, evaluation: Path) -> dict[str, Estimate]:

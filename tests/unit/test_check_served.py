@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from export_fakes import finished_run, recipe_of
 
 from handbook_utils.errors import DataError, ModelError, RecipeError, RunFolderError
@@ -359,6 +360,19 @@ def test_the_command_exits_with_1_where_something_differs_and_says_what(stub, tr
     code, out, _ = handbook("check-served", trained, "--url", stub(vllm(truth, shift=1.0)).url, "--json")
     record = json.loads(out)
     assert (code, record["same"], record["by"]) == (1, False, "ids")
+
+
+def test_log_probabilities_are_the_models_own_whatever_a_penalty_makes_of_them(trained):
+    """A server gives them before the penalty for repeating, which changes what is likeliest all the same."""
+    model, tokenizer = load_model(str(trained)), load_tokenizer(str(trained))
+    prompts = {"question": prompts_of(tokenizer).ids["question"]}
+    plain = likeliest_answers(model, tokenizer, prompts, tokens=1)["question"]
+    model.generation_config.repetition_penalty = 5.0
+    said = likeliest_answers(model, tokenizer, prompts, tokens=1)["question"]
+    with torch.inference_mode():
+        logps = model(torch.tensor([prompts["question"]])).logits[0, -1].log_softmax(-1)
+    assert plain.logprobs[0] == pytest.approx(float(logps.max()), abs=1e-5)
+    assert said.logprobs[0] == pytest.approx(float(logps[said.ids[0]]), abs=1e-5)
 
 
 # the comparison itself

@@ -380,6 +380,8 @@ def test_an_evaluation_of_this_model_goes_into_the_card_and_one_of_another_is_re
         folder.finish({"gold": figure})
     with pytest.raises(DataError, match="not the model of"):
         export_run(run, tmp_path / "out2", evaluations=[tmp_path / "bad"])
+    with pytest.raises(DataError, match="two folders are called 'good'"):
+        export_run(run, tmp_path / "out2", evaluations=[tmp_path / "good", tmp_path / "x" / "good"])
     with pytest.raises(DataError, match="not of 'evaluate'"):
         export_run(run, tmp_path / "out2", evaluations=[run])
 

@@ -63,6 +63,7 @@ def likeliest_answers(
         pad_token_id=tokenizer.pad_token_id,
         return_dict_in_generate=True,
         output_scores=True,
+        output_logits=True,
         **kept,
     )
     known = {ends} if isinstance(ends, int) else {*ends}
@@ -78,6 +79,9 @@ def _one(
     ids = made.sequences[0, len(prompt) :].tolist()
     scores = torch.stack(made.scores)[: len(ids), 0].float().cpu()
     first, second = scores.topk(2, dim=-1).values.T
+    # servers give the model's own, without what a penalty for repeating takes off
+    logits = torch.stack(made.logits)[: len(ids), 0].float().cpu()
+    chosen = logits.gather(1, torch.tensor(ids)[:, None])[:, 0]
     finite = scores[scores.isfinite()]
     beginnings = [tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
     return Likeliest(
@@ -85,7 +89,7 @@ def _one(
         text=beginnings[-1],
         beginnings=beginnings,
         margins=(first - second).tolist(),
-        logprobs=(first - scores.logsumexp(dim=-1)).tolist(),
+        logprobs=(chosen - logits.logsumexp(dim=-1)).tolist(),
         tolerance=TOLERANCE * float(finite.abs().max()),
         ended=ids[-1] in ends,
     )
