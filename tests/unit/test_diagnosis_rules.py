@@ -124,6 +124,7 @@ FAULTS: dict[str, tuple[str, str, Records]] = {
     "a loss near 0": ("memorised", "caution", sft(falling(end=0.01, spread=0.002))),
     "a gradient of 0": ("not_learning", "fault", sft([2.0 + e for e in noise(20, 0.1)], grad_norm=[0.0] * 20)),
     "a loss that never changes": ("not_learning", "fault", sft([1.7345] * 20)),
+    "a loss that noise alone moves": ("not_learning", "caution", sft([2.3 + 0.06 * (i > 50) + e for i, e in enumerate(noise(100, 0.25))])),
     "dpo stuck at ln 2": ("not_learning", "caution", dpo(chosen=0.0, rejected=0.0)),
     "another reference": ("wrong_reference", "fault", [r | {"rewards/chosen": 3.0, "loss": 0.2} for r in dpo()]),
     "chosen answers pushed away": ("displacement", "caution", dpo(chosen=-4.0, rejected=-7.0)),

@@ -20,10 +20,14 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.pipeline.while_training import held_out
 from handbook_utils.pipeline.while_training.held_out import SampleHeldOut, _undisturbed
 from handbook_utils.reporting.held_out import LivePlot, plot_held_out
+from handbook_utils.reporting.report import _training_pictures
+from handbook_utils.reporting.runs import read_run
 from handbook_utils.runs.state import read_manifest, read_metrics, read_table
 from handbook_utils.sampling.generation.generate import generate
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.training import fit
+from handbook_utils.training.dry_run import plan_training
+from handbook_utils.training.plan_table import _lines
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -248,6 +252,16 @@ def test_the_looks_are_drawn_and_a_run_without_any_is_refused(looked: Path, tmp_
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(DataError, match="no held-out samples were taken"):
         plot_held_out(tmp_path)
+
+
+def test_the_report_shows_the_looks_and_a_dry_run_what_they_will_take(
+    looked: Path, make: Callable[..., Any]
+) -> None:
+    names = [picture["wide"] for picture in _training_pictures({"looked": read_run(looked)})]
+    assert len(names) == 2  # the loss, and the looks
+    plan = plan_training(make({}), {})
+    assert plan["held_out_samples"] == {"looks": 4, "answers": 32, "most_tokens": 256}
+    assert _lines(plan)["held-out samples"] == "4 looks, 32 answers, at most 256 tokens"
 
 
 def record(step: int, score: float, gain: float, *, spread: float = 0.05) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
         yield found("not_learning", "fault", curve, evidence, "high")
     elif (
         len(curve) >= ENOUGH
-        and abs(found_ends.change) < LEAST_CHANGE * abs(first)
+        and (abs(found_ends.change) < LEAST_CHANGE * abs(first) or _is_lost_in_noise(found_ends))
         and not _falls(log["eval_loss"])
     ):
         if log.kind in PAIRS and abs(first - math.log(2)) > 0.05:
@@ -174,6 +174,13 @@ def check_flat(log: RunLog) -> Iterator[Finding]:
             evidence += "; it varies, while weights that do not change would keep it at ln 2 = 0.6931"
         confidence: Confidence = "medium" if at_chance else "low"
         yield found("not_learning", "caution", curve, evidence, confidence, means="learns_little")
+
+
+def _is_lost_in_noise(both: Ends) -> bool:
+    """Whether a loss did not fall as far as its noise lets one see, and that is far enough to say so."""
+    has_not_moved = abs(both.z) < 2 and both.change > -LEAST_CHANGE * abs(both.first)
+    most_it_fell = 1.645 * both.error - both.change  # one-sided, 95 %
+    return has_not_moved and most_it_fell < GENERALISATION_LOSS * abs(both.first)
 
 
 def is_idle(gradients: Curve) -> bool:
