@@ -193,8 +193,8 @@ def test_no_reference_is_held_while_training(
 ) -> None:
     _, sft = sft_run
     trainers: list[Any] = []
-    save = fit._save
-    monkeypatch.setattr(fit, "_save", lambda trainer, *rest: (trainers.append(trainer), save(trainer, *rest)))
+    save = fit.save_model
+    monkeypatch.setattr(fit, "save_model", lambda trainer, *rest: (trainers.append(trainer), save(trainer, *rest)))
     model = llama if lora is None else {"name": str(sft), "adapter": "continue"}
     run(tmp_path / "run", model, training={"precompute_ref_log_probs": True})
     assert trainers[0].ref_model is None

@@ -188,13 +188,13 @@ def test_a_reward_model_after_an_earlier_adapter_scores_alike_when_reloaded(
     pairs = load_dataset(str(DATA / FILES["reward"]), kind="preference", split="train[:4]")
     rows = [(row["prompt"], row["chosen"][0]["content"]) for row in pairs]
     trained: list[Any] = []
-    save = fit._save
+    save = fit.save_model
 
     def score_and_save(trainer: Any, tokenizer: Any, *rest: Any) -> None:
         trained.append(reward_scores(trainer.model.eval(), tokenizer, rows))
         save(trainer, tokenizer, *rest)
 
-    monkeypatch.setattr(fit, "_save", score_and_save)
+    monkeypatch.setattr(fit, "save_model", score_and_save)
     model = {"from": "sft", "adapter": mode, "quantization": quantization}
     folder = run(sft.parent / f"reward-{mode}", "reward", model, None if mode == "continue" else LORA)
     torch.manual_seed(99)  # a head drawn anew would differ
