@@ -316,17 +316,16 @@ def test_help_takes_no_torch_and_little_time():
     assert time.perf_counter() - started < 20
 
 
-def test_a_warning_of_ours_is_one_plain_line_and_told_once(tmp_path: Path) -> None:
-    rows = [{"prompt": "Say it.", "completion": "It.", "weird": 1}] * 2
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    changes = [
-        "--set",
-        f'data=[{{name: "{tmp_path / "rows.jsonl"}"}}]',
-        "--set",
-        'model={name: "pocket:base"}',
-    ]
-    command = [sys.executable, "-m", "handbook_utils.cli", "train", "pocket/sft", *changes, "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True)
-    told = [line for line in done.stderr.splitlines() if "weird" in line]
-    assert len(told) == 1
-    assert told[0].startswith("warning: ")
+def test_a_warning_of_ours_is_one_plain_line_and_that_of_a_library_has_its_place() -> None:
+    from handbook_utils.cli.app import _plain_warning
+    from handbook_utils.data.mixture import LeakedRowsWarning
+
+    told = {each: _plain_warning("look", each, "rows.py", 7) for each in (LeakedRowsWarning, UserWarning)}
+    assert told[LeakedRowsWarning] == "warning: look\n"
+    assert "rows.py:7" in told[UserWarning]
+
+
+def test_a_warning_is_told_once_where_no_log_is_open() -> None:
+    code = "from handbook_utils.runs.log import warn_and_log; warn_and_log('look here', UserWarning)"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert done.stderr.count("look here") == 1

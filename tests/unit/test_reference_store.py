@@ -194,7 +194,9 @@ def test_no_reference_is_held_while_training(
     _, sft = sft_run
     trainers: list[Any] = []
     save = fit.save_model
-    monkeypatch.setattr(fit, "save_model", lambda trainer, *rest: (trainers.append(trainer), save(trainer, *rest)))
+    monkeypatch.setattr(
+        fit, "save_model", lambda trainer, *rest: (trainers.append(trainer), save(trainer, *rest))
+    )
     model = llama if lora is None else {"name": str(sft), "adapter": "continue"}
     run(tmp_path / "run", model, training={"precompute_ref_log_probs": True})
     assert trainers[0].ref_model is None
