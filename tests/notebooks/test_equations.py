@@ -996,3 +996,12 @@ def test_bands_of_sketches_agree_as_often_as_the_similarity_says() -> None:
     met = (keys[0] == keys[1]).any(axis=0).mean()
     expected = 1 - (1 - 0.25**ROWS) ** BANDS
     assert met == pytest.approx(expected, abs=3 * (expected * (1 - expected) / texts) ** 0.5)
+
+
+@equation("data-alpha")
+def test_alpha_is_one_less_the_share_of_observed_over_expected_disagreement() -> None:
+    """Four pairs, two people, one difference: D_o = 2/8; D_e = 2 * 5 * 3 / (8 * 7), of five zeros and three ones."""
+    from handbook_utils.evaluation.agreement import krippendorff_alpha
+
+    found = krippendorff_alpha([[0, 0], [1, 1], [0, 1], [0, 0]]).value
+    assert found == pytest.approx(1 - (2 / 8) / (2 * 5 * 3 / (8 * 7)))
