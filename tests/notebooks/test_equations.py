@@ -1000,7 +1000,7 @@ def test_bands_of_sketches_agree_as_often_as_the_similarity_says() -> None:
 
 @equation("data-alpha")
 def test_alpha_is_one_less_the_share_of_observed_over_expected_disagreement() -> None:
-    """Four pairs and two people, who differ once: D_o = 2/8. Five 0 and three 1: D_e = 2 * 5 * 3 / (8 * 7)."""
+    """Four pairs, two people who differ once: D_o = 2/8. Five 0 and three 1: D_e = 2 * 5 * 3 / (8 * 7)."""
     from handbook_utils.evaluation.agreement import krippendorff_alpha
 
     found = krippendorff_alpha([[0, 0], [1, 1], [0, 1], [0, 0]]).value
