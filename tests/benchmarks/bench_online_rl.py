@@ -242,7 +242,9 @@ def theirs(shape: Shape, model: Any, source: Answers, timer: Timer, place: str) 
     trainer = Own(
         model=model,
         reward_funcs=[reward],
-        args=bridge.CONFIGS["grpo"](**{**arguments(shape, place), "beta": 0.0}),
+        args=bridge.CONFIGS["grpo"](
+            **bridge.installed_names(bridge.CONFIGS["grpo"], {**arguments(shape, place), "beta": 0.0})
+        ),
         processing_class=build_tiny_tokenizer(),
         train_dataset=source.rows(),
         callbacks=[timer],

@@ -147,7 +147,10 @@ def trl_trainer(stage: str, model: Any, tokenizer: Any, source: FixedSource, giv
 
     beta = given["beta"]
     reference = None if hasattr(model, "peft_config") else bridge.frozen_copy(model, {"bf16": False})
-    config = bridge.CONFIGS[stage](**{**given, "beta": beta if reference is None else 0.0})
+    names = bridge.installed_names(
+        bridge.CONFIGS[stage], {**given, "beta": beta if reference is None else 0.0}
+    )
+    config = bridge.CONFIGS[stage](**names)
     use_one_device(config)
     trainer = Own(
         model=model,
