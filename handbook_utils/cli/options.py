@@ -49,6 +49,17 @@ OnExecutor = Annotated[
         show_default=False,
     ),
 ]
+Format = Annotated[str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="FILE's=OURS",
+        help="Read a column of the file under our name, such as question=prompt. Repeatable.",
+        show_default=False,
+    ),
+]
+Split = Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")]
 EXECUTORS = {"local": "executor=null", "ray": "executor.kind=ray"}
 
 

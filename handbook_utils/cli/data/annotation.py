@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from handbook_utils.cli.data.sources import opened_sources
-from handbook_utils.cli.options import Json
+from handbook_utils.cli.options import Columns, Format, Json, Split
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,19 +69,9 @@ def compare(
             "--port", min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=WHERE
         ),
     ] = 8765,
-    format: Annotated[
-        str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")
-    ] = "auto",
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="FILE's=OURS",
-            help="Read a column of the file under our name, such as question=prompt. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")] = "train",
+    format: Format = "auto",
+    column: Columns = None,
+    split: Split = "train",
 ) -> None:
     """Serve a page on which people compare two answers without knowing whose they are.
 

@@ -13,7 +13,7 @@ import typer
 from handbook_utils.cli.data.annotation import agreement, compare
 from handbook_utils.cli.data.labelling import label
 from handbook_utils.cli.data.sources import as_written, named_sources, opened_sources
-from handbook_utils.cli.options import Json
+from handbook_utils.cli.options import Columns, Format, Json, Split
 from handbook_utils.curation.rules.table import RULES as RULE_TABLE
 from handbook_utils.errors import DataError
 
@@ -37,17 +37,6 @@ Sources = Annotated[
         show_default=False,
     ),
 ]
-Format = Annotated[str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="FILE's=OURS",
-        help="Read a column of the file under our name, such as question=prompt. Repeatable.",
-        show_default=False,
-    ),
-]
-Split = Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")]
 Model = Annotated[
     str | None,
     typer.Option(

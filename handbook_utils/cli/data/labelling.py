@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from handbook_utils.cli.data.sources import opened_sources
-from handbook_utils.cli.options import Json
+from handbook_utils.cli.options import Columns, Format, Json, Split
 from handbook_utils.errors import DataError, RecipeError, suggest
 
 if TYPE_CHECKING:
@@ -138,19 +138,9 @@ def label(
         bool, typer.Option("--allow-private", help="Send rows with personal data, keys or addresses, too.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is drawn.")] = 0,
-    format: Annotated[
-        str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")
-    ] = "auto",
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="FILE's=OURS",
-            help="Read a column under our name. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")] = "train",
+    format: Format = "auto",
+    column: Columns = None,
+    split: Split = "train",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace labels made with other settings; replies stay.")
     ] = False,
