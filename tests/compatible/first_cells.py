@@ -68,7 +68,9 @@ def _ends(name: str, python: str, wheel: Path, folder: Path) -> bool:
         **{"cwd": folder, "env": environment, "capture_output": True, "text": True, "check": False},
     )
     print(f"  {name:<22} {time.monotonic() - start:5.0f} s  {'ends' if not done.returncode else 'FAILS'}")
-    print("    " + (done.stderr[-4000:] if done.returncode else done.stdout).strip().replace("\n", "\n    "))
+    # what the first cell said, its installer's warnings aside
+    said = [line for line in done.stdout.splitlines() if line.strip() and "WARNING" not in line]
+    print("    " + (done.stderr[-4000:] if done.returncode else "\n    ".join(said)))
     sys.stdout.flush()
     return not done.returncode
 
