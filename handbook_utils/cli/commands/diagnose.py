@@ -41,7 +41,8 @@ def diagnose(
         list[Path],
         typer.Argument(
             help="Run folders or log files: metrics.jsonl, trainer_state.json, trainer_log.jsonl, "
-            "TensorBoard event files and CSV, trackers' CSV, notebooks, or the text that training printed.",
+            "TensorBoard event files and CSV, CSV exported by trackers, notebooks, or the text that training "
+            "printed.",
             show_default=False,
         ),
     ],
@@ -51,8 +52,8 @@ def diagnose(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What the run trains: sft, dpo, kto, orpo, reward, grpo or ppo. By default the log says it; "
-            "where it holds only a loss, that is a guess.",
+            help="What the run trains: sft, dpo, kto, orpo, reward, grpo or ppo. Default: inferred "
+            "from the log; a guess if it holds only a loss.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +62,7 @@ def diagnose(
         bool, typer.Option("--follow", help="Read again whenever the log grows; end with Ctrl-C.")
     ] = False,
 ) -> None:
-    """Read a training log of any tool, and say what is wrong with the run.
+    """Read a training log from any tool, and say what is wrong with the run.
 
     Each finding has its evidence, how sure it is, what it commonly means, and one thing to try.
     A verdict is healthy, caution, faulty, too_short or unknown.
