@@ -83,13 +83,13 @@ def _show(report: ServedReport, run: str) -> None:
             console.print(Text(f"  {other.name}, {who}: {printable(text)}", style="dim"))
     for problem in report.problems:
         console.print(Text(problem, style="red"))
-    said = ["tokens" if report.by == "ids" else "numbers of tokens, for the server sends no more"]
+    said = ["tokens" if report.by == "ids" else "numbers of tokens, because the server reports no more"]
     said += [f"{len(report.answers)} answers" if report.answers else "no answers"]
     said += ["their log-probabilities"] if report.has_logprobs else []
     console.print(Text(f"compared on {len(report.prompts)} conversations: {', '.join(said)}", style="dim"))
     for name, reason in report.refused.items():
         console.print(
-            Text(f"  not asked, for the trained template refuses it: '{name}': {reason}", style="dim")
+            Text(f"  not asked, because the trained template refuses it: '{name}': {reason}", style="dim")
         )
     if report.is_same:
         console.print(Text(f"{report.url}: nothing tells '{report.model}' from {run}"))

@@ -62,6 +62,8 @@ def power(
 
     if (effect is None) == (win_rate is None):
         raise DataError("say what to see: either --effect DIFFERENCE or --win-rate RATE")
+    if win_rate is not None and not 0 < win_rate < 1:
+        raise DataError(f"--win-rate must be between 0 and 1, such as 0.55, got {win_rate:g}")
     to_see = effect if effect is not None else round((win_rate or 0.0) - 0.5, 12)
     if pilot and (sd is not None or ties):
         raise DataError(
