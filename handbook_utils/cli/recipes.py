@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from handbook_utils.cli.view import say_next
 from handbook_utils.convert.flat import convert_recipe
@@ -97,7 +97,9 @@ def show_card(name: str, json: bool) -> None:
         for line in lines:
             console.print(f"  {line}", markup=False)
     if rows:
-        table = Table("\nhyperparameter", "\nvalue", "\nfrom", box=None, header_style="bold")
+        # names are whole at any width; long values and sources go on in the next line
+        folded = (Column(f"\n{name}", overflow="fold") for name in ("value", "from"))
+        table = Table(Column("\nhyperparameter", no_wrap=True), *folded, box=None, header_style="bold")
         for key, value, source in rows:
             table.add_row(key, str(value), source)
         console.print(table)

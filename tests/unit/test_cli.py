@@ -190,6 +190,12 @@ def test_an_unknown_command_exits_with_2(handbook):
     assert handbook("trian")[0] == 2
 
 
+def test_a_card_cuts_no_name_and_no_source_at_80_columns(handbook):
+    out = handbook("recipes", "zephyr-7b-beta/sft", columns=80)[1]
+    assert "training.per_device_train_batch_size " in out
+    assert "…" not in out
+
+
 def test_recipes_as_json_lists_every_packaged_recipe(handbook):
     from handbook_utils.schema.recipe import recipe_names
 

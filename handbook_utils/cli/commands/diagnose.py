@@ -34,6 +34,13 @@ SAID = {
     "too_short": "10 records of the loss or the reward are needed, or 3 evaluations",
     "unknown": "not the log of a language model's training, as far as its names say",
 }
+NEXT = {
+    "faulty": "try the remedy of the first fault, train again, and diagnose that run",
+    "caution": "try the remedies above, or let it train on and look again: --follow",
+    "healthy": "a log cannot say whether answers are better: handbook evaluate --help",
+    "too_short": "look again when the log is longer; --follow does that by itself",
+    "unknown": "if it is a training log, say what is trained: --kind sft, dpo, grpo, ...",
+}
 
 
 def diagnose(
@@ -70,6 +77,7 @@ def diagnose(
     Examples: handbook diagnose runs/sft; handbook diagnose trainer_state.json --json --strict;
     handbook diagnose losses.csv --kind dpo
     """
+    from handbook_utils.cli.view import say_next
     from handbook_utils.diagnosis.diagnose import check_kind, diagnose_files
     from handbook_utils.diagnosis.reading.logs import merge_tags
     from handbook_utils.errors import DataError
@@ -89,6 +97,7 @@ def diagnose(
     else:
         for group, diagnosis in found:
             show(diagnosis, _name(group), Console(highlight=False))
+        say_next(NEXT[min((diagnosis.verdict for _, diagnosis in found), key=list(NEXT).index)])
     if strict and any(diagnosis.verdict == "faulty" for _, diagnosis in found):
         raise typer.Exit(1)
 
