@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from handbook_utils.cli.view import say_next
@@ -99,7 +99,9 @@ def show_card(name: str, json: bool) -> None:
         for line in lines:
             console.print(Padding(Text(line), (0, 0, 0, 2)))
     if rows:
-        table = Table("\nhyperparameter", "\nvalue", "\nfrom", box=None, header_style="bold")
+        # names are whole at any width; long values and sources go on in the next line
+        folded = (Column(f"\n{name}", overflow="fold") for name in ("value", "from"))
+        table = Table(Column("\nhyperparameter", no_wrap=True), *folded, box=None, header_style="bold")
         above = ""
         for key, value, source in rows:
             # a source that stands above is not written again

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
-    help="Look at data before training: what it is, which rows are bad, whether it holds what you test on; "
-    "and have people or a model label it.",
+    help="Look at data before training: its format, its bad rows, test prompts among them; and have people "
+    "or a model label it.",
     epilog="Example: handbook data show tips.jsonl, then handbook data curate tips.jsonl --out clean",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -46,19 +46,19 @@ Model = Annotated[
 Against = Annotated[
     list[str] | None,
     typer.Option(
-        "--against", help="A file or name of prompts that you test on. Repeatable.", show_default=False
+        "--against", help="Your test prompts: a file, folder or hub name. Repeatable.", show_default=False
     ),
 ]
 AgainstColumns = Annotated[
     list[str] | None,
     typer.Option(
         "--against-column",
-        metavar="FILE's=OURS",
-        help="As --column, for what you test on. Repeatable.",
+        metavar="THEIRS=OURS",
+        help="As --column, for the test prompts. Repeatable.",
         show_default=False,
     ),
 ]
-AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of what you test on.")]
+AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of the test prompts.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier curation in that folder.")]
 LEAKS, RULES, LATER = "What counts as a leak", "Rules", "A finished folder"
@@ -71,16 +71,21 @@ def _listed(name: str, explained: str) -> Any:
 
 
 LeakWords = Annotated[
-    int, typer.Option(min=1, help="Words in a row that count as shared.", rich_help_panel=LEAKS)
+    int,
+    typer.Option(min=1, help="Words per run, for --leak-share.", rich_help_panel=LEAKS),
 ]
 LeakShare = Annotated[
-    float, typer.Option(help="Share of a test prompt's runs that a row must hold.", rich_help_panel=LEAKS)
+    float,
+    typer.Option(
+        help="A row leaks a test prompt if it contains this share of the prompt's runs of words.",
+        rich_help_panel=LEAKS,
+    ),
 ]
 
 LeakNear = Annotated[
     float,
     typer.Option(
-        help="Jaccard similarity from which two prompts are near-duplicates.", rich_help_panel=LEAKS
+        help="A prompt leaks a test prompt if their Jaccard similarity is this high.", rich_help_panel=LEAKS
     ),
 ]
 
@@ -90,16 +95,16 @@ def show(
     sources: Sources = None,
     model: Model = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page that needs no other file.", show_default=False)
+        Path | None, typer.Option("--html", help="Also write a self-contained HTML page.", show_default=False)
     ] = None,
     rows: Annotated[int, typer.Option(min=0, max=100, help="Number of rows to show.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of which rows are shown.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing the rows to show.")] = 0,
     format: Format = "auto",
     column: Columns = None,
     split: Split = "train",
     json: Json = False,
 ) -> None:
-    """Show what data is taken for and why, counts, lengths, and some rows with what is learned of them.
+    """Show how data is read and why: format, counts, lengths, and some rows with their learned parts marked.
 
     With --model, lengths are counted in its tokens, and the rows show which tokens carry loss.
 
@@ -143,25 +148,26 @@ def curate(
         list[str] | None,
         _listed("--flag", f"Keep the rows that this rule finds, and list them. {OR_ALL} {SEE_DROP}"),
     ] = None,
-    off: Annotated[list[str] | None, _listed("--off", f"Do not ask this rule. {OR_ALL} {SEE_DROP}")] = None,
+    off: Annotated[list[str] | None, _listed("--off", f"Do not apply this rule. {OR_ALL} {SEE_DROP}")] = None,
     near: Annotated[
         float,
         typer.Option(
-            help="Jaccard similarity of runs of three words from which texts are near-duplicates. "
-            "0.8: about one word in 25 differs.",
+            help="Texts at least this similar are near-duplicates: Jaccard similarity of their runs of three "
+            "words. 0.8: about one word in 25 differs.",
             rich_help_panel=RULES,
         ),
     ] = 0.8,
     repetition: Annotated[
         float,
         typer.Option(
-            help="Share of an answer's runs of four words that came before in it.", rich_help_panel=RULES
+            help="An answer is repetitive if at least this share of its four-word runs came earlier in it.",
+            rich_help_panel=RULES,
         ),
     ] = 0.5,
     boilerplate: Annotated[
         float,
         typer.Option(
-            help="Share of the answers (and at least 20) that begin or end with the same sentence.",
+            help="A first or last sentence is boilerplate if this share of answers, at least 20, has it.",
             rich_help_panel=RULES,
         ),
     ] = 0.01,
@@ -169,7 +175,7 @@ def curate(
         int,
         typer.Option(
             min=1,
-            help="Words from which a repeated answer counts; 'Yes.' may come again.",
+            help="Fewest words of a repeated answer that counts; a short one such as 'Yes.' may recur.",
             rich_help_panel=RULES,
         ),
     ] = 8,
@@ -187,7 +193,7 @@ def curate(
         str | None,
         typer.Option(
             "--explain",
-            help="Tell what became of one row of the folder, such as tips:17, and why.",
+            help="Say what became of one row, such as tips:17, and why.",
             rich_help_panel=LATER,
             show_default=False,
         ),
@@ -196,7 +202,7 @@ def curate(
         list[str] | None,
         typer.Option(
             "--restore",
-            help="Put a removed row back, or all that a rule alone removed. Repeatable.",
+            help="Put back a removed row, or all rows that only this rule removed. Repeatable.",
             rich_help_panel=LATER,
             show_default=False,
         ),
@@ -209,7 +215,7 @@ def curate(
     overwrite: Replace = False,
     json: Json = False,
 ) -> None:
-    """Find bad rows by named rules: remove what never helps, list what may be meant, and say why of each row.
+    """Find bad rows by named rules: remove what never helps, flag what may be intended, give the reasons.
 
     Writes kept/ (train on it), removed.jsonl, flagged.jsonl and curation.json. Your files stay as they are.
 
@@ -268,10 +274,10 @@ def decontaminate(
     overwrite: Replace = False,
     json: Json = False,
 ) -> None:
-    """Find training rows that hold what you test on, each shown in its context.
+    """Find training rows that contain your test prompts, and show each in context.
 
-    Compares runs of words after normalising, and prompts that are nearly the same. With --out, writes the
-    data without them.
+    Compares runs of words after normalising, and whole prompts for near-duplicates. With --out, writes the
+    data without such rows.
 
     Example: handbook data decontaminate tips.jsonl --against test.jsonl --out clean
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TASKS = ("compare", "rate", "revise")
 CRITERION = "The better answer is the more helpful one: right, harmless, and no longer than it needs to be."
-MODEL, ASKED, BOUND, TRUST = "The model", "What is asked", "The bound on spending", "Can it be trusted"
+MODEL, ASKED, BOUND, TRUST = "The model", "What is asked", "Spending limits", "Can it be trusted?"
 
 
 def _option(name: str, panel: str, explained: str, **more: Any) -> Any:
@@ -51,7 +51,8 @@ def label(
         ),
     ] = "compare",
     url: Annotated[
-        str | None, _option("--url", MODEL, "Its server up to /v1, such as http://localhost:8000/v1.")
+        str | None,
+        _option("--url", MODEL, "Its server's address up to /v1, such as http://localhost:8000/v1."),
     ] = None,
     model: Annotated[str | None, _option("--model", MODEL, "The name the server knows it by.")] = None,
     key_env: Annotated[
@@ -62,28 +63,29 @@ def label(
         _option(
             "--reply-tokens",
             MODEL,
-            "Most tokens of a reply, its thinking included.",
+            "Maximum tokens per reply, including its thinking.",
             min=1,
             show_default=True,
         ),
     ] = 512,
     parallel: Annotated[int, _option("--parallel", MODEL, "Requests at once.", min=1, show_default=True)] = 8,
     timeout_s: Annotated[
-        float, _option("--timeout", MODEL, "Seconds for one try of a reply.", min=0.1, show_default=True)
+        float,
+        _option("--timeout", MODEL, "Seconds to wait for a reply, per attempt.", min=0.1, show_default=True),
     ] = 120.0,
     attempts: Annotated[
-        int, _option("--attempts", MODEL, "Tries of a request.", min=1, show_default=True)
+        int, _option("--attempts", MODEL, "Attempts per request.", min=1, show_default=True)
     ] = 6,
     extra_body: Annotated[
         str | None,
-        _option(
-            "--extra-body", MODEL, 'Further fields of each request as JSON: {"reasoning_effort": "low"}.'
-        ),
+        _option("--extra-body", MODEL, 'More fields for each request, as JSON: {"reasoning_effort": "low"}.'),
     ] = None,
     guideline: Annotated[
         Path | None,
         _option(
-            "--guideline", ASKED, "compare: a text that says what makes an answer better. People's will do."
+            "--guideline",
+            ASKED,
+            "compare: a text that says what makes an answer better, such as the one given to people.",
         ),
     ] = None,
     aspect: Annotated[
@@ -98,17 +100,18 @@ def label(
     steps: Annotated[
         int,
         _option(
-            "--steps", ASKED, "revise: principles per answer, drawn by the seed.", min=1, show_default=True
+            "--steps", ASKED, "revise: principles per answer, drawn at random.", min=1, show_default=True
         ),
     ] = 1,
     max_requests: Annotated[
-        int | None, _option("--max-requests", BOUND, "Most requests, those of earlier runs included.", min=1)
+        int | None,
+        _option("--max-requests", BOUND, "Maximum requests, counting earlier runs.", min=1),
     ] = None,
     max_tokens: Annotated[
-        int | None, _option("--max-tokens", BOUND, "Most tokens, read and written together.", min=1)
+        int | None, _option("--max-tokens", BOUND, "Maximum tokens, read and written together.", min=1)
     ] = None,
     max_cost: Annotated[
-        float | None, _option("--max-cost", BOUND, "Most money, in the currency of the prices.", min=0.0)
+        float | None, _option("--max-cost", BOUND, "Maximum cost, in the currency of the prices.", min=0.0)
     ] = None,
     price_in: Annotated[
         float | None, _option("--price-in", BOUND, "Price per million tokens read.", min=0.0)
@@ -121,7 +124,7 @@ def label(
         _option(
             "--people",
             TRUST,
-            "Pairs that people judged, as `handbook data compare` writes them: asked first.",
+            "Pairs that people judged, from `handbook data compare`: the model is asked about these first.",
         ),
     ] = None,
     planted: Annotated[
@@ -129,15 +132,15 @@ def label(
         _option(
             "--planted",
             TRUST,
-            "Pairs to plant texts to the judge into, to see whether verdicts change; 0 for none.",
+            "Pairs to plant texts in that address the judge, to see whether its verdict changes; 0: none.",
             min=0,
             show_default=True,
         ),
     ] = 40,
     allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Send rows with personal data, keys or addresses, too.")
+        bool, typer.Option("--allow-private", help="Also send rows with personal data, keys or addresses.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for what is drawn at random.")] = 0,
     format: Format = "auto",
     column: Columns = None,
     split: Split = "train",
@@ -151,8 +154,9 @@ def label(
 ) -> None:
     """Have a model label your rows: compare answers, rate them, or revise them. Your rows are sent to it.
 
-    Every reply is kept as it comes and bought once: run the same command again to go on. Writes labels.jsonl
-    (train on it), failed.jsonl, not_sent.jsonl, label.json, replies.jsonl. Exit code 1: the bound ended it.
+    Every reply is kept as it arrives and paid for once: run the same command again to go on. Writes
+    labels.jsonl (train on it), failed.jsonl, not_sent.jsonl, label.json, replies.jsonl. Exit code 1: it
+    stopped at a spending limit.
 
     Examples: handbook data label pairs.jsonl --out labels --url http://localhost:8000/v1 --model judge;
     handbook data label answers.jsonl --task rate --aspect polite='Is polite.' --dry-run ...
