@@ -26,6 +26,7 @@ COMMANDS = [
     "win-rate",
     "power",
     "reward-report",
+    "instruction-report",
     "merge",
     "report",
     "diagnose",
