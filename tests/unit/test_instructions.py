@@ -1,4 +1,4 @@
-"""IFEval-style verifiable instructions: strict and loose verdicts, as a scorer, in reports, on pocket prompts."""
+"""IFEval-style instructions: verdicts strict and loose, as a scorer, in reports, and on pocket prompts."""
 
 from __future__ import annotations
 
@@ -409,7 +409,7 @@ def test_instruction_level_accuracy_is_a_ratio_of_sums_and_its_interval_is_over_
     # by hand: residuals 9/7, -12/7, 3/7; their squares 81 + 144 + 9 over 49, times 20, over 59; over mean 7/3
     spread = np.sqrt(234 / 49 * 20 / 59) / (7 / 3) / np.sqrt(60)
     trials = (4 / 7) * (3 / 7) / spread**2
-    assert trials == pytest.approx(57.2, abs=0.1)  # of 140 instructions: those of a prompt go together
+    assert trials == pytest.approx(49.4, abs=0.1)  # of 140 instructions: those of a prompt go together
     assert one.high - one.low == pytest.approx(2 * 2.001 * spread, rel=0.05)
     # the same answers once more are no further evidence
     twice = instruction_accuracy(np.tile(met, 2), np.tile(asked, 2), np.tile(np.arange(60), 2))
@@ -511,7 +511,7 @@ def test_a_flawless_answer_of_the_pocket_world_follows_its_instructions_and_flaw
     assert all(followed(row, Flaws()) for row in rows)
     # another animal, item or product is seen in most of them
     assert 0 < np.mean([followed(row, Flaws(wrong=True)) for row in rows]) < 0.5
-    # the check is not the instruction: a list's number is asked for and not checked, manners are never asked for
+    # the check is not the instruction: a list's number is not checked, and manners are never asked for
     lists = [row for row in rows if row["prompt_id"].startswith("list-")]
     assert all(followed(row, Flaws(missed=True)) for row in lists)
     assert all(followed(row, Flaws(rude=True)) for row in rows)
