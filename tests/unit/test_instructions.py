@@ -442,6 +442,18 @@ def test_the_report_gives_four_accuracies_and_those_of_each_instruction(
     assert report.cautions[0] == "1 of 4 answers are to other prompts, and left out"
 
 
+@pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
+def test_one_prompt_and_verdicts_that_are_all_alike_have_wide_intervals(
+    prompts: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": PROMPTS[1]["prompt"], "response": '"I"'}] * 9
+    report = instruction_report(str(write(tmp_path / "answers.jsonl", rows)), str(prompts))
+    assert (report.prompts, report.answers) == (1, 9)
+    for figure in report.metrics.values():
+        assert (figure.value, figure.n) == (1, 1)
+        assert figure.low < 0.25  # nine answers to one prompt say no more of other prompts than one does
+
+
 def test_the_command_shows_figures_names_what_is_left_out_and_says_how_to_see_each_verdict(
     handbook: Any, prompts: Path, tmp_path: Path
 ) -> None:
