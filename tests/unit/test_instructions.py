@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,13 @@ def test_all_instructions_of_ifeval_can_be_checked_and_each_is_tried_below() -> 
     names = {f"{group}:{name}" for group, names in IFEVAL.items() for name in names}
     assert set(INSTRUCTIONS) == names
     assert {name for name, *_ in VERDICTS} == names
+
+
+def test_the_book_names_every_instruction_whose_verdict_may_differ_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "book/metrics.md").read_text(encoding="utf-8")
+    table = page.partition("*Where verdicts differ")[2].partition("All other rules")[0]
+    named = set(re.findall(r"`([a-z_]+:[a-z_]+)`", table))
+    assert named == {name for name, one in INSTRUCTIONS.items() if one.differs}
 
 
 @pytest.mark.parametrize(("name", "arguments", "good", "bad"), VERDICTS)
