@@ -82,7 +82,7 @@ def paragraph_first_word(text: str, a: Arguments) -> bool:
     paragraphs = [paragraph.strip() for paragraph in text.split("\n\n")]
     number = sum(map(bool, paragraphs))
     # empty paragraphs keep their place in the count, as they do in IFEval
-    if number != a["num_paragraphs"] or not number >= a["nth_paragraph"]:
+    if number != a["num_paragraphs"]:
         return False
     begun = paragraphs[a["nth_paragraph"] - 1]
     word = begun.split()[0].lstrip("'").lstrip('"') if begun else ""
