@@ -18,6 +18,7 @@ from handbook_utils.cli.commands.check_served import check_served
 from handbook_utils.cli.commands.diagnose import diagnose
 from handbook_utils.cli.commands.evaluate import evaluate
 from handbook_utils.cli.commands.export import export
+from handbook_utils.cli.commands.instruction_report import instruction_report
 from handbook_utils.cli.commands.planning import plan, preflight
 from handbook_utils.cli.commands.power import power
 from handbook_utils.cli.commands.reward_report import reward_report
@@ -384,4 +385,5 @@ app.command()(evaluate)
 app.command("win-rate")(win_rate)
 app.command()(power)
 app.command("reward-report")(reward_report)
+app.command("instruction-report")(instruction_report)
 fill_paragraphs(app)

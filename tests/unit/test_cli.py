@@ -27,6 +27,7 @@ COMMANDS = [
     "win-rate",
     "power",
     "reward-report",
+    "instruction-report",
     "merge",
     "report",
     "diagnose",
