@@ -92,6 +92,18 @@ def test_swapping_a_and_b_mirrors_the_rate() -> None:
     assert (1 - other.value, 1 - other.high) == pytest.approx((one.value, one.low))
 
 
+@pytest.mark.parametrize(
+    ("always", "low", "high"), [(0.5, 0.456, 0.544), (1.0, 0.912, 1.0), (0.0, 0.0, 0.088)]
+)
+def test_a_judge_that_always_says_the_same_leaves_open_what_the_next_prompts_would_say(
+    always: float, low: float, high: float
+) -> None:
+    longer = np.random.default_rng(0).normal(size=40)
+    found = length_controlled_win_rate(np.full(40, always), np.full(40, 9.0), 9 + longer).win_rate
+    assert found.value == always
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+
+
 def test_a_judge_decided_by_length_alone_leaves_the_rate_unknown_and_says_so() -> None:
     longer = np.random.default_rng(0).normal(size=200)
     found = length_controlled_win_rate((longer > 0) * 1.0, np.full(200, 9.0), 9 + longer)

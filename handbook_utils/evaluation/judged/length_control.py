@@ -16,7 +16,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from handbook_utils.errors import DataError
-from handbook_utils.evaluation.intervals import Array
+from handbook_utils.evaluation.intervals import Array, rule_of_three
 from handbook_utils.evaluation.prompt_rows import finite_rows
 from handbook_utils.records import Estimate
 
@@ -65,7 +65,8 @@ def length_controlled_win_rate(
         b_first: (rows,) whether the judge saw B's answer first; None where not known.
         level: confidence level.
     Returns:
-        The win rate with an interval from leverage-corrected standard errors over prompts (Student's t).
+        The win rate with an interval from leverage-corrected standard errors over prompts (Student's t);
+        where all preferences are alike it is theirs, with the interval of `rule_of_three`.
     Raises:
         DataError: other lengths, values outside [0, 1], fewer than 10 prompts, no difference in length
             anywhere.
@@ -89,12 +90,16 @@ def length_controlled_win_rate(
     covariance = _cluster_covariance(x, y, weights, theta, codes)
     reach = float(stats.t.ppf((1 + level) / 2, prompts - x.shape[1])) * np.sqrt(np.diag(covariance))
     caution = _decided_by_length(x[:, 1], y)
+    rate, method = float(expit(theta[0])), "logit-cluster-t"
     low, high = (expit(theta[0] + side * reach[0]) for side in (-1, 1))
     if caution:
         low, high = 0.0, 1.0
-    method = "logit-cluster-t"
+    elif not np.ptp(y):
+        # nothing for length to explain; the fit's own residuals would say that all is known
+        rate, method = float(y[0]), "rule-of-three"
+        low, high = (end[0] for end in rule_of_three(y[:1], prompts, (0.0, 1.0), level=level))
     return LengthControlled(
-        Estimate(float(expit(theta[0])), float(low), float(high), level, prompts, "rate", method),
+        Estimate(rate, float(low), float(high), level, prompts, "rate", method),
         Estimate(
             float(theta[1]),
             float(theta[1] - reach[1]),
