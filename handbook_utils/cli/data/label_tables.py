@@ -17,8 +17,8 @@ from handbook_utils.cli.view import say_next
 if TYPE_CHECKING:
     from handbook_utils.curation.rows import SourceRows
     from handbook_utils.sampling.annotation.feedback.label import Asking, Labels
-    from handbook_utils.sampling.annotation.feedback.ledger import Bound
     from handbook_utils.sampling.annotation.feedback.tasks import Task
+    from handbook_utils.sampling.ledger import Bound
 
 
 def show_plan(

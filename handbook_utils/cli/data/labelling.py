@@ -17,8 +17,8 @@ from handbook_utils.errors import DataError, RecipeError, suggest
 if TYPE_CHECKING:
     from handbook_utils.curation.rows import SourceRows
     from handbook_utils.sampling.annotation.feedback.label import Asking, Labels
-    from handbook_utils.sampling.annotation.feedback.ledger import Bound
     from handbook_utils.sampling.annotation.feedback.tasks import Task
+    from handbook_utils.sampling.ledger import Bound
 
 TASKS = ("compare", "rate", "revise")
 CRITERION = "The better answer is the more helpful one: right, harmless, and no longer than it needs to be."
@@ -208,9 +208,9 @@ def _labelled(
     from handbook_utils.sampling.annotation.feedback.asking import Asker
     from handbook_utils.sampling.annotation.feedback.label import REPLIES
     from handbook_utils.sampling.annotation.feedback.label import label as label_rows
-    from handbook_utils.sampling.annotation.feedback.ledger import Ledger
     from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
+    from handbook_utils.sampling.ledger import Ledger
 
     try:
         key = key_from(server.key_env, where="label")
@@ -266,7 +266,7 @@ def _bound(
     price_in: float | None,
     price_out: float | None,
 ) -> Bound:
-    from handbook_utils.sampling.annotation.feedback.ledger import Bound
+    from handbook_utils.sampling.ledger import Bound
 
     if cost is not None and (price_in is None or price_out is None):
         raise DataError("--max-cost needs the prices: --price-in and --price-out, per million tokens.")

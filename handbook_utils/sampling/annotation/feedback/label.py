@@ -21,10 +21,10 @@ from handbook_utils.sampling.annotation.feedback.checked import (
     planted_pairs,
     planted_report,
 )
-from handbook_utils.sampling.annotation.feedback.ledger import TEMPLATE_TOKENS, BoundReachedError, Spent
 from handbook_utils.sampling.annotation.feedback.tasks import CompareTask, Item, Task
 from handbook_utils.sampling.annotation.pairs import AnswerPair
 from handbook_utils.sampling.endpoint_client import RefusedError
+from handbook_utils.sampling.ledger import TEMPLATE_TOKENS, BoundReachedError, Spent
 from handbook_utils.sampling.private_data import host_elsewhere
 from handbook_utils.sampling.progress import answer_bar
 

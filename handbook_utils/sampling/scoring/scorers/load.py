@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from handbook_utils.data.load import Locator, ResolvedInputs, normaliser_of, origin_of
 from handbook_utils.data.sources import read_rows
@@ -96,19 +97,19 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
     """
     from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
+    from handbook_utils.sampling.ledger import Bound, BoundReachedError, Ledger
     from handbook_utils.sampling.scoring.scorers.judge import (
         PROMPT_VERSION,
         JudgeScorer,
         first_samples,
         reply_text,
     )
-    from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 
     key = key_from(section.key_env, where=f"scorers.{name}")
     client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
     # hosted reasoning models take no temperature
     endpoint = ChatEndpoint(client, may_drop=frozenset({"temperature"}))
-    store = ReplyStore(section.cache, max_requests=section.max_requests, version=PROMPT_VERSION)
+    ledger = Ledger(section.cache, Bound(requests=section.max_requests), version=PROMPT_VERSION)
     opponents = None
     if section.against is not None:
         opponents = first_samples(samples_at(run.locate(section.against)))
@@ -121,8 +122,15 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
             "max_tokens": section.max_tokens,
             **section.extra_body,
         }
-        decides = {"url": section.url, **body}
-        return store.reply(decides, lambda: reply_text(endpoint.post(body)))
+        try:
+            fetch = partial(endpoint.post, body)
+            return ledger.reply(body, url=section.url, fetch=fetch, read=reply_text)
+        except BoundReachedError:
+            raise DataError(
+                f"{section.cache}: {ledger.spent.requests} replies were asked for, and `max_requests` is "
+                f"{section.max_requests}. What was judged is kept there and costs nothing again: raise the "
+                "bound to go on."
+            ) from None
 
     return JudgeScorer(name, ask, section.criterion, opponents, section.parallel)
 
