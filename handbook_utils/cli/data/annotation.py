@@ -20,55 +20,60 @@ if TYPE_CHECKING:
 WORK, WHERE = "How the work is shared", "Where the page is served"
 
 
+Pairs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="A file of pairs; or one with several answers per prompt; or two files of answers to the "
+        "same prompts. Any format that `handbook data show` reads.",
+        show_default=False,
+    ),
+]
+Judged = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The .jsonl file that judgements are appended to.", show_default=False),
+]
+Guideline = Annotated[
+    Path | None,
+    typer.Option("--guideline", help="Text or Markdown to show beside the answers.", show_default=False),
+]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        "--overlap",
+        help="Share of the pairs that several people judge, so that agreement can be measured.",
+        rich_help_panel=WORK,
+    ),
+]
+People = Annotated[int, typer.Option("--people", help="People per pair of that share.", rich_help_panel=WORK)]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of the order of pairs and of the sides.", rich_help_panel=WORK)
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        help="Address to listen on. Other than this machine's own: the page then needs the token that is "
+        "printed, and is sent unencrypted.",
+        rich_help_panel=WHERE,
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        "--port", min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=WHERE
+    ),
+]
+
+
 def compare(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="A file of pairs; or one with several answers per prompt; or two files of answers to the "
-            "same prompts. Any format that `handbook data show` reads.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="The .jsonl file that judgements are appended to.", show_default=False
-        ),
-    ] = None,
-    guideline: Annotated[
-        Path | None,
-        typer.Option("--guideline", help="Text or Markdown to show beside the answers.", show_default=False),
-    ] = None,
-    overlap: Annotated[
-        float,
-        typer.Option(
-            "--overlap",
-            help="Share of the pairs that several people judge, so that agreement can be measured.",
-            rich_help_panel=WORK,
-        ),
-    ] = 0.2,
-    people: Annotated[
-        int, typer.Option("--people", help="People per pair of that share.", rich_help_panel=WORK)
-    ] = 2,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, help="Seed of the order of pairs and of the sides.", rich_help_panel=WORK),
-    ] = 0,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            help="Address to listen on. Other than this machine's own: the page then needs the token that is "
-            "printed, and is sent unencrypted.",
-            rich_help_panel=WHERE,
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=WHERE
-        ),
-    ] = 8765,
+    sources: Pairs = None,
+    out: Judged = None,
+    guideline: Guideline = None,
+    overlap: Overlap = 0.2,
+    people: People = 2,
+    seed: Seed = 0,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
     format: Format = "auto",
     column: Columns = None,
     split: Split = "train",
