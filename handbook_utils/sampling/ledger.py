@@ -67,6 +67,11 @@ class Bound:
     price_in: float = 0.0
     price_out: float = 0.0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is bounded."""
+        return any(each is not None for each in (self.requests, self.tokens, self.cost))
+
     def cost_of(self, spent: Spent) -> float:
         """What it costs at these prices."""
         return (spent.tokens_in * self.price_in + spent.tokens_out * self.price_out) / PER
