@@ -311,7 +311,7 @@ def train(
     from handbook_utils.cli import launch, view
 
     changes = [*(changes or []), *launch.launch_changes(processes, strategy, nodes)]
-    loaded: Any = view.load_for("train", recipe, changes, seed)
+    loaded = view.load_training(recipe, changes, seed)
     folder, flags = out or view.default_out(recipe), {"overwrite": overwrite, "json": json}
     flags["allow-code"] = allow_code
     program = launch.train_program(recipe, folder, changes, seed, flags)
@@ -356,7 +356,7 @@ def slurm(
 
     wanted = launch.launch_changes(nodes * gpus_per_node, strategy, nodes)
     changes = [*(changes or []), *wanted]
-    loaded: Any = view.load_for("train", recipe, changes, seed)
+    loaded = view.load_training(recipe, changes, seed)
     launch.check_batch(loaded)
     folder = out or view.default_out(recipe)
     program = launch.train_program(recipe, folder, changes, seed, {})

@@ -72,6 +72,13 @@ def load_for(command: str, recipe: str, changes: Sequence[str], seed: int | None
     return loaded
 
 
+def load_training(recipe: str, changes: Sequence[str], seed: int | None) -> TrainingRecipe:
+    """A recipe that `handbook train` runs."""
+    loaded = load_for("train", recipe, changes, seed)
+    assert isinstance(loaded, TrainingRecipe)  # so says the list of stages
+    return loaded
+
+
 def _check_stage(command: str, recipe: str, stage: Any) -> None:
     right = STAGES[stage].command if stage in STAGES else command
     if right != command:
