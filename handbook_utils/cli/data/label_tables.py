@@ -84,7 +84,7 @@ def show_labels(labels: Labels, task: Task, json: bool) -> None:
     say_next(_next(labels, task))
 
 
-def _show_trust(console: Any, report: Mapping[str, Any]) -> None:
+def _show_trust(console: Console, report: Mapping[str, Any]) -> None:
     people, planted = report["people"], report["planted"]
     names = {
         "kappa": "Cohen's kappa with people",
@@ -110,6 +110,7 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 def _next(labels: Labels, task: Task) -> str:
     from handbook_utils.sampling.annotation.feedback.label import FAILED, LABELS
+    from handbook_utils.sampling.annotation.feedback.tasks import RateTask
 
     path = labels.folder / LABELS
     if not labels.is_whole:
@@ -119,8 +120,6 @@ def _next(labels: Labels, task: Task) -> str:
     named = f"name {path} under data: of a recipe that learns from pairs"
     if task.kind == "compare":
         return f"{named}, or: handbook win-rate {shlex.quote(str(path))}"
-    return f"{named}, with pairs: {{rating: [{', '.join(_aspects(task))}]}}" if task.kind == "rate" else named
-
-
-def _aspects(task: Any) -> list[str]:
-    return list(task.aspects.named)
+    if isinstance(task, RateTask):
+        return f"{named}, with pairs: {{rating: [{', '.join(task.aspects.named)}]}}"
+    return named
