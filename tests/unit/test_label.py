@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -87,22 +87,13 @@ def reviser(task: str, texts: dict[str, str]) -> str:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Say], LabelServer]]:
+def serve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serving: Callable[[LabelServer], LabelServer]
+) -> Callable[[Say], LabelServer]:
     monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("LABEL_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-    servers: list[LabelServer] = []
-
-    def start(say: Say) -> LabelServer:
-        server = LabelServer(say)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return lambda say: serving(LabelServer(say))
 
 
 def write(path: str, rows: list[dict[str, Any]]) -> None:

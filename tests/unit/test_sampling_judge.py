@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,22 +86,11 @@ def blocks(message: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def serve(monkeypatch) -> Iterator[Callable[..., Server]]:
+def serve(monkeypatch, serving) -> Callable[..., Server]:
     """Start a server with a judge's habits."""
-    servers: list[Server] = []
     monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.0)
     monkeypatch.setenv("JUDGE_KEY", KEY)
-
-    def start(verdict: Callable[[str, str], str]) -> Server:
-        server = Server(verdict)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return lambda verdict: serving(Server(verdict))
 
 
 def longer(a: str, b: str) -> str:
