@@ -36,7 +36,6 @@ from handbook_utils.cli.options import (
     Overwrite,
     RecipeName,
     Seed,
-    executor_changes,
 )
 from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
@@ -236,11 +235,18 @@ def _stage_command(name: str, text: str, *, elsewhere: bool = True) -> None:
     ) -> None:
         from handbook_utils.cli import view
 
-        changes = [*executor_changes(executor), *(changes or [])]
-        loaded = view.load_for(name, recipe, changes, seed)
-        folder = out or view.default_out(recipe)
-        options = {"overwrite": overwrite, "allow_code": allow_code}
-        view.run_or_plan(loaded, folder, dry_run=dry_run, json=json, **options)
+        view.run_recipe(
+            name,
+            recipe,
+            out=out,
+            changes=changes,
+            seed=seed,
+            json=json,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            executor=executor,
+            allow_code=allow_code,
+        )
 
     register: Callable[..., Any] = app.command(name, help=text)
     register(command if elsewhere else _without_option(command, "executor"))

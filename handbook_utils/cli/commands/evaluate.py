@@ -19,7 +19,6 @@ from handbook_utils.cli.options import (
     Out,
     Overwrite,
     Seed,
-    executor_changes,
 )
 from handbook_utils.errors import RecipeError
 
@@ -110,8 +109,20 @@ def evaluate(
             },
             "belongs to benchmarks. Name them with --tasks, or leave it out.",
         )
-        changed = [*executor_changes(executor), *(changes or [])]
-        _by_recipe(recipe, out, changed, seed, json, dry_run, overwrite=overwrite, allow_code=allow_code)
+        from handbook_utils.cli import view
+
+        view.run_recipe(
+            "evaluate",
+            recipe,
+            out=out,
+            changes=changes,
+            seed=seed,
+            json=json,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            executor=executor,
+            allow_code=allow_code,
+        )
         return
     _refuse_options(
         {"--set": changes or None, "--executor": executor or None, "--dry-run": dry_run or None},
@@ -153,21 +164,6 @@ def _report(result: BenchmarkResult, baseline: BenchmarkResult | None, json: boo
         print(json_module.dumps(_record(result, compared, left_out)))
     else:
         _show(result, compared, left_out)
-
-
-def _by_recipe(
-    recipe: str,
-    out: Path | None,
-    changes: list[str],
-    seed: int | None,
-    json: bool,
-    dry_run: bool,
-    **options: bool,
-) -> None:
-    from handbook_utils.cli import view
-
-    loaded = view.load_for("evaluate", recipe, changes, seed)
-    view.run_or_plan(loaded, out or view.default_out(recipe), dry_run=dry_run, json=json, **options)
 
 
 def _record(
