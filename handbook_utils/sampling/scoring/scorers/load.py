@@ -122,17 +122,20 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
             "max_tokens": section.max_tokens,
             **section.extra_body,
         }
+        fetch = partial(endpoint.post, body)
         try:
-            fetch = partial(endpoint.post, body)
             return ledger.reply(body, url=section.url, fetch=fetch, read=reply_text)
         except BoundReachedError:
-            raise DataError(
-                f"{section.cache}: {ledger.spent.requests} replies were asked for, and `max_requests` is "
-                f"{section.max_requests}. What was judged is kept there and costs nothing again: raise the "
-                "bound to go on."
-            ) from None
+            raise _bound_error(section, ledger.spent.requests) from None
 
     return JudgeScorer(name, ask, section.criterion, opponents, section.parallel)
+
+
+def _bound_error(section: JudgeSection, asked: int) -> DataError:
+    return DataError(
+        f"{section.cache}: {asked} replies were asked for, and `max_requests` is {section.max_requests}. "
+        "What was judged is kept there and costs nothing again: raise the bound to go on."
+    )
 
 
 def _check_of(name: str, section: ScorerSection, run: Locator) -> Check:
