@@ -8,8 +8,8 @@ CONSTRAINTS ?= constraints.txt
 # passed on to pip, for instance PIP_ARGS="--no-index --find-links wheels/"
 PIP_ARGS ?=
 WORKERS ?= 2
-# `make compatible`: one of them only (WITH=newest, lowest or lm-eval); STORE=--store notes the newest releases as tested,
-# and of `make mutate` the score in book/results/mutation.json
+# `make compatible`: one of them only (WITH=newest, lowest, lm-eval, or notebooks: all of them, as on Colab);
+# STORE=--store notes the newest releases as tested, and of `make mutate` the score in book/results/mutation.json
 WITH ?=
 STORE ?=
 

@@ -107,6 +107,12 @@ _PUBLIC = {
     "JudgeScorer": "sampling.scoring.scorers.judge",
     "GoldScorer": "sampling.scoring.scorers.gold",
     "VerifierScorer": "sampling.scoring.scorers.verifiers",
+    "InstructionsScorer": "sampling.scoring.scorers.instructions",
+    "follows_instructions": "sampling.scoring.instructions.following",
+    "Followed": "sampling.scoring.instructions.following",
+    "instruction_report": "sampling.scoring.instructions.report",
+    "InstructionReport": "sampling.scoring.instructions.report",
+    "OneInstruction": "sampling.scoring.instructions.report",
     "StageRecipe": "schema.training",
     "read_answered": "sampling.rows",
     "AnsweredRow": "sampling.rows",
@@ -144,8 +150,11 @@ __all__ = [
     "Estimate",
     "Export",
     "Finding",
+    "Followed",
     "GoldScorer",
     "HandbookError",
+    "InstructionReport",
+    "InstructionsScorer",
     "JudgeScorer",
     "LaunchError",
     "LengthControlled",
@@ -155,6 +164,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "NoScore",
+    "OneInstruction",
     "PairedComparison",
     "Power",
     "PreferencePair",
@@ -195,7 +205,9 @@ __all__ = [
     "diagnose",
     "estimate_kl",
     "export_run",
+    "follows_instructions",
     "generate",
+    "instruction_report",
     "krippendorff_alpha",
     "length_controlled_win_rate",
     "load_dataset",
@@ -296,9 +308,16 @@ if TYPE_CHECKING:
     from handbook_utils.reporting.runs import RunView
     from handbook_utils.sampling.generation.generate import generate
     from handbook_utils.sampling.rows import AnsweredRow, read_answered
+    from handbook_utils.sampling.scoring.instructions.following import Followed, follows_instructions
+    from handbook_utils.sampling.scoring.instructions.report import (
+        InstructionReport,
+        OneInstruction,
+        instruction_report,
+    )
     from handbook_utils.sampling.scoring.rows import ScoredRows, score_rows
     from handbook_utils.sampling.scoring.score import NoScore, ScoreFailure, Scorer, score
     from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
+    from handbook_utils.sampling.scoring.scorers.instructions import InstructionsScorer
     from handbook_utils.sampling.scoring.scorers.judge import JudgeScorer
     from handbook_utils.sampling.scoring.scorers.load import load_scorers
     from handbook_utils.sampling.scoring.scorers.reward_model import EnsembleScorer, RewardModelScorer

@@ -3,6 +3,8 @@
 ```{recipes-status}     the sentence that every card carries
 ```{recipes-methods}    stages and losses with their papers
 ```{recipes-cards}      every family: its recipes, each with a card to unfold
+```{recipes-starting} zephyr-7b-beta/sft tulu3/sft
+                        the numbers that one tries first, as these recipes have them, and where they are from
 """
 
 from __future__ import annotations
@@ -82,8 +84,46 @@ class Cards(SphinxDirective):
         return shown
 
 
+class Starting(SphinxDirective):
+    """Numbers to start from, as the named recipes have them."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Build the table: a row per recipe, in the order they are named in."""
+        rows = [_starting_row(name) for name in self.arguments[0].split()]
+        return [table(["recipe", "learning rate", "epochs", "rows x tokens", "besides", "from"], rows)]
+
+
+def _starting_row(name: str) -> list[str]:
+    """What a recipe sets, and the source of its learning rate."""
+    values = {key: value for key, value, _ in hyperparameters(name)}
+    source = {key: source for key, _, source in hyperparameters(name)}["training.learning_rate"]
+    besides = [f"{values['training.loss_type']} loss"] if "training.loss_type" in values else []
+    if "training.beta" in values:
+        besides.append(f"beta {values['training.beta']:g}")
+    if "lora.rank" in values:
+        bits = "4-bit base, " if "model.quantization" in values else ""
+        besides.append(f"{bits}LoRA rank {values['lora.rank']}, alpha {values['lora.alpha']}")
+    return [
+        name,
+        _short(values["training.learning_rate"]),
+        f"{values['training.num_train_epochs']:g}",
+        f"{values['global_batch_size']} x {values['training.max_length']:,}",
+        "; ".join(besides),
+        source,
+    ]
+
+
+def _short(rate: float) -> str:
+    """A learning rate as recipes write it: 5e-6."""
+    digits, _, exponent = f"{rate:e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    for name, kind in {"status": Status, "methods": Methods, "cards": Cards}.items():
+    for name, kind in {"status": Status, "methods": Methods, "cards": Cards, "starting": Starting}.items():
         app.add_directive(f"recipes-{name}", kind)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

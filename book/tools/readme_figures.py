@@ -24,8 +24,9 @@ def readme_block(results: Mapping[str, Any]) -> str:
     )
     parts = [
         "## What the demo measured",
-        "On prompts no stage was trained on: the mean of five fresh seeds, on which nothing was chosen, "
-        "with its 95 % t interval over seeds. An observation need not hold on the next seed.",
+        "On prompts that no stage was trained on. Each row shows the mean of five fresh seeds (nothing was "
+        "tuned on them) with its 95 % t interval over seeds. A row marked *Observation* need not hold on the "
+        "next seed.",
         markdown_table(*fresh_rows()),
         cost,
         *decode_part(json.loads(DECODE.read_text(encoding="utf-8"))),

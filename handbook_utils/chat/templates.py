@@ -13,8 +13,9 @@ SUFFIX = ".jinja"
 def template_names() -> list[str]:
     """The packaged templates.
 
-    `zephyr` closes a turn with the tokenizer's own end token and needs no new one; `chatml` needs
-    `<|im_start|>` and `<|im_end|>` in the vocabulary, and `training.eos_token: <|im_end|>`.
+    `zephyr` closes each turn with the tokenizer's own end token and needs no new one. `tulu` closes
+    only the assistant's turns with it. `chatml` needs `<|im_start|>` and `<|im_end|>` in the
+    vocabulary, and `training.eos_token: <|im_end|>`.
     """
     folder = files("handbook_utils").joinpath("chat", "jinja")
     return sorted(
@@ -26,7 +27,7 @@ def chat_template_text(template: str) -> str:
     """The text of a chat template.
 
     Args:
-        template: a packaged name ("zephyr", "chatml"), the path of a .jinja file, or the template itself.
+        template: a packaged name such as "zephyr", the path of a .jinja file, or the template itself.
     Raises:
         TemplateError: no such name or file; the nearest is named.
 

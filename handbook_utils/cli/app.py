@@ -18,6 +18,7 @@ from handbook_utils.cli.commands.check_served import check_served
 from handbook_utils.cli.commands.diagnose import diagnose
 from handbook_utils.cli.commands.evaluate import evaluate
 from handbook_utils.cli.commands.export import export
+from handbook_utils.cli.commands.instruction_report import instruction_report
 from handbook_utils.cli.commands.planning import plan, preflight
 from handbook_utils.cli.commands.power import power
 from handbook_utils.cli.commands.reward_report import reward_report
@@ -36,6 +37,7 @@ from handbook_utils.cli.options import (
     Overwrite,
     RecipeName,
     Seed,
+    fill_paragraphs,
 )
 from handbook_utils.cli.rejection import rejection_sample
 from handbook_utils.cli.samples import score, select
@@ -197,7 +199,7 @@ def chat(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the most likely token.")] = 0.7,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for sampling.")] = 0,
     json: Json = False,
 ) -> None:
     """Talk to a trained model; an empty line or Ctrl-D ends the conversation.
@@ -270,7 +272,7 @@ _stage_command(
 )
 _stage_command(
     "annotate",
-    "Turn sampled answers into preference pairs, as a simulated annotator chooses.\n\n"
+    "Turn sampled answers into preference pairs, chosen by a simulated annotator.\n\n"
     "Example: handbook annotate pocket/preferences",
     elsewhere=False,
 )
@@ -281,3 +283,5 @@ app.command()(evaluate)
 app.command("win-rate")(win_rate)
 app.command()(power)
 app.command("reward-report")(reward_report)
+app.command("instruction-report")(instruction_report)
+fill_paragraphs(app)

@@ -38,14 +38,15 @@ def recipes(
 
 def convert(
     file: Annotated[
-        Path, typer.Argument(help="Of the alignment-handbook, TRL, open-r1, axolotl or LLaMA-Factory.")
+        Path,
+        typer.Argument(help="A recipe of alignment-handbook, TRL, open-r1, axolotl or LLaMA-Factory."),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the recipe to this file.")] = None,
     stage: Annotated[
         str | None, typer.Option(help="sft, reward, dpo, ... Default: inferred from the folder or the keys.")
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of GPUs for which its batch size was chosen.")
+        int, typer.Option(min=1, help="Number of GPUs that its batch size was chosen for.")
     ] = 8,
     json: Json = False,
 ) -> None:

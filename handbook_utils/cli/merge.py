@@ -16,7 +16,7 @@ def merge(
 ) -> None:
     """Merge an adapter into its base, check weights, logits and greedy answers, and save the whole model.
 
-    A plain LoRA on a base that is not quantised needs the memory of one model; others, such as DoRA, of two.
+    A plain LoRA on a base that is not quantised needs the memory of one model, others (such as DoRA) of two.
 
     Example: handbook merge runs/sft-qlora --out models/merged
     """

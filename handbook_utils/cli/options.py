@@ -1,7 +1,8 @@
-"""Options that several commands take; importing them loads nothing heavy."""
+"""Options that several commands take, and how help is wrapped; importing them loads nothing heavy."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ DryRun = Annotated[
 ]
 AllowCode = Annotated[
     bool,
-    typer.Option("--allow-code", help="Let the Python functions run that the recipe names as scorers."),
+    typer.Option("--allow-code", help="Allow running the Python functions that the recipe names as scorers."),
 ]
 RecipeName = Annotated[
     str, typer.Argument(help="A packaged recipe (handbook recipes lists them) or a YAML file.")
@@ -49,17 +50,17 @@ OnExecutor = Annotated[
         show_default=False,
     ),
 ]
-Format = Annotated[str, typer.Option("--format", help="Format of the rows, where their columns do not tell.")]
+Format = Annotated[str, typer.Option("--format", help="Format of the rows, if their columns do not show it.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        metavar="FILE's=OURS",
-        help="Read a column of the file under our name, such as question=prompt. Repeatable.",
+        metavar="THEIRS=OURS",
+        help="Rename a column of the file to the name used here, such as question=prompt. Repeatable.",
         show_default=False,
     ),
 ]
-Split = Annotated[str, typer.Option("--split", help="Split, also with a slice: train[:1000].")]
+Split = Annotated[str, typer.Option("--split", help="Split to read, or a slice of it such as train[:1000].")]
 EXECUTORS = {"local": "executor=null", "ray": "executor.kind=ray"}
 
 
@@ -74,3 +75,16 @@ def executor_changes(executor: str | None) -> list[str]:
     if executor not in EXECUTORS:
         raise RecipeError(f"--executor: unknown value '{executor}'. {suggest(executor, EXECUTORS)}")
     return [EXECUTORS[executor]]
+
+
+def fill_paragraphs(app: typer.Typer) -> None:
+    """Join the lines of each paragraph of all commands' help, for the terminal to wrap.
+
+    Typer alone would break them where our docstrings are broken.
+    """
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            fill_paragraphs(group.typer_instance)
+    for command in app.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(part.replace("\n", " ") for part in text.split("\n\n"))

@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
 
 from handbook_utils.cli.view import say_next
 from handbook_utils.convert.flat import convert_recipe
@@ -95,11 +97,16 @@ def show_card(name: str, json: bool) -> None:
     for title, lines in card_sections(card):
         console.print(f"\n{title}", style="bold")
         for line in lines:
-            console.print(f"  {line}", markup=False)
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
     if rows:
-        table = Table("\nhyperparameter", "\nvalue", "\nfrom", box=None, header_style="bold")
+        # names are whole at any width; long values and sources go on in the next line
+        folded = (Column(f"\n{name}", overflow="fold") for name in ("value", "from"))
+        table = Table(Column("\nhyperparameter", no_wrap=True), *folded, box=None, header_style="bold")
+        above = ""
         for key, value, source in rows:
-            table.add_row(key, str(value), source)
+            # a source that stands above is not written again
+            table.add_row(key, str(value), '"' if source == above else source)
+            above = source
         console.print(table)
     command = f"handbook {STAGES[recipe.stage].command} {name}"
     say_next(f"see what it would do: {command} --dry-run; run it: {command}")

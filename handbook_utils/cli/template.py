@@ -45,7 +45,8 @@ def _say_next(model: str, is_fit: bool) -> None:
         say_next(f"train with it: write model: {{name: {model}}} in a recipe")
     else:
         say_next(
-            "use another template: write chat_template: zephyr, chatml or your file under model: in a recipe"
+            "use another template: write chat_template: zephyr, tulu, chatml "
+            "or your file under model: in a recipe"
         )
 
 

@@ -1,4 +1,4 @@
-"""Recipes of axolotl and of LLaMA-Factory, said in the keys of TRL that `flat.py` reads."""
+"""Recipes of axolotl and LLaMA-Factory, with their datasets, as the TRL keys that `flat.py` reads."""
 
 from __future__ import annotations
 

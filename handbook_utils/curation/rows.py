@@ -113,7 +113,7 @@ class SourceRows:
                 break
             yield number, row, reading
         if number and len(problems) == number:
-            raise DataError(f"{problems[0]} So it is with all of the first {number} rows.")
+            raise DataError(f"{problems[0]} The same is true of all the first {number} rows.")
         self.check_unchanged()
 
     def check_unchanged(self) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from handbook_utils.data.split import Split
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.pocket.annotator import ANNOTATORS
+from handbook_utils.pocket.families import ALL_FAMILIES
+from handbook_utils.pocket.vocabulary import NUMBERS
 from handbook_utils.pocket.world import (
     PLAIN_TEXTS,
     PocketPrompt,
@@ -27,7 +29,8 @@ def pocket_rows(name: str, split: Split, *, seed: int) -> Rows:
     """Return the rows of a pocket dataset, the split's slice already taken.
 
     Args:
-        name: "pocket:demonstrations", "pocket:prompts", "pocket:preferences" or "pocket:text".
+        name: "pocket:demonstrations", "pocket:prompts", "pocket:preferences", "pocket:instructions" or
+            "pocket:text".
         split: "train", "dev" or "test", with or without a slice.
         seed: seed of the order and of the answers.
     Raises:
@@ -37,6 +40,7 @@ def pocket_rows(name: str, split: Split, *, seed: int) -> Rows:
         "prompts": _prompts,
         "demonstrations": _demonstrations,
         "preferences": _preferences,
+        "instructions": _instructions,
         "text": _texts,
     }
     short = name.removeprefix(PREFIX)
@@ -52,6 +56,46 @@ def _prompts(split: Split, seed: int) -> Rows:
         {"prompt_id": prompt.prompt_id, "prompt": prompt.text}
         for prompt in prompts(split.base, seed=seed, limit=split.needed)  # type: ignore[arg-type]  # checked there
     ]
+
+
+def _instructions(split: Split, seed: int) -> Rows:
+    """Prompts that ask for what IFEval's checks can see, in the columns of its input_data.jsonl."""
+    rows: Rows = []
+    for prompt in prompts(split.base, seed=seed):  # type: ignore[arg-type]  # checked there
+        asked = _asked(prompt)
+        if asked:
+            ids, arguments = [name for name, _ in asked], [given for _, given in asked]
+            row = {"prompt_id": prompt.prompt_id, "prompt": prompt.text}
+            rows.append({**row, "instruction_id_list": ids, "kwargs": arguments})
+        if split.needed is not None and len(rows) >= split.needed:
+            break
+    return rows
+
+
+def _asked(prompt: PocketPrompt) -> list[tuple[str, dict[str, Any]]]:
+    """What a prompt says has to be in an answer, or must not be; moods, orders and refusals have no check."""
+    family = next(family for family in ALL_FAMILIES if family.name == prompt.family)
+    slots = family.parse(prompt.text) or {}
+    contained = {
+        "story": (["name", "animal"], ["treasure"], ["place"]),
+        "list": (["first"],),
+        "reply": (["name"], ["product"], ["remedy"]),
+        "repeat": (["last"],),
+    }.get(prompt.family, ())
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("keywords:existence", {"keywords": [slots[slot] for slot in group]}) for group in contained
+    ]
+    if prompt.family == "list":
+        asked.append(("keywords:forbidden_words", {"forbidden_words": [slots["without"]]}))
+    if prompt.family == "repeat":
+        # exactly n times: at least n times, and less than one more
+        times = NUMBERS.index(slots["number"]) + 2
+        word = {"keyword": slots["word"]}
+        asked += [
+            ("keywords:frequency", {**word, "frequency": times, "relation": "at least"}),
+            ("keywords:frequency", {**word, "frequency": times + 1, "relation": "less than"}),
+        ]
+    return asked
 
 
 def _demonstrations(split: Split, seed: int) -> Rows:

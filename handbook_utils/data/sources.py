@@ -22,7 +22,7 @@ from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
 from handbook_utils.environment import is_offline
 from handbook_utils.errors import DataError, suggest
-from handbook_utils.runs.state import read_manifest
+from handbook_utils.runs.state import read_manifest, require_finished
 from handbook_utils.schema.stage_table import STAGES
 
 LOGGER = logging.getLogger("handbook_utils")
@@ -184,6 +184,7 @@ def _run_table(path: Path, subset: str | None) -> Iterator[Row]:
     tables = {stage.table, *stage.other_tables}
     if subset is not None and subset not in tables:
         raise DataError(f"{path}: a run of stage '{name}' has no table '{subset}'. {suggest(subset, tables)}")
+    require_finished(path)
     table = path / (subset or stage.table)
     file = table.with_suffix(".parquet")
     if file.exists() or not table.is_dir():

@@ -150,7 +150,7 @@ def _data(facts: CardFacts) -> list[str]:
     ]
     left_out = facts.manifest.get("notes", {}).get("test_rows_left_out")
     if left_out:
-        note.append(f"{left_out:,} rows were left out, for they are also in what it was tested on.")
+        note.append(f"{left_out:,} rows were left out, because they are also in what it was tested on.")
     head = ["stage", "data", "split", "rows used", "licence its card states"]
     return ["## What it learned from", table(head, rows), *note]
 

@@ -90,7 +90,7 @@ def _missing_input(key: str, name: str, path: Path) -> str:
     beside = [entry.parent.name for entry in path.parent.glob("*/manifest.json")]
     near = f" {suggest(name, beside)}" if beside else ""
     return (
-        f"'{key}' reads the earlier run '{name}', and {path} is no run folder.{near} "
+        f"'{key}' reads the earlier run '{name}', and there is no run at {path}.{near} "
         f"Run that stage first, or say where it is: --set {key}.from=PATH."
     )
 

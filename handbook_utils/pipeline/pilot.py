@@ -15,6 +15,7 @@ from handbook_utils.evaluation.judged.summary import summarise_judgements
 from handbook_utils.evaluation.prompt_rows import prompt_means
 from handbook_utils.pipeline.judgements import read_judgements
 from handbook_utils.pipeline.tables import run_scores
+from handbook_utils.runs.state import require_finished
 
 Values = NDArray[np.float64]
 Scores = Mapping[str, Values]
@@ -30,10 +31,13 @@ def pilot_values(sources: Sequence[str], *, by: str, minus: str | None = None, w
         minus: the column of A in a file of scores.
         wins: how often B is higher, minus one half, ties half.
     Raises:
+        RunFolderError: a run that is not finished: its prompts are not all there.
         DataError: the prompts of the two are not the same (one is named), a prompt comes twice, or a
             column is missing.
     """
     if len(sources) == 2:
+        for source in sources:
+            require_finished(source)
         a, b = (run_scores(Path(source), by) for source in sources)
         return _paired(a, b, wins=wins)
     if len(sources) != 1:

@@ -134,6 +134,8 @@ def _split_overrides(overrides: Overrides, pipeline: PipelineRecipe) -> dict[str
         stage, rest = (key.partition(".")[0], "") if named is None else (named, key[len(named) + 1 :])
         if stage not in pipeline.stages or not rest:
             hint = suggest(stage, pipeline.stages)
+            if hint.startswith("There are"):
+                hint = f"Write {next(iter(pipeline.stages))}.{key}, for instance; --dry-run lists the stages."
             raise RecipeError(f"--set {key}: in a pipeline a key starts with a stage's name. {hint}")
         by_stage.setdefault(stage, {})[rest] = value
     return by_stage

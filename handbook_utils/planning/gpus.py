@@ -65,9 +65,7 @@ def read_gpu(text: str) -> Gpu:
     found = _SIZE.fullmatch(text)
     if found and found[2].lower() in _UNITS and float(found[1]) > 0:
         return Gpu(text.strip(), int(float(found[1]) * _UNITS[found[2].lower()]))
-    raise RecipeError(
-        f"--gpu: '{text:.60}' is no size such as 24GiB and no GPU known here. {_nearest(plain)}"
-    )
+    raise RecipeError(f"--gpu: '{text:.60}' is no size such as 24GiB and no known GPU. {_nearest(plain)}")
 
 
 def room_text(gpu: Gpu) -> str:

@@ -96,7 +96,10 @@ def read_pipeline(out: Path | str) -> dict[str, RunView]:
     for name, recipe in _planned(folder).items():
         views.setdefault(name, RunView(name, folder / name, str(recipe["stage"]), "planned", recipe))
     if not views:
-        raise RunFolderError(f"{folder}: holds no run. Give the folder that `handbook run` wrote (--out).")
+        problem = "holds no run" if folder.is_dir() else "no such folder"
+        raise RunFolderError(
+            f"{folder}: {problem}. Give a run folder, or the folder that `handbook run` wrote (--out)."
+        )
     return in_order(views)
 
 

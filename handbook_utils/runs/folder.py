@@ -29,10 +29,10 @@ from handbook_utils.runs.log import LOGGER, log_file
 from handbook_utils.runs.state import (
     damaged_outputs,
     differences,
-    is_finished,
     output_checksums,
     read_manifest,
     read_table,
+    require_finished,
 )
 from handbook_utils.schema.recipe import recipe_to_dict, recipe_to_yaml
 from handbook_utils.schema.sections import Source
@@ -321,9 +321,7 @@ def _leave(path: Path, error: Exception, made: Sequence[Path]) -> None:
 def read_result(path: str | Path) -> RunResult:
     """The final metrics of a finished run."""
     path = Path(path)
-    manifest = read_manifest(path)
-    if not is_finished(path):
-        raise RunFolderError(f"{path}: the run is {manifest['status']}, not finished. Run it again to go on.")
+    require_finished(path)
     record = _result_of(path)
     named = "final_metrics" if "final_metrics" in record else "figures"  # runs up to November 2026
     metrics = {name: Estimate.from_json(figure) for name, figure in record.pop(named).items()}

@@ -39,6 +39,17 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def require_finished(path: str | Path) -> None:
+    """Refuse the folder of a run that has not finished: what it holds is not all there.
+
+    Raises:
+        RunFolderError: it is not finished, or no run folder.
+    """
+    status = read_manifest(path)["status"]
+    if status != "finished":
+        raise RunFolderError(f"{path}: the run is {status}, not finished. Run it again to go on.")
+
+
 def is_finished(path: str | Path) -> bool:
     """Whether a folder holds a finished run."""
     folder = Path(path)

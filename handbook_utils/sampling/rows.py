@@ -41,6 +41,8 @@ class AnsweredRow:
 def read_answered(name: str, *, split: str = "train") -> list[AnsweredRow]:
     """Rows with an answer, or with a pair of them, in any of the formats that training reads.
 
+    Rows of `prompt` and `response` are read too, as IFEval and others write a model's answers.
+
     Of a conversation of several turns the last answer counts, given all before it.
 
     Args:
@@ -51,7 +53,12 @@ def read_answered(name: str, *, split: str = "train") -> list[AnsweredRow]:
     """
     first, rows = read_rows(Origin(name, parse_split(split)))
     is_pair = set(SIDES) <= set(rows[0])
-    normalise = Normaliser(kind="preference" if is_pair else "conversation", name=name)
+    is_plain = {"prompt", "response"} <= set(rows[0]) and not {"completion", "messages"} & set(rows[0])
+    normalise = Normaliser(
+        kind="preference" if is_pair else "conversation",
+        name=name,
+        columns={"response": "completion"} if is_plain and not is_pair else {},
+    )
     seen: Counter[str] = Counter()
     found = []
     for number, row in enumerate(rows, start=first):

@@ -16,6 +16,7 @@ from handbook_utils.runs.folder import RunFolder
 from handbook_utils.runs.state import read_part
 from handbook_utils.sampling.execution.parts import write_part, write_samples
 from handbook_utils.sampling.metrics import mean_over_prompts
+from handbook_utils.sampling.scoring.instructions.accuracy import instruction_columns, instruction_metrics
 from handbook_utils.sampling.selection.annotate import Annotation, annotate, load_annotator
 from handbook_utils.sampling.tables import pairs_table, sample_parts
 from handbook_utils.schema.stages import AnnotateRecipe, GenerateRecipe
@@ -62,10 +63,10 @@ def run_annotate(recipe: AnnotateRecipe, run: RunFolder) -> dict[str, Estimate]:
 
 
 def sample_metrics(table: pa.Table) -> dict[str, Estimate]:
-    """Means of tokens and words of an answer, and how often one was cut at the limit.
+    """Means of tokens and words of an answer, how often one was cut, and instruction-level accuracies.
 
     Args:
-        table: prompt_id, tokens, words and finish_reason of each answer.
+        table: prompt_id, tokens, words and finish_reason of each answer, and scores where there are any.
     """
     ids = _prompt_numbers(table["prompt_id"])
     tokens, words = (table[name].to_numpy().astype(np.float64) for name in ("tokens", "words"))
@@ -74,7 +75,9 @@ def sample_metrics(table: pa.Table) -> dict[str, Estimate]:
     rates = {"truncated_rate": mean_estimate(cut[finished] * 1.0, clusters=ids[finished], unit="rate")}
     if rejected.any():
         rates["rejected_rate"] = mean_estimate(rejected * 1.0, clusters=ids, unit="rate")
+    scores = {name: table[name].to_numpy() for name in instruction_columns(table.column_names)}
     return {
+        **instruction_metrics(scores, ids),
         "tokens": mean_over_prompts(tokens, ids, unit="tokens"),
         "words": mean_over_prompts(words[finished], ids[finished], unit="words"),
         **rates,

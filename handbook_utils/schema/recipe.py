@@ -159,8 +159,20 @@ def find_recipe(name: str) -> Path:
         return path
     names = recipe_names()
     if name not in names:
-        raise RecipeError(f"no packaged recipe is called '{name}'. {suggest(name, names)}")
+        raise _no_such_recipe(name, names)
     return Path(str(files("handbook_utils").joinpath("recipes", f"{name}.yaml")))
+
+
+def _no_such_recipe(name: str, names: Sequence[str]) -> RecipeError:
+    if Path(name).is_dir():
+        hint = "Name a packaged recipe or a YAML file."
+        if (Path(name) / "manifest.json").exists():
+            hint += f" To have it read this run, add --set model.from={name}."
+        return RecipeError(f"{name}: a folder, not a recipe. {hint}")
+    hint = suggest(name, names)
+    if hint.startswith("There are"):
+        hint = "None is close to it; `handbook recipes` lists them all."
+    return RecipeError(f"no packaged recipe is called '{name}'. {hint}")
 
 
 def _no_such_file(path: Path) -> RecipeError:

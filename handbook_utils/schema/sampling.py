@@ -95,6 +95,19 @@ class JsonSection(Section):
     schema_: dict[str, Any] = Field(alias="schema", description="absent keys allow anything: {} is any JSON")
 
 
+class InstructionsSection(Section):
+    """1 where the answer follows the prompt's verifiable instructions, as IFEval checks them, else 0."""
+
+    kind: Literal["instructions"]
+    prompts: DataSource = Field(description="rows with prompt, instruction_id_list and kwargs, as in IFEval")
+    reward: Literal["all", "share"] = Field(
+        "all", description="all: 1 where all of a prompt's instructions are followed; share: how many are"
+    )
+    loose: bool = Field(
+        False, description="also without the first line, the last line or stars; else as the answer stands"
+    )
+
+
 class LengthSection(Section):
     """1 where the answer's length is within the bounds, else 0."""
 
@@ -174,6 +187,7 @@ ScorerSection = Annotated[
     | Annotated[RegexSection, Tag("regex")]
     | Annotated[AnswerSection, Tag("answer")]
     | Annotated[JsonSection, Tag("json_schema")]
+    | Annotated[InstructionsSection, Tag("instructions")]
     | Annotated[LengthSection, Tag("length")]
     | Annotated[FunctionSection, Tag("function")]
     | Annotated[JudgeSection, Tag("judge")],

@@ -75,7 +75,7 @@ class TrainedModelSection(ModelSection):
     """The model that a training stage starts from."""
 
     chat_template: Annotated[str | None, Reads("file")] = Field(
-        None, description="for a tokenizer without one: zephyr, chatml, a .jinja file or text"
+        None, description="for a tokenizer without one: zephyr, tulu, chatml, a .jinja file or text"
     )
     adapter: Literal["continue", "stack", "merge"] | None = Field(
         None, description="what to do where the start model is an adapter"

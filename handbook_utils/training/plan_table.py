@@ -27,7 +27,7 @@ def _lines(plan: Mapping[str, Any]) -> dict[str, str]:
     if plan["rows"] is not None and plan["rows"] != plan["examples"]:
         rows += " after packing and leaving out"
     batch = f"{plan['per_device_batch']} per device x {plan['accumulation']} accumulated"
-    batch += f" x {plan['processes']} processes"
+    batch += f" x {plan['processes']} process{'es' if plan['processes'] != 1 else ''}"
     if plan.get("max_tokens_per_batch") is not None:
         batch = f"{plan['accumulation']} passes x {plan['processes']} processes"
         batch += f", at most {plan['max_tokens_per_batch']:,} tokens in each,"

@@ -1,12 +1,15 @@
 """Write `schema/trainer_fields.json`: what `training:` in a recipe may hold; checking it then needs no TRL.
 
-python -m handbook_utils.training.snapshot_fields
+python -m handbook_utils.training.snapshot_fields             write it, for what is installed
+python -m handbook_utils.training.snapshot_fields --changes   say what that would change, and write nothing
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from importlib import metadata
@@ -87,6 +90,44 @@ def _choices_in_help(field: Field[Any]) -> list[str]:
     return _QUOTED.findall(found.group(1).split(". ")[0])
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two snapshots: a line per field, with the packaged recipes that set it.
+
+    >>> changes({"sft": {"lr": {"default": 1}}}, {"sft": {"lr": {"default": 2}}})
+    ['sft.lr: default 1 -> 2']
+    """
+    setting = _recipes_by_field()
+    lines = []
+    for stage in sorted({*before, *after} - {"made_with"}):
+        old, new = before.get(stage, {}), after.get(stage, {})
+        for name in sorted({*old, *new}):
+            for what in _difference(old.get(name), new.get(name)):
+                users = setting.get((stage, name), [])
+                lines.append(f"{stage}.{name}: {what}" + (f"; set by {', '.join(users)}" if users else ""))
+    return lines
+
+
+def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterator[str]:
+    if old is None or new is None:
+        yield "new" if old is None else "gone"
+        return
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            yield f"{key} {old.get(key)} -> {new.get(key)}"
+
+
+def _recipes_by_field() -> dict[tuple[str, str], list[str]]:
+    """Packaged recipes by the stage and field that their `training:` sets."""
+    from handbook_utils.schema.recipe import load_recipe, recipe_names
+
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        for field in getattr(recipe, "training", {}):
+            found.setdefault((recipe.stage, field), []).append(name)
+    return found
+
+
 def _plain_default(field: Field[Any]) -> Any:
     value = field.default_factory() if field.default_factory is not MISSING else field.default
     if value is MISSING:
@@ -94,6 +135,19 @@ def _plain_default(field: Field[Any]) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def main() -> None:
+    """Write the snapshot, or print what writing it would change."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--changes", action="store_true", help="print the changes, and write nothing")
+    text = render_snapshot()
+    if not parser.parse_args().changes:
+        SNAPSHOT.write_text(text, encoding="utf-8")
+        print(SNAPSHOT)
+        return
+    before, after = json.loads(SNAPSHOT.read_text(encoding="utf-8")), json.loads(text)
+    print(f"from {before['made_with']} to {after['made_with']}")
+    print("\n".join(changes(before, after)) or "no field of a trainer's configuration changes")
+
+
 if __name__ == "__main__":
-    SNAPSHOT.write_text(render_snapshot(), encoding="utf-8")
-    print(SNAPSHOT)
+    main()

@@ -230,6 +230,30 @@ def test_solutions_are_folded_until_asked_for(page: Page) -> None:
     assert code.is_visible()
 
 
+# how bright the palest words are: 0 is black, 255 is white, as paper is
+PALEST = """() => Math.max(...[...document.querySelectorAll('article :is(p, li, code, pre span, td, h2)')]
+    .filter(each => each.getClientRects().length)
+    .map(each => getComputedStyle(each).color.match(/\\d+/g).slice(0, 3).map(Number))
+    .map(([red, green, blue]) => 0.2126 * red + 0.7152 * green + 0.0722 * blue))"""
+CUT = """() => [...document.querySelectorAll('article *')]
+    .filter(each => each.clientWidth && each.scrollWidth > each.clientWidth + 2 && !each.closest('.katex'))
+    .map(each => each.tagName + '.' + each.className)"""
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_a_page_on_paper_is_whole_open_and_dark_on_white(page: Page, mode: str) -> None:
+    page.goto("book/sft.html", wait_until="networkidle")
+    page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
+    page.set_viewport_size({"width": 680, "height": 960})  # about what A4 leaves between margins
+    solution = page.locator("details:has-text('Solution') pre").first
+    assert not solution.is_visible()
+    page.emulate_media(media="print")
+    assert solution.is_visible()
+    assert page.evaluate(CUT) == []
+    assert page.evaluate(PALEST) < 140
+    assert not page.locator(".bd-sidebar-primary").is_visible()
+
+
 def test_a_missing_browser_is_a_failure_where_one_is_required(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """Does the package work with the newest libraries it allows, and with the oldest? A table says with which.
 
-python tests/compatible/run.py [newest] [lowest] [lm-eval] [--store]
+python tests/compatible/run.py [newest] [lowest] [lm-eval] [notebooks] [--store]
 
 For each, a fresh environment is made with the package as a wheel, without pins (newest) or with those of
 `constraints-lowest.txt` (lowest). The shrunk main job and the contract tests run in it, side by side.
 `lm-eval` is the environment of that extra, which wants older libraries than the others, with its contract.
+`notebooks` runs every notebook as on Colab, in an environment that its own first cell fills: only when asked,
+since it takes as long as the notebooks do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+import first_cells  # noqa: E402
+
 WORK = ROOT / "_build" / "compatible"
 TESTED = ROOT / "handbook_utils" / "libraries" / "tested.json"
 LOWEST_FILE = ROOT / "constraints-lowest.txt"
@@ -37,11 +42,11 @@ CONTRACTS = [
 def main() -> None:
     """Run what is asked for; exit with 1 where something fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="*", choices=["newest", "lowest", "lm-eval"], help="Default: all.")
+    parser.add_argument("which", nargs="*", choices=list(TRIED), help="Default: the first three.")
     parser.add_argument("--store", action="store_true", help="Note the newest releases as tested.")
     asked = parser.parse_args()
     which = asked.which or ["newest", "lowest", "lm-eval"]
-    failed = [name for name in which if not (_harness_holds() if name == "lm-eval" else _holds(name))]
+    failed = [name for name in which if not TRIED[name]()]
     found = {name: _versions(name) for name in which}
     print("\n" + _table(found))
     if failed:
@@ -94,6 +99,16 @@ def _harness_holds() -> bool:
     return done.returncode == 0
 
 
+def _first_cells_hold() -> bool:
+    """Run every notebook in an environment that its own first cell fills."""
+    start = time.monotonic()
+    shutil.rmtree(WORK / "notebooks", ignore_errors=True)
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    failed = first_cells.failing(WORK / "notebooks", first_cells.all_names())
+    print(f"notebooks: {time.monotonic() - start:.0f} s in all; failed: {', '.join(failed) or 'none'}")
+    return not failed
+
+
 def _environment(folder: Path, constraints: list[str], *, extra: str = "notebook") -> str:
     """A fresh environment with the package as a wheel; returns its Python."""
     python = str(folder / "bin" / "python")
@@ -135,6 +150,13 @@ def _store(newest: dict[str, str]) -> None:
     tested = {name: [lowest[name.lower()], version.partition("+")[0]] for name, version in newest.items()}
     TESTED.write_text(json.dumps(tested, indent=2) + "\n", encoding="utf-8")
 
+
+TRIED = {
+    "newest": lambda: _holds("newest"),
+    "lowest": lambda: _holds("lowest"),
+    "lm-eval": _harness_holds,
+    "notebooks": _first_cells_hold,
+}
 
 if __name__ == "__main__":
     main()

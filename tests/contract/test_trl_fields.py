@@ -10,7 +10,7 @@ import pytest
 
 from handbook_utils.errors import RecipeError
 from handbook_utils.schema.fields import trainer_fields
-from handbook_utils.training.snapshot_fields import SNAPSHOT, render_snapshot
+from handbook_utils.training.snapshot_fields import SNAPSHOT, changes, render_snapshot
 
 
 def test_the_stored_fields_are_those_of_the_releases_they_were_read_from() -> None:
@@ -70,3 +70,18 @@ def test_a_field_that_the_installed_release_lacks_is_named() -> None:
 
     with pytest.raises(RecipeError, match=r"training\.of_tomorrow: SFTConfig of the installed trl"):
         installed_names(CONFIGS["sft"], {"of_tomorrow": 1})
+
+
+def test_what_a_release_changes_is_told_field_by_field_with_the_recipes_it_touches() -> None:
+    before = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    after = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    assert changes(before, after) == []
+    del after["dpo"]["beta"]
+    after["sft"]["packing"]["default"] = not after["sft"]["packing"]["default"]
+    after["kto"]["brand_new"] = {"types": ["int"], "choices": None, "default": 3}
+    gone, new, default = changes(before, after)
+    assert gone.startswith("dpo.beta: gone; set by ")
+    assert "pocket/dpo" in gone
+    assert new == "kto.brand_new: new"
+    assert default.startswith("sft.packing: default ")
+    assert "tulu3/sft" in default

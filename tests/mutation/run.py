@@ -40,10 +40,11 @@ STORE = ROOT / "book" / "results" / "mutation.json"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 # what is changed, and the tests that have to notice it, quick ones first
 TESTS: dict[str, list[str]] = {
-    "evaluation/judged/": ["test_judged", "test_estimators_held"],
+    "evaluation/judged/": ["test_judged", "test_estimators_held", "test_selection_held"],
     "evaluation/reward/": ["test_reward_report_held", "test_reward_report"],
     "evaluation/power": ["test_power", "test_estimators_held"],
     "evaluation/two_level": ["test_judged"],
+    "evaluation/agreement": ["test_agreement"],
     "evaluation/coverage": ["test_coverage", "test_estimators_held", "test_statistics", "test_win_rate"],
     "evaluation/": [
         *("test_statistics", "test_win_rate", "test_best_of_n", "test_kl", "test_evaluation_held"),

@@ -28,7 +28,8 @@ ARCHITECTURES = {
 
 ASKED = [{"role": "user", "content": "Name a tree."}]
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("An oak.", "No."))
-# columns as the data sets have them; the alignment-handbook's own files name those of the last three
+# columns as the data sets have them, but for those that nobody reads (of Tülu 3's: id, source), which are
+# warned of; the alignment-handbook's own files name those of the last three
 SCHEMAS: dict[str, dict[str, Any]] = {
     "ultrachat_200k": {"prompt": "Name a tree.", "prompt_id": "1", "messages": [*ASKED, GOOD]},
     "ultrafeedback_binarized": {
@@ -39,6 +40,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "smoltalk2:Preference": {
         **{"prompt": "Name a tree.", "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
         "chat_template_kwargs": {"enable_thinking": False},
+    },
+    "preference-mixture": {
+        **{"prompt": "Name a tree.", "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
     },
     "conversation": {"messages": [*ASKED, GOOD]},
     "preference": {"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},

@@ -33,7 +33,7 @@ def render(name: str, messages: list[Any], *, is_prompt: bool) -> str:
 
 
 def test_the_packaged_templates_are_these() -> None:
-    assert template_names() == ["chatml", "zephyr"]
+    assert template_names() == ["chatml", "tulu", "zephyr"]
 
 
 @pytest.mark.parametrize("start", range(len(TALK) - 1))
@@ -43,6 +43,20 @@ def test_a_training_text_is_its_prompt_the_answer_and_one_end(name: str, end: st
     whole = render(name, [*TALK[start:], ANSWER], is_prompt=False)
     assert whole == prompt + ANSWER["content"] + end
     assert whole.count(end) == len(TALK) - start + 1
+
+
+@pytest.mark.parametrize("start", range(len(TALK) - 1))
+def test_in_tulu_only_the_assistants_turns_end_with_a_token(start: int) -> None:
+    prompt = render("tulu", TALK[start:], is_prompt=True)
+    whole = render("tulu", [*TALK[start:], ANSWER], is_prompt=False)
+    assert whole == prompt + ANSWER["content"] + "</s>"
+    assert whole.count("</s>") == 1 + sum(turn["role"] == "assistant" for turn in TALK[start:])
+    assert render("tulu", TALK[1:3], is_prompt=False) == "<s><|user|>\nHi\n<|assistant|>\nHello.</s>"
+
+
+def test_a_prompt_in_tulu_that_follows_an_answer_is_the_start_of_the_longer_talk() -> None:
+    longer = render("tulu", [*TALK[:3], ANSWER], is_prompt=False)
+    assert longer.startswith(render("tulu", TALK[:3], is_prompt=True))
 
 
 def test_zephyr_starts_with_one_beginning_token_and_writes_a_turn_as_published() -> None:

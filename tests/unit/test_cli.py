@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ COMMANDS = [
     "win-rate",
     "power",
     "reward-report",
+    "instruction-report",
     "merge",
     "report",
     "diagnose",
@@ -52,6 +54,18 @@ def test_a_command_offers_another_executor_where_one_of_its_recipes_has_that_sec
     recipes = [stage.recipe for stage in STAGES.values() if stage.command == command]
     offered = "--executor" in handbook(command, "--help")[1]
     assert offered == any("executor" in recipe.model_fields for recipe in recipes)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "export", "check-served", "data curate", "data label"])
+def test_help_breaks_a_line_only_where_the_terminal_ends(handbook, command):
+    out = handbook(*command.split(), "--help", columns=80)[1]
+    prose = [line.strip() for line in out.partition("╭")[0].splitlines()]
+    words_that_fit = [
+        after.split()[0]
+        for line, after in pairwise(prose)
+        if line and after and len(line) + 1 + len(after.split()[0]) <= 78
+    ]
+    assert words_that_fit == []
 
 
 def test_help_lists_every_command(handbook):
@@ -175,6 +189,12 @@ def test_every_stage_says_what_to_do_next_by_a_command_that_exists():
 
 def test_an_unknown_command_exits_with_2(handbook):
     assert handbook("trian")[0] == 2
+
+
+def test_a_card_cuts_no_name_and_no_source_at_80_columns(handbook):
+    out = handbook("recipes", "zephyr-7b-beta/sft", columns=80)[1]
+    assert "training.per_device_train_batch_size " in out
+    assert "…" not in out
 
 
 def test_recipes_as_json_lists_every_packaged_recipe(handbook):

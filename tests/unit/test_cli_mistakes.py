@@ -128,6 +128,11 @@ MISTAKES = [
     ("template model --data rows.jsonl --row 9", "asks for rows 8 to 9, but 'train' has 4"),
     ("recipes pocket/dpoo", "Did you mean 'pocket/dpo'?"),
     ("recipes mine.yaml", "mine.yaml: not a packaged recipe"),
+    ("evaluate notes", "notes: a folder, not a recipe"),
+    ("evaluate runs/sft", "`handbook recipes` lists them all"),
+    ("report nope", "nope: no such folder"),
+    ("run pocket/pipeline --set training.max_steps=3", ".training.max_steps, for instance"),
+    ("power --win-rate 55", "--win-rate must be between 0 and 1"),
 ]
 
 

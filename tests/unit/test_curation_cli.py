@@ -114,7 +114,7 @@ def test_help_names_every_rule_and_gives_an_example(handbook: Handbook) -> None:
     assert "Example: handbook data show" in handbook("data", "--help")[1]
     out = handbook("data", "curate", "--help")[1]
     assert all(name in out for name in RULES)
-    assert "FILE's=OURS" in out
+    assert "THEIRS=OURS" in out
 
 
 @pytest.mark.parametrize(

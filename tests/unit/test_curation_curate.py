@@ -388,7 +388,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 
 def test_a_source_that_was_misunderstood_is_an_error_and_not_a_hundred_bad_rows(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": f"{n}?"}]} for n in range(150)]
-    with pytest.raises(DataError, match="So it is with all of the first 100 rows"):
+    with pytest.raises(DataError, match="The same is true of all the first 100 rows"):
         curate(opened(write(tmp_path / "x.jsonl", rows)), tmp_path / "clean")
 
 

@@ -599,5 +599,5 @@ def test_the_last_lines_tell_what_was_found_and_what_to_do_next(serve, handbook:
     assert code == 0
     assert "4 of 4 items labelled (compare)" in printed
     assert "both orders agree in 100%; the answer shown first won in 50%" in printed
-    assert "verdicts that a text to the judge did not change: " in printed
+    assert "verdicts unchanged by a text that addresses the judge: " in printed
     assert "next: name labels/labels.jsonl under data: of a recipe that learns from pairs" in printed

@@ -141,3 +141,21 @@ def test_the_command_says_what_to_plan_with(tmp_path: Path) -> None:
         refused = run.invoke(app, arguments)
         assert isinstance(refused.exception, DataError)
         assert message in str(refused.exception)
+
+
+@pytest.mark.parametrize("command", ["power", "score", "instruction-report"])
+def test_a_run_that_is_not_finished_is_refused_since_its_rows_are_not_all_there(
+    handbook: Any, tmp_path: Path, command: str
+) -> None:
+    half = tmp_path / "half"
+    (half / "scores").mkdir(parents=True)
+    manifest = {"format": 1, "stage": "evaluate", "status": "running", "recipe": {}}
+    (half / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    options = {
+        "power": (half, half, "--effect", "0.1"),
+        "score": (half, "-s", "fits={kind: length, at_most: 2}", "--out", tmp_path / "out.jsonl"),
+        "instruction-report": (half, "--prompts", "pocket:instructions"),
+    }[command]
+    code, _, err = handbook(command, *options)
+    assert code == 2
+    assert f"{half}: the run is running, not finished. Run it again to go on." in err

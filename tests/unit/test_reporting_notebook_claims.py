@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -171,8 +172,9 @@ def test_a_claim_that_survives_ends_the_command_with_1(notebooks, monkeypatch, t
     assert main(["--only", "tony"]) == 2
 
 
-def test_calibration_runs_the_notebook_as_it_is_on_disk(notebooks, tmp_path):
-    run_notebooks([7], tmp_path / "out", notebooks, claims_to_calibrate(notebooks))
+def test_calibration_runs_the_notebook_as_it_is_on_disk(notebooks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_notebooks([7], Path("out"), notebooks, claims_to_calibrate(notebooks))
     records = tmp_path / "out" / "seed-7-notebooks" / "toy" / "claims"
     assert {path.stem for path in records.glob("*.json")} == {"first-claim", "second-claim"}
 

@@ -17,17 +17,21 @@ from handbook_utils.errors import DataError, RecipeError
 from handbook_utils.evaluation import statistics
 from handbook_utils.evaluation import win_rate as comparisons
 from handbook_utils.evaluation.coverage_table import CoverageRow
+from handbook_utils.evaluation.judged.summary import JudgedReport
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate, with_cautions
 from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
 from handbook_utils.pipeline.compare import Comparison
 from handbook_utils.pipeline.evaluate import score_means
-from handbook_utils.records import Completion, Estimate
+from handbook_utils.records import Completion, Estimate, ScoredCompletion
 from handbook_utils.sampling.rows import read_answered
 from handbook_utils.sampling.selection.annotate import annotate, load_annotator
 from handbook_utils.sampling.selection.choose import Rule, choose
 from handbook_utils.sampling.selection.distinct import first_of_each_text, first_of_the_alike
 from handbook_utils.sampling.selection.groups import group_rows
 from handbook_utils.sampling.selection.rows import select_rows
+from handbook_utils.sampling.selection.select import select
+from handbook_utils.sampling.selection.stage import check_chosen
+from handbook_utils.schema.recipe import load_recipe
 
 ANSWERS = {"p0": ["Moon.", "River.", "Stone."], "p1": ["Moon.", "Moon."], "p2": ["River.", "River.", "Moon."]}
 
@@ -213,3 +217,38 @@ def test_texts_as_similar_as_allowed_are_both_kept() -> None:
     texts = ["a b c d", "a b c e"]  # one run of three in common, of three
     for most, expected in ((1 / 3, [True, True]), (0.33, [True, False])):
         assert first_of_the_alike(groups, np.arange(2), texts, max_similarity=most).tolist() == expected
+
+
+def test_one_kind_of_refusals_alone_has_one_rate_and_flags_have_no_mean() -> None:
+    flags = {"gold.refused": [1.0, 0.0], "gold.benign": [1.0, 1.0], "gold.advice": [1.0, 1.0]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        found = score_means(pa.table({"prompt_id": ["a", "b"], "sample_index": [0, 0], **flags}))
+    assert list(found) == ["refusal_rate_benign"]
+    assert found["refusal_rate_benign"].value == 0.5
+
+
+def test_a_selection_without_a_seed_is_that_of_seed_0() -> None:
+    rows = [
+        ScoredCompletion(f"p{number}", place, [], f"answer {place}", 1, "stop", 0.0, {"proxy": 0.0})
+        for number in range(40)
+        for place in range(4)
+    ]
+    chosen = [
+        select(rows, by="random", strategy="random", **seed) for seed in ({}, {"seed": 0}, {"seed": -1})
+    ]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_nothing_to_select_from_and_nothing_selected_are_told_apart() -> None:
+    recipe = load_recipe("pocket/rft-best")
+    with pytest.raises(DataError, match=r"no samples to select from\. Check the `data`"):
+        check_chosen(recipe, samples=0, chosen=0, unscored=0)
+    with pytest.raises(DataError, match="none of 4 samples has a score"):
+        check_chosen(recipe, samples=4, chosen=0, unscored=0)
+
+
+def test_a_judged_report_cannot_be_changed() -> None:
+    report = JudgedReport({}, 0, 0, ())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.rows = 1  # type: ignore[misc]

@@ -20,26 +20,28 @@ def check_served(
     url: Annotated[str, typer.Option(help="The server, up to /v1, such as http://localhost:8000/v1.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Its name at the server. Default: the only one it lists."),
+        typer.Option("--model", "-m", help="The model's name on the server. Default: the only one it lists."),
     ] = None,
     prompts_only: Annotated[
-        bool, typer.Option("--prompts-only", help="Compare prompts alone; the trained model is not loaded.")
+        bool, typer.Option("--prompts-only", help="Compare only prompts; the trained model is not loaded.")
     ] = False,
     key_env: Annotated[
         str | None, typer.Option(help="Environment variable that holds the server's key.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one try of one answer.")] = 120.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Tries of one answer.")] = 3,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds to wait for an answer, per attempt.")
+    ] = 120.0,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts per answer.")] = 3,
     json: Json = False,
 ) -> None:
     """Compare a running server with the model that was trained: its prompts' tokens, then its answers.
 
-    A few short conversations are sent as messages, so the server applies its own chat template. If it says
-    how many tokens it made of them, the counts are compared with training; if it sends the tokens (vLLM),
-    these are. Then its likeliest answers are compared with those of the trained model, by log-probabilities
-    too where the server has them. For vLLM, transformers serve, and other servers of OpenAI's API.
+    A few short conversations are sent as messages, so the server applies its own chat template. Their tokens
+    are compared with those of training, or their number if the server reports no more than that. Then the
+    server's most likely answers are compared with those of the trained model, and their log-probabilities if
+    the server returns them. For vLLM, transformers serve, and other servers with OpenAI's API.
 
-    Exit code 0: nothing tells them apart. 1: something does. 2: they could not be compared.
+    Exit code 0: no difference found. 1: they differ. 2: they could not be compared.
 
     Example: handbook check-served runs/dpo --url http://localhost:8000/v1
     """
@@ -78,7 +80,7 @@ def _show(report: ServedReport, run: str) -> None:
     console.print(Text(f"compared on {len(report.prompts)} conversations: {', '.join(said)}", style="dim"))
     for name, reason in report.refused.items():
         console.print(
-            Text(f"  not asked, for the trained template refuses it: '{name}': {reason}", style="dim")
+            Text(f"  not asked, because the trained template refuses it: '{name}': {reason}", style="dim")
         )
     if report.is_same:
         console.print(Text(f"{report.url}: nothing tells '{report.model}' from {run}"))
@@ -107,6 +109,6 @@ def _table(report: ServedReport) -> Table:
 
 def _compared(report: ServedReport) -> list[str]:
     """What of the two was compared, in words."""
-    said = ["tokens" if report.by == "ids" else "numbers of tokens, for the server sends no more"]
+    said = ["tokens" if report.by == "ids" else "numbers of tokens, because the server reports no more"]
     said += [f"{len(report.answers)} answers" if report.answers else "no answers"]
     return [*said, *(["their log-probabilities"] if report.has_logprobs else [])]

@@ -34,6 +34,13 @@ SAID = {
     "too_short": "10 records of the loss or the reward are needed, or 3 evaluations",
     "unknown": "not the log of a language model's training, as far as its names say",
 }
+NEXT = {
+    "faulty": "try the remedy of the first fault, train again, and diagnose that run",
+    "caution": "try the remedies above, or let it train on and look again: --follow",
+    "healthy": "a log cannot say whether answers are better: handbook evaluate --help",
+    "too_short": "look again when the log is longer; --follow does that by itself",
+    "unknown": "if it is a training log, say what is trained: --kind sft, dpo, grpo, ...",
+}
 
 
 def diagnose(
@@ -41,7 +48,8 @@ def diagnose(
         list[Path],
         typer.Argument(
             help="Run folders or log files: metrics.jsonl, trainer_state.json, trainer_log.jsonl, "
-            "TensorBoard event files and CSV, trackers' CSV, notebooks, or the text that training printed.",
+            "TensorBoard event files and CSV, CSV exported by trackers, notebooks, or the text that training "
+            "printed.",
             show_default=False,
         ),
     ],
@@ -51,8 +59,8 @@ def diagnose(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What the run trains: sft, dpo, kto, orpo, reward, grpo or ppo. By default the log says it; "
-            "where it holds only a loss, that is a guess.",
+            help="What the run trains: sft, dpo, kto, orpo, reward, grpo or ppo. Default: inferred "
+            "from the log; a guess if it holds only a loss.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +69,7 @@ def diagnose(
         bool, typer.Option("--follow", help="Read again whenever the log grows; end with Ctrl-C.")
     ] = False,
 ) -> None:
-    """Read a training log of any tool, and say what is wrong with the run.
+    """Read a training log from any tool, and say what is wrong with the run.
 
     Each finding has its evidence, how sure it is, what it commonly means, and one thing to try.
     A verdict is healthy, caution, faulty, too_short or unknown.
@@ -69,6 +77,7 @@ def diagnose(
     Examples: handbook diagnose runs/sft; handbook diagnose trainer_state.json --json --strict;
     handbook diagnose losses.csv --kind dpo
     """
+    from handbook_utils.cli.view import say_next
     from handbook_utils.diagnosis.diagnose import check_kind, diagnose_files
     from handbook_utils.diagnosis.reading.logs import merge_tags
     from handbook_utils.errors import DataError
@@ -88,6 +97,7 @@ def diagnose(
     else:
         for group, diagnosis in found:
             show(diagnosis, _name(group), Console(highlight=False))
+        say_next(NEXT[min((diagnosis.verdict for _, diagnosis in found), key=list(NEXT).index)])
     if strict and any(diagnosis.verdict == "faulty" for _, diagnosis in found):
         raise typer.Exit(1)
 

@@ -86,7 +86,7 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out prompts, or best-of-n on scored samples; with --tasks on benchmarks.
 
-    With --tasks, questions are asked through the chat template, with the tokens of training. Every figure
+    With --tasks, questions are asked through the chat template, tokenized as in training. Every figure
     of the lm-evaluation-harness is shown beside ours, with an interval over questions. --against compares
     with a baseline question by question, with p-values corrected for the number of comparisons.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder that holds a model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; not there yet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist yet.")],
     dtype: Annotated[
         str, typer.Option(help="Weights: float32, bfloat16 or float16; auto: as they are stored.")
     ] = "auto",
@@ -31,7 +31,7 @@ def export(
     ] = None,
     push: Annotated[
         str | None,
-        typer.Option(help="Upload the folder as OWNER/NAME to the Hugging Face hub. Token: HF_TOKEN."),
+        typer.Option(help="Upload the folder to the Hugging Face hub as OWNER/NAME; token from HF_TOKEN."),
     ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="With --push: a new repository is public. Default: private.")
@@ -40,9 +40,10 @@ def export(
 ) -> None:
     """Write a trained model as a folder that vLLM and transformers serve as it is, with a model card.
 
-    An adapter is merged into its base. The token that ends a trained answer becomes the end in tokenizer and
-    generation settings. The folder also holds an Ollama Modelfile and README.md, a model card written from
-    the run's records: data, figures with intervals, licences, and what was not measured.
+    An adapter is merged into its base. The token that ends a trained answer becomes the end token of
+    the tokenizer and the generation settings. The folder also holds an Ollama Modelfile, and a model card
+    (README.md) written from the run's records: data, figures with intervals, licences, and what was not
+    measured.
 
     Nothing is sent anywhere without --push. A killed export goes on when the command is run again.
 

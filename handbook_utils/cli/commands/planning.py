@@ -51,12 +51,12 @@ def plan(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Show the memory that a training run takes by part, whether it fits, what makes it fit, and the time.
+    """Estimate the memory of a training run by part, whether it fits, what would make it fit, and the time.
 
-    Needs no GPU and no network; of the model only its config.json. An earlier run that the recipe reads must
-    be there, or be replaced: --set 'model={name: MODEL}'.
-    A step is computed on tensors without data, for the longest rows of your data.
-    What only a GPU shows (workspaces, fragmentation) is a margin, and not measured.
+    Needs no GPU and no network, and of the model only its config.json. If the recipe starts from an earlier
+    run that does not exist yet, name a model instead: --set 'model={name: MODEL}'.
+    A training step is traced on tensors that hold no data, for the longest rows of your data.
+    What only a GPU shows (workspaces, fragmentation) is added as a margin that was not measured.
 
     Examples: handbook plan my.yaml --gpu 24GiB --processes 8; handbook plan my.yaml --json
     """
@@ -93,7 +93,7 @@ def preflight(
     gpu: Annotated[
         str | None,
         typer.Option(
-            help="Memory of each GPU (24GiB), or its name (a100-80gb), that it has to fit.",
+            help="Memory of each GPU (24GiB), or its name (a100-80gb); the run has to fit into it.",
             show_default=False,
         ),
     ] = None,
@@ -103,12 +103,13 @@ def preflight(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Check all that can be known of a training run before it starts; no weight is loaded.
+    """Check everything about a training run that can be checked before it starts; loads no weights.
 
     Versions, inputs, batch, rows by source, overlap with `eval_data`, labels, chat template, which tokens
-    carry loss, what max_length costs, memory, time and disk.
-    Green: as it should be. Amber: it runs, but look at it. Red: it fails, or learns nothing.
-    Each names its remedy. Exit code 1 where any is red.
+    carry loss, what max_length cuts off, memory, time and disk.
+
+    Green: as it should be. Amber: it runs, but look at it. Red: it would fail, or learn nothing.
+    Each finding names its remedy. Exit code 1 if any is red.
 
     Example: handbook preflight my.yaml --gpu 24GiB
     """

@@ -20,7 +20,7 @@ def power(
         typer.Argument(help="A pilot: two run folders (A, then B), a file of scores, or a judge's rows."),
     ] = None,
     effect: Annotated[
-        float | None, typer.Option(help="Difference B minus A to see, in the score's unit.")
+        float | None, typer.Option(help="Difference B minus A to detect, in units of the score.")
     ] = None,
     win_rate: Annotated[
         float | None, typer.Option(help="Win rate of B to tell from 0.5, such as 0.55.")
@@ -35,15 +35,17 @@ def power(
         float, typer.Option(help="With --win-rate and no pilot: share of prompts that tie.")
     ] = 0.0,
     chance: Annotated[
-        float, typer.Option("--power", help="Chance of seeing the effect, if it is there.")
+        float, typer.Option("--power", help="Chance of detecting the effect if it exists.")
     ] = 0.8,
-    level: Annotated[float, typer.Option(help="Confidence level of the interval that is to show it.")] = 0.95,
+    level: Annotated[
+        float, typer.Option(help="Confidence level of the interval that has to exclude 0.")
+    ] = 0.95,
     json: Json = False,
 ) -> None:
-    """Say how many prompts it takes to see an effect of a given size, from the spread that a pilot showed.
+    """Say how many prompts it takes to detect an effect of a given size, from the spread seen in a pilot.
 
-    The prompts are counted for a paired comparison: both models answer the same prompts. With several
-    answers per prompt in the pilot, the count is for as many answers again.
+    The prompts are counted for a paired comparison: both models answer the same prompts. If the pilot has
+    several answers per prompt, so must the evaluation.
 
     Examples:
 
@@ -60,6 +62,8 @@ def power(
 
     if (effect is None) == (win_rate is None):
         raise DataError("say what to see: either --effect DIFFERENCE or --win-rate RATE")
+    if win_rate is not None and not 0 < win_rate < 1:
+        raise DataError(f"--win-rate must be between 0 and 1, such as 0.55, got {win_rate:g}")
     to_see = effect if effect is not None else round((win_rate or 0.0) - 0.5, 12)
     if pilot and (sd is not None or ties):
         raise DataError(

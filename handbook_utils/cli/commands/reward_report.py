@@ -32,13 +32,12 @@ def reward_report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("reward-report.html"),
     json: Json = False,
 ) -> None:
-    """Report on reward models: accuracy by subset beside a length and a random ruler, calibration, bias,
-    ensembles.
+    """Report on reward models: accuracy by subset beside length and chance, calibration, bias, ensembles.
 
     Scores come from columns NAME.chosen and NAME.rejected, as `handbook score` writes them, or from --model.
-    RewardBench (--split filtered) and RewardBench 2 are read as they are; of lists of answers, every right
-    one must beat every wrong one. Columns that are used if present: subset, prompt_id, gold.chosen and
-    gold.rejected, first.
+    RewardBench (--split filtered) and RewardBench 2 are read as they are. Where a row lists several answers,
+    it counts as right only if each right answer scores above each wrong one. Optional columns: subset,
+    prompt_id, gold.chosen, gold.rejected, first.
 
     Examples:
 

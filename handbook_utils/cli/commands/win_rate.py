@@ -23,14 +23,18 @@ def win_rate(
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     json: Json = False,
 ) -> None:
-    """Say how often B beats A by a judge: raw, at equal length, by order shown, over seeds, corrected by
-    people.
+    """Say how often a judge prefers B to A: raw, at equal length, by order shown, over seeds, corrected.
 
-    A row has prompt_id, and preference ("a", "b", "tie", or a number from 0 for A to 1 for B). More
-    columns give more figures: answer_a and answer_b (or length_a and length_b) the win rate at equal
-    length, first ("a" or "b", the answer shown first) the position bias, seed the interval over training
-    seeds, label (a person's preference, on some rows) the correction. AlpacaEval's annotations.json is
-    read as it is: output_1 is A.
+    Each row has prompt_id and preference ("a", "b", "tie", or a number from 0 for A to 1 for B).
+    AlpacaEval's annotations.json is read as it is, with output_1 as A. Optional columns add figures:
+
+    answer_a and answer_b, or length_a and length_b: the win rate at equal length
+
+    first ("a" or "b", the answer shown first): position bias
+
+    seed: an interval over training seeds
+
+    label (a person's preference, on some rows): the win rate corrected by people's labels
 
     Example: handbook win-rate judgements.jsonl
     """

@@ -43,15 +43,20 @@ Overlap = Annotated[
         rich_help_panel=WORK,
     ),
 ]
-People = Annotated[int, typer.Option("--people", help="People per pair of that share.", rich_help_panel=WORK)]
+People = Annotated[
+    int, typer.Option("--people", help="How many people judge each of these pairs.", rich_help_panel=WORK)
+]
 Seed = Annotated[
-    int, typer.Option(min=0, help="Seed of the order of pairs and of the sides.", rich_help_panel=WORK)
+    int,
+    typer.Option(
+        min=0, help="Seed for the order of pairs, and for which answer is shown first.", rich_help_panel=WORK
+    ),
 ]
 Host = Annotated[
     str,
     typer.Option(
         "--host",
-        help="Address to listen on. Other than this machine's own: the page then needs the token that is "
+        help="Address to listen on. If other machines can reach it, the page needs the token that is "
         "printed, and is sent unencrypted.",
         rich_help_panel=WHERE,
     ),
@@ -79,9 +84,9 @@ def compare(
 ) -> None:
     """Serve a page on which people compare two answers without knowing whose they are.
 
-    Several people can work at once, each under a name. Every judgement is on the disk before the next pair is
-    shown; started again, the command goes on where it was. Keys: 1, 2, 3 or t (tie), s (skip), u (undo).
-    Stop with Ctrl-C. The file is preference data: name it under `data:` of a recipe.
+    Several people can work at once, each under a name. Each judgement is written to disk before the next pair
+    is shown; started again, the command goes on where it stopped. Keys: 1, 2, 3 or t (tie), s (skip), u
+    (undo). Stop with Ctrl-C. The file is preference data: name it under `data:` of a recipe.
 
     Examples: handbook data compare pairs.jsonl --out judged.jsonl --guideline rules.md;
     handbook data compare sft.jsonl dpo.jsonl --out judged.jsonl

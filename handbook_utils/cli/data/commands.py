@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
-    help="Look at data before training: what it is, which rows are bad, whether it holds what you test on; "
-    "and have people or a model label it.",
+    help="Look at data before training: its format, its bad rows, test prompts among them; and have people "
+    "or a model label it.",
     epilog="Example: handbook data show tips.jsonl, then handbook data curate tips.jsonl --out clean",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -58,16 +58,16 @@ def show(
     sources: Sources = None,
     model: Model = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page that needs no other file.", show_default=False)
+        Path | None, typer.Option("--html", help="Also write a self-contained HTML page.", show_default=False)
     ] = None,
     rows: Annotated[int, typer.Option(min=0, max=100, help="Number of rows to show.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of which rows are shown.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing the rows to show.")] = 0,
     format: Format = "auto",
     column: Columns = None,
     split: Split = "train",
     json: Json = False,
 ) -> None:
-    """Show what data is taken for and why, counts, lengths, and some rows with what is learned of them.
+    """Show how data is read and why: format, counts, lengths, and some rows with their learned parts marked.
 
     With --model, lengths are counted in its tokens, and the rows show which tokens carry loss.
 
@@ -124,7 +124,7 @@ def curate(
     overwrite: Replace = False,
     json: Json = False,
 ) -> None:
-    """Find bad rows by named rules: remove what never helps, list what may be meant, and say why of each row.
+    """Find bad rows by named rules: remove what never helps, flag what may be intended, give the reasons.
 
     Writes kept/ (train on it), removed.jsonl, flagged.jsonl and curation.json. Your files stay as they are.
 
@@ -172,10 +172,10 @@ def decontaminate(
     overwrite: Replace = False,
     json: Json = False,
 ) -> None:
-    """Find training rows that hold what you test on, each shown in its context.
+    """Find training rows that contain your test prompts, and show each in context.
 
-    Compares runs of words after normalising, and prompts that are nearly the same. With --out, writes the
-    data without them.
+    Compares runs of words after normalising, and whole prompts for near-duplicates. With --out, writes the
+    data without such rows.
 
     Example: handbook data decontaminate tips.jsonl --against test.jsonl --out clean
     """

@@ -56,7 +56,7 @@ def show_plan(
             f"{count:,} items hold {kind}"
             + ("" if asking.private else "; a server elsewhere is not sent them")
         )
-    say_next("run it without --dry-run, with a bound such as --max-requests")
+    say_next("run it without --dry-run, with a limit such as --max-requests")
 
 
 def show_labels(labels: Labels, task: Task, json: bool) -> None:
@@ -98,7 +98,7 @@ def _show_trust(console: Console, report: Mapping[str, Any]) -> None:
         console.print(f"{names[name]}: {_figure(figure)} on {figure['n']:,} pairs")
     if planted:
         console.print(
-            f"verdicts that a text to the judge did not change: {_figure(planted['unchanged'])}; "
+            f"verdicts unchanged by a text that addresses the judge: {_figure(planted['unchanged'])}; "
             f"a harmless sentence: {_figure(planted['control'])}; {planted['unchanged']['n']} pairs"
         )
         if planted["worst"]:
@@ -117,7 +117,7 @@ def _next(labels: Labels, task: Task) -> str:
 
     path = labels.folder / LABELS
     if not labels.is_whole:
-        return "raise the bound and run the same command again: what was bought costs nothing"
+        return "raise the limit and run the same command again: replies already paid for are kept"
     if not labels.report["counts"]["labelled"]:
         return f"read {labels.folder / FAILED}: try another model, or more --reply-tokens"
     named = f"name {path} under data: of a recipe that learns from pairs"

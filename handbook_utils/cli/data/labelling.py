@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TASKS = ("compare", "rate", "revise")
 CRITERION = "The better answer is the more helpful one: right, harmless, and no longer than it needs to be."
-MODEL, ASKED, BOUND, TRUST = "The model", "What is asked", "The bound on spending", "Can it be trusted"
+MODEL, ASKED, BOUND, TRUST = "The model", "What is asked", "Spending limits", "Can it be trusted?"
 
 
 def _option(name: str, panel: str, explained: str, **more: Any) -> Any:
@@ -49,7 +49,7 @@ TaskName = Annotated[
     ),
 ]
 Url = Annotated[
-    str | None, _option("--url", MODEL, "Its server up to /v1, such as http://localhost:8000/v1.")
+    str | None, _option("--url", MODEL, "Its server's address up to /v1, such as http://localhost:8000/v1.")
 ]
 Model = Annotated[str | None, _option("--model", MODEL, "The name the server knows it by.")]
 KeyVariable = Annotated[
@@ -58,21 +58,26 @@ KeyVariable = Annotated[
 ReplyTokens = Annotated[
     int,
     _option(
-        "--reply-tokens", MODEL, "Most tokens of a reply, its thinking included.", min=1, show_default=True
+        "--reply-tokens", MODEL, "Maximum tokens per reply, including its thinking.", min=1, show_default=True
     ),
 ]
 Parallel = Annotated[int, _option("--parallel", MODEL, "Requests at once.", min=1, show_default=True)]
 Timeout = Annotated[
-    float, _option("--timeout", MODEL, "Seconds for one try of a reply.", min=0.1, show_default=True)
+    float,
+    _option("--timeout", MODEL, "Seconds to wait for a reply, per attempt.", min=0.1, show_default=True),
 ]
-Attempts = Annotated[int, _option("--attempts", MODEL, "Tries of a request.", min=1, show_default=True)]
+Attempts = Annotated[int, _option("--attempts", MODEL, "Attempts per request.", min=1, show_default=True)]
 ExtraBody = Annotated[
     str | None,
-    _option("--extra-body", MODEL, 'Further fields of each request as JSON: {"reasoning_effort": "low"}.'),
+    _option("--extra-body", MODEL, 'More fields for each request, as JSON: {"reasoning_effort": "low"}.'),
 ]
 Guideline = Annotated[
     Path | None,
-    _option("--guideline", ASKED, "compare: a text that says what makes an answer better. People's will do."),
+    _option(
+        "--guideline",
+        ASKED,
+        "compare: a text that says what makes an answer better, such as the one given to people.",
+    ),
 ]
 AspectList = Annotated[
     list[str] | None,
@@ -83,16 +88,16 @@ Principles = Annotated[
 ]
 Steps = Annotated[
     int,
-    _option("--steps", ASKED, "revise: principles per answer, drawn by the seed.", min=1, show_default=True),
+    _option("--steps", ASKED, "revise: principles per answer, drawn at random.", min=1, show_default=True),
 ]
 MaxRequests = Annotated[
-    int | None, _option("--max-requests", BOUND, "Most requests, those of earlier runs included.", min=1)
+    int | None, _option("--max-requests", BOUND, "Maximum requests, counting earlier runs.", min=1)
 ]
 MaxTokens = Annotated[
-    int | None, _option("--max-tokens", BOUND, "Most tokens, read and written together.", min=1)
+    int | None, _option("--max-tokens", BOUND, "Maximum tokens, read and written together.", min=1)
 ]
 MaxCost = Annotated[
-    float | None, _option("--max-cost", BOUND, "Most money, in the currency of the prices.", min=0.0)
+    float | None, _option("--max-cost", BOUND, "Maximum cost, in the currency of the prices.", min=0.0)
 ]
 PriceIn = Annotated[float | None, _option("--price-in", BOUND, "Price per million tokens read.", min=0.0)]
 PriceOut = Annotated[
@@ -101,7 +106,9 @@ PriceOut = Annotated[
 People = Annotated[
     str | None,
     _option(
-        "--people", TRUST, "Pairs that people judged, as `handbook data compare` writes them: asked first."
+        "--people",
+        TRUST,
+        "Pairs that people judged, from `handbook data compare`: the model is asked about these first.",
     ),
 ]
 Planted = Annotated[
@@ -109,15 +116,15 @@ Planted = Annotated[
     _option(
         "--planted",
         TRUST,
-        "Pairs to plant texts to the judge into, to see whether verdicts change; 0 for none.",
+        "Pairs to plant texts in that address the judge, to see whether its verdict changes; 0: none.",
         min=0,
         show_default=True,
     ),
 ]
 AllowPrivate = Annotated[
-    bool, typer.Option("--allow-private", help="Send rows with personal data, keys or addresses, too.")
+    bool, typer.Option("--allow-private", help="Also send rows with personal data, keys or addresses.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of what is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed for what is drawn at random.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace labels made with other settings; replies stay.")
 ]
@@ -160,8 +167,9 @@ def label(
 ) -> None:
     """Have a model label your rows: compare answers, rate them, or revise them. Your rows are sent to it.
 
-    Every reply is kept as it comes and bought once: run the same command again to go on. Writes labels.jsonl
-    (train on it), failed.jsonl, not_sent.jsonl, label.json, replies.jsonl. Exit code 1: the bound ended it.
+    Every reply is kept as it arrives and paid for once: run the same command again to go on. Writes
+    labels.jsonl (train on it), failed.jsonl, not_sent.jsonl, label.json, replies.jsonl. Exit code 1: it
+    stopped at a spending limit.
 
     Examples: handbook data label pairs.jsonl --out labels --url http://localhost:8000/v1 --model judge;
     handbook data label answers.jsonl --task rate --aspect polite='Is polite.' --dry-run ...

@@ -26,19 +26,19 @@ Model = Annotated[
 Against = Annotated[
     list[str] | None,
     typer.Option(
-        "--against", help="A file or name of prompts that you test on. Repeatable.", show_default=False
+        "--against", help="Your test prompts: a file, folder or hub name. Repeatable.", show_default=False
     ),
 ]
 AgainstColumns = Annotated[
     list[str] | None,
     typer.Option(
         "--against-column",
-        metavar="FILE's=OURS",
-        help="As --column, for what you test on. Repeatable.",
+        metavar="THEIRS=OURS",
+        help="As --column, for the test prompts. Repeatable.",
         show_default=False,
     ),
 ]
-AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of what you test on.")]
+AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of the test prompts.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier curation in that folder.")]
 LEAKS, RULES, LATER = "What counts as a leak", "Rules", "A finished folder"
@@ -51,15 +51,19 @@ def _listed(name: str, explained: str) -> Any:
 
 
 LeakWords = Annotated[
-    int, typer.Option(min=1, help="Words in a row that count as shared.", rich_help_panel=LEAKS)
+    int, typer.Option(min=1, help="Words per run, for --leak-share.", rich_help_panel=LEAKS)
 ]
 LeakShare = Annotated[
-    float, typer.Option(help="Share of a test prompt's runs that a row must hold.", rich_help_panel=LEAKS)
+    float,
+    typer.Option(
+        help="A row leaks a test prompt if it contains this share of the prompt's runs of words.",
+        rich_help_panel=LEAKS,
+    ),
 ]
 LeakNear = Annotated[
     float,
     typer.Option(
-        help="Jaccard similarity from which two prompts are near-duplicates.", rich_help_panel=LEAKS
+        help="A prompt leaks a test prompt if their Jaccard similarity is this high.", rich_help_panel=LEAKS
     ),
 ]
 Drop = Annotated[
@@ -70,25 +74,26 @@ Flag = Annotated[
     list[str] | None,
     _listed("--flag", f"Keep the rows that this rule finds, and list them. {OR_ALL} {SEE_DROP}"),
 ]
-Off = Annotated[list[str] | None, _listed("--off", f"Do not ask this rule. {OR_ALL} {SEE_DROP}")]
+Off = Annotated[list[str] | None, _listed("--off", f"Do not apply this rule. {OR_ALL} {SEE_DROP}")]
 Near = Annotated[
     float,
     typer.Option(
-        help="Jaccard similarity of runs of three words from which texts are near-duplicates. "
-        "0.8: about one word in 25 differs.",
+        help="Texts at least this similar are near-duplicates: Jaccard similarity of their runs of three "
+        "words. 0.8: about one word in 25 differs.",
         rich_help_panel=RULES,
     ),
 ]
 Repetition = Annotated[
     float,
     typer.Option(
-        help="Share of an answer's runs of four words that came before in it.", rich_help_panel=RULES
+        help="An answer is repetitive if at least this share of its four-word runs came earlier in it.",
+        rich_help_panel=RULES,
     ),
 ]
 Boilerplate = Annotated[
     float,
     typer.Option(
-        help="Share of the answers (and at least 20) that begin or end with the same sentence.",
+        help="A first or last sentence is boilerplate if this share of answers, at least 20, has it.",
         rich_help_panel=RULES,
     ),
 ]
@@ -96,7 +101,7 @@ RepeatedWords = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Words from which a repeated answer counts; 'Yes.' may come again.",
+        help="Fewest words of a repeated answer that counts; a short one such as 'Yes.' may recur.",
         rich_help_panel=RULES,
     ),
 ]
@@ -111,7 +116,7 @@ Explain = Annotated[
     str | None,
     typer.Option(
         "--explain",
-        help="Tell what became of one row of the folder, such as tips:17, and why.",
+        help="Say what became of one row, such as tips:17, and why.",
         rich_help_panel=LATER,
         show_default=False,
     ),
@@ -120,7 +125,7 @@ Restore = Annotated[
     list[str] | None,
     typer.Option(
         "--restore",
-        help="Put a removed row back, or all that a rule alone removed. Repeatable.",
+        help="Put back a removed row, or all rows that only this rule removed. Repeatable.",
         rich_help_panel=LATER,
         show_default=False,
     ),

@@ -208,7 +208,7 @@ def show_leaks(report: LeakReport, sources: str, against: str, json: bool) -> No
         "bold red" if found else "bold green",
     )
     if found:
-        say_next(f"write the sets without them: handbook data decontaminate {sources} {against} --out clean")
+        say_next(f"write the data without them: handbook data decontaminate {sources} {against} --out clean")
 
 
 def _line(console: Console, text: str, style: str = "") -> None:

@@ -84,8 +84,8 @@ class UnreadKeys:
         ]
         if counts:
             made.append(
-                f"ignored{where}, for nobody reads them: {'; '.join(counts)}. "
-                "A column that has another name here is read after `columns: {theirs: ours}`."
+                f"ignored{where}, because nothing reads them: {'; '.join(counts)}. "
+                "A column that has another name here is read with `columns: {theirs: ours}`."
             )
         if self.left_out and LEFT_OUT not in self.told:
             marks = " and ".join(f"'{key}'" for key in self.skipped)

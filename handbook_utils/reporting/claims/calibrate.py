@@ -112,7 +112,8 @@ def run_notebooks(seeds: Sequence[int], out: Path, notebooks: Path, claims: Mapp
     """
     for name, ids in claims.items():
         for seed in seeds:
-            folder = out / f"seed-{seed}-notebooks" / name
+            # the notebook runs in this folder, where a relative path would lead elsewhere
+            folder = out.resolve() / f"seed-{seed}-notebooks" / name
             if all((folder / "claims" / f"{each}.json").exists() for each in ids):
                 continue
             folder.mkdir(parents=True, exist_ok=True)

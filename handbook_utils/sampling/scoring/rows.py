@@ -15,6 +15,7 @@ from handbook_utils.records import Estimate
 from handbook_utils.sampling.metrics import mean_metrics
 from handbook_utils.sampling.private_data import row_text, urls_elsewhere, warn_of_private_data
 from handbook_utils.sampling.rows import AnsweredRow
+from handbook_utils.sampling.scoring.instructions.accuracy import instruction_metrics
 from handbook_utils.sampling.scoring.score import ScoreFailure, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
 from handbook_utils.schema.sampling import LengthSection, ScorerSection
@@ -107,7 +108,7 @@ def _columns(scores: Sequence[Mapping[str, float]], sides: Sequence[str]) -> dic
 
 
 def _metrics(columns: Mapping[str, Any], prompts: Any) -> dict[str, Estimate]:
-    metrics = mean_metrics(columns, prompts)
+    metrics = mean_metrics(columns, prompts) | instruction_metrics(columns, prompts)
     for name, values in columns.items():
         if name.endswith(".margin") and np.isfinite(values).any():
             there = np.isfinite(values)

@@ -30,8 +30,11 @@ class Scorer(Protocol):
 
     def __call__(
         self, completions: Sequence[Completion]
-    ) -> Mapping[str, Sequence[float | NoScore] | NDArray[np.float64]]:
-        """Return columns by name, each as long as `completions`."""
+    ) -> Mapping[str, Sequence[float | NoScore] | Sequence[float | NoScore | None] | NDArray[np.float64]]:
+        """Return columns by name, each as long as `completions`.
+
+        None in a column: no number, and another column of the same scorer says why.
+        """
         ...
 
 

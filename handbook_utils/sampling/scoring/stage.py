@@ -27,6 +27,7 @@ from handbook_utils.sampling.execution.shards import part_name
 from handbook_utils.sampling.metrics import mean_metrics
 from handbook_utils.sampling.private_data import row_text, urls_elsewhere, warn_of_private_data
 from handbook_utils.sampling.progress import answer_bar
+from handbook_utils.sampling.scoring.instructions.accuracy import instruction_metrics
 from handbook_utils.sampling.scoring.score import ScoreFailure, score
 from handbook_utils.sampling.scoring.scorers.load import load_scorers, models_of
 from handbook_utils.sampling.selection.groups import text_codes
@@ -162,8 +163,10 @@ def score_metrics(folder: Path) -> dict[str, Estimate]:
             pieces.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy())
     columns = {name: np.concatenate(values) for name, values in pieces.items()}
     clusters, finished = np.concatenate(prompts), ~np.concatenate(rejected)
-    metrics = mean_metrics(columns, clusters)
+    metrics = mean_metrics(columns, clusters) | instruction_metrics(columns, clusters)
     for name, values in columns.items():
+        if name.rpartition(".")[0] in columns:
+            continue  # a part of a score is missing where the score is
         missing = ~np.isfinite(values[finished])
         if missing.any() and not missing.all():
             rate = mean_estimate(missing.astype(np.float64), clusters=clusters[finished], unit="rate")

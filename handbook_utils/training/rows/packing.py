@@ -1,4 +1,4 @@
-"""Several conversations in one training row: where that changes no loss, and such rows as batches."""
+"""Several conversations in one training row: TRL packs them; where that changes no loss, and such batches."""
 
 from __future__ import annotations
 

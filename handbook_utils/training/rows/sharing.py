@@ -131,7 +131,7 @@ class _Work:
         with self._ready:
             is_said, self._is_said = self._is_said, True
         if not is_said:
-            LOGGER.info("rows are tokenized by one process, for no other can load the tokenizer: %s", why)
+            LOGGER.info("rows are tokenized by one process, because no other can load the tokenizer: %s", why)
 
     def results(self, tokenize: Tokenize) -> Iterator[pa.RecordBatch]:
         """Yield what is made of each batch, in order; where there is nothing yet, make the next one here."""

@@ -44,9 +44,8 @@ class JudgeScorer:
     """How often an answer is preferred to another one to the same prompt: 1 won, 0.5 tied, 0 lost.
 
     Both orders are asked for and averaged, so a judge that always takes the first answer gives 0.5.
-    `name.agrees` is 1 where both orders say the same; `name.first` is how often the answer shown first
-    won, ties
-    half: its distance from 0.5 is the judge's position bias.
+    `name.agrees` is 1 where both orders say the same; `name.first` is how often the answer shown first won,
+    ties half: its distance from 0.5 is the judge's position bias.
 
     Attributes:
         name: of the column.

@@ -11,6 +11,7 @@ from handbook_utils.errors import DataError, RecipeError, suggest
 from handbook_utils.records import Message
 from handbook_utils.sampling.scoring.score import Scorer
 from handbook_utils.sampling.scoring.scorers.gold import GoldScorer
+from handbook_utils.sampling.scoring.scorers.instructions import instructions_on_record
 from handbook_utils.sampling.scoring.scorers.verifiers import (
     Check,
     UnreadableAnswerError,
@@ -27,6 +28,7 @@ from handbook_utils.schema.sampling import (
     AnswerSection,
     EnsembleSection,
     FunctionSection,
+    InstructionsSection,
     JsonSection,
     JudgeSection,
     LengthSection,
@@ -82,6 +84,8 @@ def verifier(name: str, section: ScorerSection, run: Locator) -> Scorer:
         return json_scorer(section, name=name)
     if isinstance(section, AnswerSection):
         return answers_on_record(name, section, run)
+    if isinstance(section, InstructionsSection):
+        return instructions_on_record(name, section, run)
     if isinstance(section, FunctionSection) and section.timeout_s is not None:
         return bounded_function(section.function, name=name, seconds=section.timeout_s)
     return VerifierScorer(name, _check_of(name, section, run))

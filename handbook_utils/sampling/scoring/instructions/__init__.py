@@ -1,0 +1,1 @@
+"""Verifiable instructions, as IFEval has them: which of them answers follow, and how often."""
