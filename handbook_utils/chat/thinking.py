@@ -1,4 +1,4 @@
-"""The thinking beside an answer: the names it has in messages, and the one that a chat template reads."""
+"""The thinking beside an answer: the names it has anywhere, and the one that a chat template reads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-# in messages, as templates know them: of DeepSeek, Qwen and GLM; of gpt-oss; of Gemma
+# in messages, as templates know them: of DeepSeek, Qwen and GLM; of gpt-oss; of Gemma. Of servers, vLLM and
+# DeepSeek say the first; OpenRouter, Ollama and newer vLLM say the last
 THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
+# what a part of a content is called, or its type, where it is thinking
+THINKING_PARTS = (*THINKING_KEYS, "reasoningContent", "thought", "think")
+# in messages, in a form that no template reads
+UNREAD_THINKING = ("reasoning_details", "thinking_blocks", "thought", "thoughts", "reasoning_text")
 
 
 def thinking_of(message: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from handbook_utils.pipeline.launched import launch_program, layout_here, needs_
 from handbook_utils.pipeline.stages import finished, run_stage
 from handbook_utils.processes import rank
 from handbook_utils.runs.atomic import write_text
-from handbook_utils.schema.training import StageRecipe, TrainingRecipe
+from handbook_utils.schema.training import TrainingRecipe
 
 
 def launch_changes(processes: int | None, strategy: str | None, nodes: int | None) -> list[str]:
@@ -39,10 +39,9 @@ def train_program(
 
 
 def train(
-    recipe: StageRecipe, out: Path, program: Sequence[str], rendezvous: Rendezvous, flags: dict[str, bool]
+    recipe: TrainingRecipe, out: Path, program: Sequence[str], rendezvous: Rendezvous, flags: dict[str, bool]
 ) -> None:
     """Run a training stage here, or start and watch the processes that do."""
-    assert isinstance(recipe, TrainingRecipe)  # held by the command's list of stages
     check_code(recipe, allow_code=flags["allow-code"])
     with failure_told():
         if needs_launcher(recipe) and (flags["overwrite"] or finished(recipe, out) is None):
@@ -75,10 +74,9 @@ def write_job(job: Job, program: Sequence[str], file: Path, json: bool) -> None:
 
 
 def show_plan(
-    recipe: StageRecipe, out: Path, program: Sequence[str], rendezvous: Rendezvous, json: bool
+    recipe: TrainingRecipe, out: Path, program: Sequence[str], rendezvous: Rendezvous, json: bool
 ) -> None:
     """What `train` would do: the plan and, for several processes, their command."""
-    assert isinstance(recipe, TrainingRecipe)  # held by the command's list of stages
     extra: dict[str, Any] = {}
     if needs_launcher(recipe):
         extra["command"] = shlex.join(launch_command(planned_layout(recipe, rendezvous), program))

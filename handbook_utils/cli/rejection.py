@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from handbook_utils.cli.options import (
     AllowCode,
@@ -60,18 +60,19 @@ def rejection_sample(
     from handbook_utils.cli import view
 
     changes = [*executor_changes(executor), *(changes or [])]
-    loaded: Any = view.load_for("rejection-sample", recipe, changes, seed)
+    loaded = view.load_for("rejection-sample", recipe, changes, seed)
     folder = out or view.default_out(recipe)
     from handbook_utils.pipeline.inputs import check_code
     from handbook_utils.pipeline.stages import rejection_sample
+    from handbook_utils.schema.stages import RejectionRecipe
 
+    assert isinstance(loaded, RejectionRecipe)  # so says the list of stages
     if dry_run:
         check_code(loaded, allow_code=allow_code)
         view.check_out_folder(loaded, folder, overwrite=overwrite)
         show_rounds_plan(loaded, folder, json)
         return
-    options: dict[str, Any] = {"overwrite": overwrite, "allow_code": allow_code}
-    result = rejection_sample(loaded, folder, progress=not json, **options)
+    result = rejection_sample(loaded, folder, overwrite=overwrite, progress=not json, allow_code=allow_code)
     if json:
         view.show_result(result, json)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
@@ -17,12 +17,13 @@ from handbook_utils.cli.options import (
     Out,
     Overwrite,
     Seed,
-    executor_changes,
 )
 from handbook_utils.errors import RecipeError
 
 if TYPE_CHECKING:
     from handbook_utils.records import Estimate
+    from handbook_utils.sampling.selection.choose import Rule
+    from handbook_utils.schema.sampling import Distinct, Strategy
 
 ROWS = "On a file of rows"
 Target = Annotated[
@@ -31,6 +32,22 @@ Target = Annotated[
         help="A recipe (packaged name or YAML file), or rows (a file, folder, run folder or hub name)."
     ),
 ]
+
+
+class Output(NamedTuple):
+    """Where rows go, and how it is told.
+
+    Attributes:
+        file: .jsonl or .parquet; None for one named after what was read.
+        json: print one JSON object.
+        overwrite: replace an earlier file.
+    """
+
+    file: Path | None
+    json: bool
+    overwrite: bool
+
+
 Split = Annotated[str, typer.Option(help="Which rows to read, such as train[:200].", rich_help_panel=ROWS)]
 
 
@@ -73,13 +90,27 @@ def score(
 
     handbook score answers.jsonl -s proxy=my/reward-model -s 'brief={kind: length, at_most: 80}'
     """
-    given = {"--set": changes, "--seed": seed, "--dry-run": dry_run or None, "--executor": executor}
-    if not scorer:
-        options = {"--out": out, "--json": json, "--overwrite": overwrite, "--allow-code": allow_code}
-        _run("score", target, {**given, **options})
+    if scorer:
+        _only_recipes(
+            {"--set": changes, "--seed": seed, "--dry-run": dry_run or None, "--executor": executor}
+        )
+        _score_rows(target, scorer, split, rows_per_batch, Output(out, json, overwrite))
         return
-    _only_recipes(given)
-    _score_rows(target, scorer, {"split": split, "rows_per_batch": rows_per_batch}, (out, json, overwrite))
+    from handbook_utils.cli import view
+
+    _refuse_rows(target, "--scorer NAME=MODEL")
+    view.run_recipe(
+        "score",
+        target,
+        out=out,
+        changes=changes,
+        seed=seed,
+        json=json,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        executor=executor,
+        allow_code=allow_code,
+    )
 
 
 def select(
@@ -129,32 +160,38 @@ def select(
 
     handbook select scored.jsonl --by proxy --strategy pairs --out pairs.jsonl
     """
-    if by is None:
-        options = {"--set": changes, "--seed": seed, "--dry-run": dry_run or None, "--out": out}
-        _run("select", target, {**options, "--json": json, "--overwrite": overwrite})
+    if by is not None:
+        from handbook_utils.sampling.selection.choose import Rule
+
+        _only_recipes({"--set": changes, "--dry-run": dry_run or None})
+        rule = Rule(
+            strategy=cast("Strategy", strategy),  # Rule refuses other words
+            distinct=cast("Distinct", distinct),
+            k=k,
+            threshold=threshold,
+            beta=beta,
+            seed=seed or 0,
+        )
+        _select_rows(target, by, rule, split, Output(out, json, overwrite))
         return
-    _only_recipes({"--set": changes, "--dry-run": dry_run or None})
-    rule = {"strategy": strategy, "k": k, "threshold": threshold, "beta": beta, "distinct": distinct}
-    _select_rows(target, by, {**rule, "seed": seed or 0}, split, (out, json, overwrite))
-
-
-def _run(command: str, recipe: str, options: dict[str, Any]) -> None:
-    """Run a recipe of the command's stage."""
     from handbook_utils.cli import view
 
-    if Path(recipe).exists() and Path(recipe).suffix not in (".yaml", ".yml"):
-        option = {"score": "--scorer NAME=MODEL", "select": "--by COLUMN"}[command]
-        raise RecipeError(f"{recipe}: these are rows, not a recipe. Add {option}, or give a recipe.")
-    changes = [*executor_changes(options.get("--executor")), *(options["--set"] or [])]
-    loaded = view.load_for(command, recipe, changes, options["--seed"])
-    view.run_or_plan(
-        loaded,
-        options["--out"] or view.default_out(recipe),
-        overwrite=options["--overwrite"],
-        allow_code=bool(options.get("--allow-code")),
-        dry_run=bool(options["--dry-run"]),
-        json=options["--json"],
+    _refuse_rows(target, "--by COLUMN")
+    view.run_recipe(
+        "select",
+        target,
+        out=out,
+        changes=changes,
+        seed=seed,
+        json=json,
+        overwrite=overwrite,
+        dry_run=dry_run,
     )
+
+
+def _refuse_rows(target: str, option: str) -> None:
+    if Path(target).exists() and Path(target).suffix not in (".yaml", ".yml"):
+        raise RecipeError(f"{target}: these are rows, not a recipe. Add {option}, or give a recipe.")
 
 
 def _only_recipes(given: dict[str, Any]) -> None:
@@ -163,23 +200,20 @@ def _only_recipes(given: dict[str, Any]) -> None:
             raise RecipeError(f"{option} is for recipes only, and rows are given. Leave it out.")
 
 
-def _score_rows(
-    name: str, scorers: list[str], how: dict[str, Any], to: tuple[Path | None, bool, bool]
-) -> None:
+def _score_rows(name: str, scorers: list[str], split: str, rows_per_batch: int, output: Output) -> None:
     from handbook_utils.evaluation.statistics import with_cautions
     from handbook_utils.sampling.progress import answer_bar
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
     from handbook_utils.sampling.scoring.rows import failed_counts, score_rows
     from handbook_utils.schema.recipe import scorer_sections
 
-    out, json, overwrite = to
-    out = out or Path(f"{Path(name).name.partition('.')[0]}.scored.jsonl")
-    check_writable(out, overwrite=overwrite)
+    out = output.file or Path(f"{Path(name).name.partition('.')[0]}.scored.jsonl")
+    check_writable(out, overwrite=output.overwrite)
     sections = scorer_sections(scorers)
-    answered = read_answered(name, split=how["split"])
-    with answer_bar("scoring", len(answered), show=not json) as advance:
+    answered = read_answered(name, split=split)
+    with answer_bar("scoring", len(answered), show=not output.json) as advance:
         made, cautions = with_cautions(
-            lambda: score_rows(answered, sections, rows_per_batch=how["rows_per_batch"], advance=advance)
+            lambda: score_rows(answered, sections, rows_per_batch=rows_per_batch, advance=advance)
         )
     write_rows(out, made.rows)
     failed = failed_counts(made.failures)
@@ -188,24 +222,20 @@ def _score_rows(
     record: dict[str, Any] = {"rows": len(made.rows), "out": str(out), "failed": failed}
     record["cautions"] = list(cautions)
     advice = f"choose among the answers: handbook select {shlex.quote(str(out))} --by {next(iter(sections))}"
-    _show(made.metrics, record, [*lines, f"{out}: {len(made.rows)} rows"], None if json else advice)
+    _show(made.metrics, record, [*lines, f"{out}: {len(made.rows)} rows"], None if output.json else advice)
 
 
-def _select_rows(
-    name: str, by: str, rule: dict[str, Any], split: str, to: tuple[Path | None, bool, bool]
-) -> None:
+def _select_rows(name: str, by: str, rule: Rule, split: str, output: Output) -> None:
     from handbook_utils.evaluation.statistics import with_cautions
     from handbook_utils.sampling.rows import check_writable, read_answered, write_rows
-    from handbook_utils.sampling.selection.choose import Rule
     from handbook_utils.sampling.selection.rows import select_rows
 
-    out, json, overwrite = to
-    out = out or Path(f"{Path(name).name.partition('.')[0]}.{rule['strategy']}.jsonl")
+    out = output.file or Path(f"{Path(name).name.partition('.')[0]}.{rule.strategy}.jsonl")
     control = out.with_suffix(f".control{out.suffix}")
     for file in (out, control):
-        check_writable(file, overwrite=overwrite)
+        check_writable(file, overwrite=output.overwrite)
     answered = read_answered(name, split=split)
-    made, cautions = with_cautions(lambda: select_rows(answered, by=by, rule=Rule(**rule)))
+    made, cautions = with_cautions(lambda: select_rows(answered, by=by, rule=rule))
     write_rows(out, made.chosen)
     write_rows(control, made.control)
     lines = [f"{made.unscored} rows have no score '{by}' and were left out"] if made.unscored else []
@@ -218,7 +248,7 @@ def _select_rows(
     }
     record["cautions"] = list(cautions)
     advice = f"train on them: write data: [{{name: {out}}}] in a recipe, and train its control on {control}"
-    _show(made.metrics, record, lines, None if json else advice)
+    _show(made.metrics, record, lines, None if output.json else advice)
 
 
 def _show(metrics: dict[str, Estimate], record: dict[str, Any], lines: list[str], advice: str | None) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from handbook_utils.cli.options import executor_changes
 from handbook_utils.errors import RecipeError
 from handbook_utils.records import Estimate, RunResult
 from handbook_utils.schema.recipe import (
@@ -72,6 +73,13 @@ def load_for(command: str, recipe: str, changes: Sequence[str], seed: int | None
     return loaded
 
 
+def load_training(recipe: str, changes: Sequence[str], seed: int | None) -> TrainingRecipe:
+    """A recipe that `handbook train` runs."""
+    loaded = load_for("train", recipe, changes, seed)
+    assert isinstance(loaded, TrainingRecipe)  # so says the list of stages
+    return loaded
+
+
 def _check_stage(command: str, recipe: str, stage: Any) -> None:
     right = STAGES[stage].command if stage in STAGES else command
     if right != command:
@@ -81,25 +89,35 @@ def _check_stage(command: str, recipe: str, stage: Any) -> None:
         )
 
 
-def run_or_plan(recipe: StageRecipe, folder: Path, *, dry_run: bool, json: bool, **options: Any) -> None:
-    """Run a stage into a folder and show its metrics; a dry run shows what it would do.
+def run_recipe(
+    command: str,
+    recipe: str,
+    *,
+    out: Path | None,
+    changes: Sequence[str] | None,
+    seed: int | None,
+    json: bool,
+    overwrite: bool,
+    dry_run: bool,
+    executor: str | None = None,
+    allow_code: bool = False,
+) -> None:
+    """Run a recipe of the command's stages and show its metrics; a dry run shows what it would do.
 
-    Args:
-        recipe: the resolved recipe.
-        folder: the run folder.
-        dry_run: only show what would be done.
-        json: print one JSON object.
-        options: `overwrite` and `allow_code` of `run_stage`.
+    Arguments are the command's options.
     """
     from handbook_utils.pipeline.inputs import check_code
     from handbook_utils.pipeline.stages import run_stage
 
+    loaded = load_for(command, recipe, [*executor_changes(executor), *(changes or [])], seed)
+    folder = out or default_out(recipe)
     if dry_run:
-        check_code(recipe, allow_code=options.get("allow_code", False))
-        check_out_folder(recipe, folder, overwrite=options.get("overwrite", False))
-        show_stage_plan(recipe, folder, json)
+        check_code(loaded, allow_code=allow_code)
+        check_out_folder(loaded, folder, overwrite=overwrite)
+        show_stage_plan(loaded, folder, json)
         return
-    show_result(run_stage(recipe, folder, progress=not json, **options), json)
+    result = run_stage(loaded, folder, progress=not json, overwrite=overwrite, allow_code=allow_code)
+    show_result(result, json)
 
 
 def check_out_folder(recipe: StageRecipe, folder: Path, *, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.data.formats import Normaliser
-from handbook_utils.data.load import Locator, ResolvedInputs, origin_of
+from handbook_utils.data.load import ResolvedInputs, origin_of
 from handbook_utils.data.reading.files import SUFFIXES, data_suffix
 from handbook_utils.data.recognise import FORMATS, Row, describe_format, fitting_formats
 from handbook_utils.data.shapes.pairs import RATED
@@ -135,22 +135,18 @@ class SourceRows:
                 )
 
 
-def open_sources(
-    sources: Sequence[DataSource], *, kind: Kind | None = None, run: Locator | None = None, seed: int = 0
-) -> list[SourceRows]:
+def open_sources(sources: Sequence[DataSource], *, kind: Kind | None = None) -> list[SourceRows]:
     """Open sources and recognise their rows.
 
     Args:
         sources: as under `data` of a recipe; a file or a name is `DataSource(name=...)`.
         kind: what the rows are to be read as; None finds out from the first row.
-        run: finds what an earlier run left.
-        seed: of the order and answers of `pocket:` data.
     Raises:
         DataError: a source is missing, of an unknown type, or its first row is in no known format.
     """
     opened: list[SourceRows] = []
     for source in sources:
-        origin = origin_of(source, run or ResolvedInputs(), seed=seed)
+        origin = origin_of(source, ResolvedInputs(), seed=0)
         label = _label(origin.name, [other.label for other in opened])
         stamps = {path: _stamp(path) for path in _files(origin)}
         first = next(_numbered(origin), None)

@@ -232,6 +232,18 @@ def check_asked_once(source: DataSource) -> None:
         )
 
 
+def _examples_by_row(
+    normalise: Normaliser, numbers: Sequence[int], rows: Sequence[Row], wanted: list[int], *, frees: bool
+) -> dict[int, list[Row]]:
+    """Examples of the wanted rows by their places; a list of rows that nobody else reads is emptied."""
+    by_row: dict[int, list[Row]] = {}
+    for place, row in zip(wanted, rows_at(rows, wanted), strict=True):
+        by_row[place] = normalise(numbers[place], row)
+        if frees and isinstance(rows, list):
+            rows[place] = None  # a million rows need not be there twice
+    return by_row
+
+
 def _load_source(
     source: DataSource, run: Locator, *, kind: Kind, seed: int, tested: Collection[str]
 ) -> tuple[list[Row], SourceReport]:
@@ -241,15 +253,7 @@ def _load_source(
     normalise = normaliser_of(source, run, kind=kind)
     numbers, rows = normalise.gathered(*read_rows(origin))
     drawn = drawn_rows(source, len(rows), seed=seed)
-    wanted = sorted(set(drawn))
-    picked = zip(wanted, rows_at(rows, wanted), strict=True)
-    is_ours = isinstance(rows, list) and not is_own(origin)
-    by_row: dict[int, list[Row]] = {}
-    for place, row in picked:
-        by_row[place] = normalise(numbers[place], row)
-        if is_ours:
-            # read by nobody else: a million rows need not be there twice
-            rows[place] = None  # type: ignore[index]
+    by_row = _examples_by_row(normalise, numbers, rows, sorted(set(drawn)), frees=not is_own(origin))
     if not is_own(origin):
         normalise.unread.tell()
     if normalise.unread.left_out == len(by_row):

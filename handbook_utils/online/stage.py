@@ -33,9 +33,8 @@ from handbook_utils.schema.training import GrpoRecipe, OnlineRecipe, RlooRecipe
 from handbook_utils.shared_prefix.decoder import why_not_shared
 from handbook_utils.training.arguments import trainer_arguments
 from handbook_utils.training.callbacks import RecordMetrics, ShowProgress
-from handbook_utils.training.checkpoints import newest_checkpoint
 from handbook_utils.training.distributed import decided_by_main
-from handbook_utils.training.fit import CHECKPOINTS, MODEL, save_model
+from handbook_utils.training.fit import CHECKPOINTS, MODEL, save_model, train_or_resume
 from handbook_utils.training.initial_model import Start, start_model
 from handbook_utils.training.plan import TrainingPlan, setting
 from handbook_utils.training.plan_table import show_plan
@@ -129,8 +128,7 @@ def _train(
     sampler_of = partial(_sampler, recipe, tokenizer, stop_token_ids(start.model, tokenizer))
     load = partial(load_scorers, run=run, rows_per_batch=recipe.rows_per_batch)
     scorers = dict(zip(recipe.scorers, load(recipe.scorers), strict=True))
-    rewards = Rewards(scorers, recipe.weights)
-    rollouts = Rollouts(recipe, run, sampler_of(prompts.train), rewards)
+    rollouts = Rollouts(recipe, run, sampler_of(prompts.train), Rewards(scorers, recipe.weights))
     held_out = None
     if recipe.held_out is not None:
         others = dict(zip(recipe.held_out.scorers, load(recipe.held_out.scorers), strict=True))
@@ -156,15 +154,7 @@ def _train(
             held_out.start = partial(start_of, trainer)
             held_out.policy = lambda: trainer.accelerator.unwrap_model(trainer.model)
         settle_sharing(recipe, run, trainer)
-        checkpoint = decided_by_main(lambda: newest_checkpoint(run.path / CHECKPOINTS))
-        if checkpoint is not None:
-            LOGGER.info("going on from %s", checkpoint.name)
-        try:
-            with quiet_libraries():
-                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            if bar is not None:
-                bar.close()
+        train_or_resume(trainer, run, bar)
     _finish(recipe, run, trainer, start, tokenizer, held_out)
 
 

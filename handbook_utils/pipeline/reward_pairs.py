@@ -72,32 +72,45 @@ def read_comparisons(
         name, split, models = _of_run(name, split, models)
     first, rows = read_rows(Origin(name, parse_split(split)))
     rows = [_with_gold(row) for row in rows] if "gold_chosen" in rows[0] else rows
-    taken = score_columns(rows[0])
-    sections = _sections(models)
-    both = [model for model in sections if model in taken]
-    if both:
-        raise DataError(f"{name}: has scores of '{both[0]}' already. Give the model another name.")
-    if not sections and taken in ([], [GOLD]):
-        raise DataError(
-            f"{name}: rows have no scores of a model. Give --model NAME=MODEL to score them, or columns "
-            "NAME.chosen "
-            "and NAME.rejected as `handbook score` writes."
-        )
+    taken, sections = score_columns(rows[0]), _sections(models)
+    _check_models(name, taken, sections)
     answered = [_candidates(name, number, row) for number, row in enumerate(rows, start=first)]
-    prompts = _prompts(name, answered)
-    starts, is_right = _layout(answered)
-    found = {model: _given(name, answered, model) for model in [*taken]}
+    prompts = _prompts(name, answered)  # checks the rows, before any model is loaded
+    scores = {model: _given(name, answered, model) for model in taken}
     if sections:
         # imported where it is needed: a report on given scores loads no scorer
         from handbook_utils.data.load import ResolvedInputs
         from handbook_utils.sampling.scoring.scorers.load import load_scorers
 
         loaded = load_scorers(sections, ResolvedInputs(), rows_per_batch=rows_per_batch)
-        found |= _scored(name, answered, loaded, advance)
+        scores |= _scored(name, answered, loaded, advance)
+    return _compared(name, prompts, answered, scores)
+
+
+def _check_models(name: str, taken: Sequence[str], sections: Mapping[str, Any]) -> None:
+    """Refuse a model that has scores already, and rows that no model scores."""
+    both = [model for model in sections if model in taken]
+    if both:
+        raise DataError(f"{name}: has scores of '{both[0]}' already. Give the model another name.")
+    if not sections and taken in ([], [GOLD]):
+        raise DataError(
+            f"{name}: rows have no scores of a model. Give --model NAME=MODEL to score them, or columns "
+            "NAME.chosen and NAME.rejected as `handbook score` writes."
+        )
+
+
+def _compared(
+    name: str,
+    prompts: NDArray[np.intp],
+    answered: Sequence[Candidates],
+    scores: Mapping[str, NDArray[np.float64]],
+) -> Comparisons:
+    """The better and the worse side of each row, by every model, by length and by the gold reward."""
+    starts, is_right = _layout(answered)
     words = np.array(
         [len(text.split()) for row in answered for text in (*row.right, *row.wrong)], dtype=np.float64
     )
-    reduced = {model: reduce_scores(scores, starts, is_right) for model, scores in found.items()}
+    reduced = {model: reduce_scores(each, starts, is_right) for model, each in scores.items()}
     gold = reduced.pop(GOLD, None)
     lengths = reduce_scores(words, starts, is_right)
     return Comparisons(
@@ -136,8 +149,8 @@ def _of_run(folder: str, split: str, models: Sequence[str]) -> tuple[str, str, S
     if manifest["stage"] != "reward":
         raise DataError(
             f"{folder}: a run of stage '{manifest['stage']}' trained no reward model. Give a run of "
-            "`handbook train` "
-            "with a reward recipe, or a file of pairs."
+            "`handbook train` with a "
+            "reward recipe, or a file of pairs."
         )
     held_out = manifest["recipe"].get("eval_data") or []
     if not held_out:
@@ -273,7 +286,7 @@ def _completions(name: str, answered: Sequence[Candidates]) -> list[Completion]:
     normalise = Normaliser(kind="preference", name=name)
     made = []
     for each in answered:
-        pair = {**each.row, "chosen": each.row["chosen"], "rejected": each.row["rejected"]}
+        pair = dict(each.row)
         if not isinstance(each.row["chosen"], str) and not isinstance(each.row["chosen"][0], Mapping):
             pair |= {"chosen": each.right[0], "rejected": each.wrong[0]}
         known: Row = {key: pair[key] for key in ("prompt", "chosen", "rejected") if key in pair}

@@ -71,11 +71,7 @@ def run_stage(
         LaunchError: several processes cannot be started, or one of them failed.
     """
     silence_notices()
-    loaded = load_recipe(recipe, overrides=overrides, seed=seed)
-    if processes is not None:
-        loaded = load_recipe(loaded, overrides={"launch.processes": processes})
-    if isinstance(loaded, PipelineRecipe):
-        raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
+    loaded = _one_stage(recipe, overrides, seed, processes)
     inputs = resolve_inputs(loaded, Path(out))
     if not overwrite and is_done(out, loaded, inputs):
         return replace(read_result(out), reused=True)
@@ -89,24 +85,32 @@ def run_stage(
         with _training_group(loaded):
             stage(loaded, FollowedRun(Path(out), loaded, inputs))
         return read_result(out)
-    check_inputs(loaded, inputs)
-    if isinstance(loaded, TrainingRecipe):
-        from handbook_utils.pipeline.checks.preflight import warn_before_training
-
-        warn_before_training(loaded, ResolvedInputs(inputs), Path(out))
-    with (
-        open_run(
-            out,
-            loaded,
-            inputs=inputs,
-            fingerprints=fingerprint_inputs(loaded, inputs),
-            overwrite=overwrite,
-            progress=progress,
-        ) as run,
-        _training_group(loaded),
-    ):
+    _check_before(loaded, inputs, Path(out))
+    prints = fingerprint_inputs(loaded, inputs)
+    opened = open_run(out, loaded, inputs=inputs, fingerprints=prints, overwrite=overwrite, progress=progress)
+    with opened as run, _training_group(loaded):
         metrics, cautions = with_cautions(lambda: _with_looks(stage, loaded, run, on_look)(loaded, run))
         return run.finish(metrics, cautions)
+
+
+def _one_stage(
+    recipe: str | Path | StageRecipe, overrides: Overrides, seed: int | None, processes: int | None
+) -> StageRecipe:
+    loaded = load_recipe(recipe, overrides=overrides, seed=seed)
+    if processes is not None:
+        loaded = load_recipe(loaded, overrides={"launch.processes": processes})
+    if isinstance(loaded, PipelineRecipe):
+        raise RecipeError(f"{recipe}: a pipeline, not a stage. Use run_pipeline, or `handbook run {recipe}`.")
+    return loaded
+
+
+def _check_before(recipe: StageRecipe, inputs: Mapping[str, Path], out: Path) -> None:
+    """What can be known before the folder is opened: damaged inputs, and what preflight finds."""
+    check_inputs(recipe, inputs)
+    if isinstance(recipe, TrainingRecipe):
+        from handbook_utils.pipeline.checks.preflight import warn_before_training
+
+        warn_before_training(recipe, ResolvedInputs(inputs), out)
 
 
 def _check_on_look(recipe: StageRecipe, on_look: Callable[[Path], None] | None) -> None:

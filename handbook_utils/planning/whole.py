@@ -1,15 +1,9 @@
-"""A recipe's plan, whole: of a stage that trains, that samples, or of rounds that do both."""
+"""The plan of a stage that trains, whole: its memory and its time."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
 from handbook_utils.data.load import Locator
 from handbook_utils.errors import RecipeError
-from handbook_utils.models.load import read_config
-from handbook_utils.models.precision import DTYPES
 from handbook_utils.planning.duration import MFU, estimate_duration
 from handbook_utils.planning.gpus import Gpu
 from handbook_utils.planning.recipe import (
@@ -22,13 +16,8 @@ from handbook_utils.planning.recipe import (
     setup_of,
 )
 from handbook_utils.planning.report import Plan, make_plan
-from handbook_utils.planning.step import BYTES_PER_WEIGHT, Step, step_weights
-from handbook_utils.schema.stages import SamplingRecipe
 from handbook_utils.schema.training import OnlineRecipe, TrainingRecipe
 from handbook_utils.training.plan import setting
-
-# tokens of a prompt where nobody has counted them
-PROMPT_TOKENS = 512
 
 
 def refuse_online(recipe: TrainingRecipe) -> None:
@@ -101,40 +90,3 @@ def _passes(recipe: TrainingRecipe, measured: Measured) -> float:
     if steps > 0:
         return steps * recipe.global_batch_size / counted
     return float(setting(recipe, "num_train_epochs")) * (measured.rows or counted) / counted
-
-
-def plan_sampling_memory(recipe: SamplingRecipe, located: Locator) -> dict[str, int]:
-    """Bytes of a stage that samples with the engine of this process, by part.
-
-    A batch holds keys and values of `rows_per_batch` answers at their full length; a prompt that is not
-    counted is taken to have 512 tokens.
-
-    Raises:
-        RecipeError: another engine decides for itself how much memory it takes.
-    """
-    if recipe.engine.kind != "transformers":
-        raise RecipeError(
-            f"the engine '{recipe.engine.kind}' reserves memory by its own settings: nothing to plan here."
-        )
-    config = read_config(located.locate(recipe.model), revision=recipe.model.revision)
-    held = DTYPES.get(recipe.model.dtype, torch.bfloat16)
-    quantization = recipe.model.quantization
-    weights = step_weights(Step(config, "sft", held_in=held, quantization=_known(quantization)))
-    tokens = PROMPT_TOKENS + recipe.max_new_tokens
-    return {
-        "weights": weights,
-        "keys and values": cache_bytes(config, recipe.rows_per_batch, tokens, held),
-        "logits": recipe.rows_per_batch * config.get_text_config().vocab_size * 4,
-    }
-
-
-def cache_bytes(config: Any, rows: int, tokens: int, held: torch.dtype) -> int:
-    """Keys and values of so many rows at so many tokens."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * text.num_hidden_layers * heads * size * held.itemsize * rows * tokens)
-
-
-def _known(quantization: str) -> str:
-    return quantization if quantization in BYTES_PER_WEIGHT else "none"

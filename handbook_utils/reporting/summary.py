@@ -1,10 +1,9 @@
-"""The demo's table: what every model is worth beside its control, in the terminal and as data."""
+"""The demo's table: what every model is worth beside its control, in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from handbook_utils.records import Estimate
 from handbook_utils.reporting.curves import best_of_n_curves, measure_name
-from handbook_utils.reporting.results import COLUMNS, model_rows, pipeline_results, total_cost
+from handbook_utils.reporting.results import COLUMNS, model_rows, total_cost
 from handbook_utils.reporting.runs import RunView, read_pipeline
 
 # three columns with intervals fit beside a label into 80 columns
@@ -37,11 +36,6 @@ def summary_table(pipeline_out: Path | str | Mapping[str, RunView]) -> Group:
     total = total_cost(views.values())
     minutes = f"{total['runtime_s'] / 60:.1f} min, at most {total['peak_memory_gib']:.2f} GiB"
     return Group(*[table for table in tables if table.row_count], Text(f"All stages: {minutes}."))
-
-
-def summary_json(pipeline_out: Path | str) -> dict[str, Any]:
-    """The same figures as plain data."""
-    return pipeline_results(pipeline_out)
 
 
 def model_tables(views: Mapping[str, RunView]) -> list[Table]:

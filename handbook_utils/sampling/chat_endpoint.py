@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from handbook_utils.chat.thinking import THINKING_KEYS
 from handbook_utils.sampling.endpoint_client import EndpointClient, RefusedError, Watch, text_of
 
 LOGGER = logging.getLogger("handbook_utils")
-# vLLM and DeepSeek say `reasoning_content`; OpenRouter, Ollama and newer vLLM say `reasoning`
-_THINKING = ("reasoning_content", "reasoning", "thinking")
 # what a server does by itself, so that not saying it changes nothing
 _DEFAULTS = {"temperature": 1, "top_p": 1}
 _UNSUPPORTED = re.compile(
@@ -107,7 +106,7 @@ def chat_reply(content: Mapping[str, Any]) -> ChatReply:
         ) from None
     if isinstance(message.get("refusal"), str) and not said:
         raise RefusedError(f"the model refused: {message['refusal'][:200]}")
-    thinking = next((_joined(message[name]) for name in _THINKING if message.get(name)), "")
+    thinking = next((_joined(message[name]) for name in THINKING_KEYS if message.get(name)), "")
     if isinstance(said, list):  # parts, of which some may be thinking
         parts = [part for part in said if isinstance(part, dict)]
         thinking = thinking or "".join(_joined(part.get("thinking")) for part in parts)

@@ -17,19 +17,18 @@ Columns = Mapping[str, NDArray[np.float64]]
 MANY_PROMPTS = 20_000
 
 
-def mean_metrics(columns: Columns, prompts: NDArray[Any], *, suffix: str = "") -> dict[str, Estimate]:
+def mean_metrics(columns: Columns, prompts: NDArray[Any]) -> dict[str, Estimate]:
     """Mean of each column over prompts; rows without a score do not count, nor does a column without any.
 
     Args:
         columns: (rows,) scores by name, NaN where one is missing.
         prompts: (rows,) the prompt of each row.
-        suffix: added to the names.
     """
     metrics = {}
     for name, values in columns.items():
         there = np.isfinite(values)
         if there.any():
-            metrics[name + suffix] = mean_over_prompts(values[there], prompts[there], unit=score_unit(name))
+            metrics[name] = mean_over_prompts(values[there], prompts[there], unit=score_unit(name))
     return metrics
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -150,23 +151,39 @@ def _train(
             run.note(reference_logps=add_reference_logps(trainer, store))
         trainer.length_batches = length_batches(recipe, plan, trainer)
         _settle_plan(recipe, run, trainer, examples=plan.examples)
-        # process 0 also deletes broken ones, so no other may look meanwhile
-        checkpoint = decided_by_main(lambda: newest_checkpoint(run.path / CHECKPOINTS))
-        if checkpoint is not None:
-            LOGGER.info("going on from %s", checkpoint.name)
-        try:
-            # again: building a trainer turns transformers' own messages back on
-            with quiet_libraries(), without_waste(recipe, run, trainer):
-                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            if bar is not None:
-                bar.close()
+        train_or_resume(trainer, run, bar, without_waste(recipe, run, trainer))
     if isinstance(data[0], IterableDataset) and trainer.state.global_step == 0:
         raise DataError(
             f"the stream gave no row that fits into training.max_length = {trainer.args.max_length} tokens: "
             "nothing was trained. Raise it, or look at the data."
         )
     save_model(trainer, tokenizer, run, start)
+
+
+def train_or_resume(
+    trainer: Any, run: RunFolder, bar: ShowProgress | None, *within: AbstractContextManager[None]
+) -> None:
+    """Train from the newest whole checkpoint of the run, or from the start.
+
+    Args:
+        trainer: TRL's, over prepared rows.
+        run: the open run folder.
+        bar: is closed in the end, whatever ends it.
+        within: what holds while it trains.
+    """
+    # process 0 also deletes broken ones, so no other may look meanwhile
+    checkpoint = decided_by_main(lambda: newest_checkpoint(run.path / CHECKPOINTS))
+    if checkpoint is not None:
+        LOGGER.info("going on from %s", checkpoint.name)
+    try:
+        with ExitStack() as stack:
+            # again: building a trainer turns transformers' own messages back on
+            for each in (quiet_libraries(), *within):
+                stack.enter_context(each)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _settle_plan(recipe: TrainingRecipe, run: RunFolder, trainer: Any, *, examples: int | None) -> None:

@@ -9,7 +9,6 @@ and then learns from the same answers as we do, so that both losses and gradient
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import gc
@@ -21,20 +20,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _record import record
+from _shapes import keep_speedup, llama, measure_shapes, middle
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import LlamaForCausalLM, TrainerCallback
 
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.environment import peak_memory_gib, reset_peak_memory
 from handbook_utils.online import trl_bridge as bridge
-from handbook_utils.reporting.claims.claim import project_root
-from handbook_utils.reporting.results import write_result
 from handbook_utils.sampling.generation.engines.interface import SamplingSettings
 from handbook_utils.sampling.generation.engines.transformers import sample_tokens
 from handbook_utils.sampling.generation.rendering import TokenPrompt
@@ -44,7 +43,6 @@ from tests.tiny_models import build_tiny_tokenizer
 
 PROMPTS, ROWS_PER_PASS, STOP, BETA = 8, 16, 1, 0.04
 ROUNDS = 3
-STORED = project_root() / "book" / "results" / "online_rl.json"
 
 
 @dataclass(frozen=True)
@@ -157,14 +155,8 @@ class Answers:
 
 def model_of(shape: Shape) -> Any:
     """A random model whose answers end with the shape's chance at each token."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=256,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        intermediate_size=1024,
+    config = llama(
+        shape.vocabulary,
         max_position_embeddings=1024,
         eos_token_id=STOP,
         pad_token_id=0,
@@ -296,47 +288,20 @@ def measure(shape: Shape, rounds: int) -> dict[str, Any]:
 
 def over(steps: Mapping[str, Sequence[Mapping[str, float]]], what: str) -> dict[str, float]:
     """TRL's figure over ours: the median over rounds, the lowest and the highest."""
-    ratios = [b[what] / a[what] for a, b in zip(steps["ours"], steps["trl"], strict=True)]
-    return {"value": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)}
+    return middle([b[what] / a[what] for a, b in zip(steps["ours"], steps["trl"], strict=True)])
 
 
 def keep_all(measured: Mapping[str, Any]) -> None:
     """Record every figure beside its goal."""
     for name, found in measured.items():
-        speed = found["speedup"]
-        record(
-            name=f"online_rl_{name}_speedup",
-            value=speed["value"],
-            spread=(speed["high"] - speed["low"]) / 2,
-            unit="x",
-            goal=found["goal"],
-            better="higher",
-            peer={"name": "TRL's GRPOTrainer, the same answers", "value": 1.0},
-        )
+        peer = "TRL's GRPOTrainer, the same answers"
+        keep_speedup(f"online_rl_{name}_speedup", found["speedup"], found["goal"], peer)
         memory = found["memory"]["value"]
         record(name=f"online_rl_{name}_memory", value=memory, unit="of TRL's", goal=found["goal_memory"])
     apart = max(found["gradients_apart"] for found in measured.values())
     record(name="online_rl_gradients", value=apart, unit="relative", goal=1e-4)
 
 
-def main(wanted: Sequence[str], rounds: int, *, stored: bool) -> None:
-    """Measure, and store what was measured after each shape."""
-    measured: dict[str, Any] = {}
-    if wanted and STORED.exists():
-        measured = json.loads(STORED.read_text(encoding="utf-8"))["measured"]
-    for shape in SHAPES:
-        if not wanted or shape.name in wanted:
-            measured[shape.name] = measure(shape, rounds)
-            if stored:
-                keep_all(measured)
-                write_result("online_rl", {"measured": measured}, seeds=range(rounds))
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("shapes", nargs="*", help="which to measure; all where none is named")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--show-only", action="store_true", help="store nothing")
-    asked = parser.parse_args()
-    main(asked.shapes, asked.rounds, stored=not asked.show_only)
+    works = {shape.name: partial(measure, shape) for shape in SHAPES}
+    measure_shapes("online_rl", works, keep_all, rounds=ROUNDS)

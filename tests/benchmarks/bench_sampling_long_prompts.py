@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from _record import record
+from _shapes import generate, llama
 from scipy import stats
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from handbook_utils.sampling.generation.engines.interface import SamplingSettings
 from handbook_utils.sampling.generation.engines.transformers import sample_tokens
@@ -32,13 +33,10 @@ LENGTHS = stats.lognorm(0.7, scale=20)
 
 def model() -> PreTrainedModel:
     """A random model whose tokens all have nearly equal chances."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
+    config = llama(
+        VOCABULARY,
         intermediate_size=768,
         num_hidden_layers=4,
-        num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=512,
     )
@@ -74,20 +72,7 @@ def ours(model: PreTrainedModel, asked: list[TokenPrompt], stops: list[int]) -> 
 
 def plain(model: PreTrainedModel, asked: list[TokenPrompt], stops: list[int]) -> int:
     """Sample by `model.generate` from the same distribution; return the tokens up to the ends of answers."""
-    pads = [LONGEST - len(prompt.token_ids) for prompt in asked]
-    ids = torch.tensor([[0] * pad + prompt.token_ids for pad, prompt in zip(pads, asked, strict=True)])
-    mask = torch.tensor([[0] * pad + [1] * (LONGEST - pad) for pad in pads])
-    output = model.generate(
-        ids,
-        attention_mask=mask,
-        do_sample=True,
-        top_k=0,
-        num_return_sequences=SAMPLES,
-        max_new_tokens=NEW_TOKENS,
-        eos_token_id=stops or None,
-        pad_token_id=0,
-    )
-    new = output[:, LONGEST:]
+    new = generate(model, asked, samples=SAMPLES, new_tokens=NEW_TOKENS, stops=stops)
     ended = torch.isin(new, torch.tensor(stops, dtype=torch.long))
     lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])
     return int(lengths.sum())

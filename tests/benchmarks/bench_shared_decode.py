@@ -11,26 +11,25 @@ error in it would not be seen. In the pocket world both loops sample with the bu
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from _earlier_decode import sample_tokens as earlier_loop
 from _record import record
-from transformers import LlamaConfig, LlamaForCausalLM
+from _shapes import generate, keep_speedup, llama, measure_shapes, middle
+from transformers import LlamaForCausalLM
 
 from handbook_utils.libraries.transformers_internals import given_cache
 from handbook_utils.models.load import load_pair
 from handbook_utils.pocket.world import prompts as pocket_prompts
-from handbook_utils.reporting.claims.claim import project_root
-from handbook_utils.reporting.results import write_result
 from handbook_utils.sampling.generation.engines.interface import SamplingSettings
 from handbook_utils.sampling.generation.engines.transformers import SampledTokens, sample_tokens
 from handbook_utils.sampling.generation.generate import stop_token_ids
@@ -41,7 +40,6 @@ PROMPTS, SAMPLES, NEW_TOKENS, VOCABULARY, STOP = 8, 16, 64, 8000, 1
 ROUNDS, LARGE_WEIGHTS = 3, 8.0
 # so that answers of at most 64 tokens have 43 on average
 CHANCE_TO_STOP = 0.0135
-STORED = project_root() / "book" / "results" / "shared_decode.json"
 Loop = Callable[..., list[SampledTokens]]
 
 
@@ -109,16 +107,7 @@ def held_bytes(cache: Any) -> int:
 
 def model_of(work: Work) -> Any:
     """A random model that attends sharply."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=work.heads,
-        intermediate_size=1024,
-        max_position_embeddings=2048,
-    )
+    config = llama(VOCABULARY, num_key_value_heads=work.heads, max_position_embeddings=2048)
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -156,21 +145,9 @@ def spent(meter: Meter, call: Callable[[], list[SampledTokens]]) -> Spent:
     return Spent(whole, whole - meter.reading_s, meter.held_bytes, rows)
 
 
-def generate(model: Any, asked: Sequence[TokenPrompt], stops: list[int]) -> list[SampledTokens]:
-    """Sample by `model.generate` from the same distribution; nothing is read from its answers."""
-    longest = max(len(prompt.token_ids) for prompt in asked)
-    ids = torch.tensor([[0] * (longest - len(one.token_ids)) + one.token_ids for one in asked])
-    mask = torch.tensor([[0] * (longest - len(one.token_ids)) + [1] * len(one.token_ids) for one in asked])
-    model.generate(
-        ids,
-        attention_mask=mask,
-        do_sample=True,
-        top_k=0,
-        num_return_sequences=SAMPLES,
-        max_new_tokens=NEW_TOKENS,
-        eos_token_id=stops or None,
-        pad_token_id=0,
-    )
+def plain(model: Any, asked: Sequence[TokenPrompt], stops: list[int]) -> list[SampledTokens]:
+    """Sample by `model.generate`; nothing is read from its answers."""
+    generate(model, asked, samples=SAMPLES, new_tokens=NEW_TOKENS, stops=stops)
     return []
 
 
@@ -206,7 +183,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         for name, call in sides.items():
             timed[name].append(spent(meter, call))
         if work.goal_generate is not None and number < max(1, rounds - 1):
-            timed["generate"].append(spent(meter, lambda: generate(model, asked, stops)))
+            timed["generate"].append(spent(meter, lambda: plain(model, asked, stops)))
     [mine, *_], [theirs, *_] = timed["ours"], timed["earlier"]
     same, apart = agreement(mine.rows, theirs.rows)
     found = {
@@ -256,25 +233,12 @@ def measure_pocket(rounds: int) -> dict[str, Any]:
     return found
 
 
-def middle(ratios: list[float]) -> dict[str, float]:
-    """The median over rounds, with the lowest and the highest."""
-    return {"value": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)}
-
-
 def keep(name: str, figure: dict[str, float], goal: float, peer: str) -> None:
     """Record a ratio."""
-    record(
-        name=f"shared_decode_{name}",
-        value=figure["value"],
-        spread=(figure["high"] - figure["low"]) / 2,
-        unit="x",
-        goal=goal,
-        better="higher",
-        peer={"name": peer, "value": 1.0},
-    )
+    keep_speedup(f"shared_decode_{name}", figure, goal, peer)
 
 
-def keep_all(measured: dict[str, Any]) -> None:
+def keep_all(measured: Mapping[str, Any]) -> None:
     """Record every figure beside its goal."""
     for name, found in measured.items():
         if name == "pocket":
@@ -293,24 +257,6 @@ def keep_all(measured: dict[str, Any]) -> None:
     record(name="shared_decode_logprobs", value=apart, unit="nats per token", goal=1e-4)
 
 
-def main(wanted: Sequence[str], rounds: int) -> None:
-    """Measure, and store what was measured after each shape."""
-    measured: dict[str, Any] = {}
-    if wanted and STORED.exists():
-        measured = json.loads(STORED.read_text(encoding="utf-8"))["measured"]
-    works: dict[str, Work | None] = {work.name: work for work in WORKS} | {"pocket": None}
-    for name, work in works.items():
-        if not wanted or name in wanted:
-            measured[name] = measure_pocket(rounds) if work is None else measure(work, rounds)
-            keep_all(measured)
-            in_order = {each: measured[each] for each in works if each in measured}
-            write_result("shared_decode", {"measured": in_order}, seeds=range(rounds))
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("shapes", nargs="*", help="which to measure; all where none is named")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    asked_for = parser.parse_args()
-    main(asked_for.shapes, asked_for.rounds)
+    works = {work.name: partial(measure, work) for work in WORKS}
+    measure_shapes("shared_decode", {**works, "pocket": measure_pocket}, keep_all, rounds=ROUNDS)

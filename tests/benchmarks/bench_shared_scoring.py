@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from _record import record
-from transformers import AutoModelForSequenceClassification, LlamaConfig
+from _shapes import llama
+from transformers import AutoModelForSequenceClassification
 
 from handbook_utils.models.logprobs import sequence_rewards
 
@@ -25,16 +26,7 @@ BATCH, ROUNDS, GOAL = 16, 6, 2.8
 
 def judge() -> Any:
     """A random reward model."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_labels=1,
-        pad_token_id=0,
-    )
+    config = llama(VOCABULARY, num_attention_heads=4, num_labels=1, pad_token_id=0)
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 

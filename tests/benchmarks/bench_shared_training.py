@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 from _record import record
+from _shapes import llama
 from _turns import Turn, in_turns
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    LlamaConfig,
     PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
@@ -126,12 +126,9 @@ def words(work: Work) -> Any:
 
 def model_of(work: Work) -> Any:
     """A random model, six layers of 256."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=work.vocabulary,
-        hidden_size=256,
+    config = llama(
+        work.vocabulary,
         intermediate_size=704,
-        num_hidden_layers=6,
         num_attention_heads=4,
         max_position_embeddings=4096,
         pad_token_id=0,

@@ -7,7 +7,7 @@ import html
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +220,3 @@ FORMATS: Mapping[str, Callable[[History, Path], Path]] = {
 }
 # names that a format does not keep make its score another question
 LOSSY = ("trainer_log",)
-
-
-def names_of(history: Iterable[Record]) -> set[str]:
-    """All names of a history."""
-    return {key for record in history for key in record}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socketserver import BaseServer
+from typing import TypeVar
 
 import pytest
+
+Served = TypeVar("Served", bound=BaseServer)
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +58,21 @@ def handbook(
         return int(left.value.code or 0), captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Served], Served]]:
+    """Have a server serve in a thread until the test ends."""
+    served: list[tuple[BaseServer, threading.Thread]] = []
+
+    def start(server: Served) -> Served:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        served.append((server, thread))
+        return server
+
+    yield start
+    for server, thread in served:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -196,22 +195,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def stub(monkeypatch) -> Iterator[Callable[[Answer], Stub]]:
+def stub(monkeypatch, serving) -> Callable[[Answer], Stub]:
     monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.01)
-    started: list[tuple[Stub, threading.Thread]] = []
-
-    def start(answer: Answer) -> Stub:
-        server = Stub(answer)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        started.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return lambda answer: serving(Stub(answer))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -393,20 +393,12 @@ def test_mistakes_on_the_command_line_are_told_before_anything_is_served(tmp_pat
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., CompareServer]]:
-    servers: list[CompareServer] = []
-
+def serve(tmp_path: Path, serving: Callable[[CompareServer], CompareServer]) -> Callable[..., CompareServer]:
     def start(access: Access | None = None, **options: Any) -> CompareServer:
         of = session(tmp_path / "served.jsonl", **options)
-        server = CompareServer(of, access or Access.to("127.0.0.1"), 0, [])
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server
+        return serving(CompareServer(of, access or Access.to("127.0.0.1"), 0, []))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def ask(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,17 @@ from handbook_utils.data.load import load_dataset
 from handbook_utils.errors import DataError, RunFolderError
 from handbook_utils.pipeline.judgements import read_judgements
 from handbook_utils.sampling import endpoint_client
-from handbook_utils.sampling.annotation.feedback import ledger as ledger_module
+from handbook_utils.sampling import ledger as ledger_module
 from handbook_utils.sampling.annotation.feedback.checked import ADDRESSES, CONTROL, read_human_pairs
-from handbook_utils.sampling.annotation.feedback.ledger import (
+from handbook_utils.sampling.annotation.feedback.rating import Aspects
+from handbook_utils.sampling.annotation.feedback.revising import drawn_principles, read_principles
+from handbook_utils.sampling.ledger import (
     Bound,
     BoundReachedError,
     Ledger,
     Spent,
     most_of,
 )
-from handbook_utils.sampling.annotation.feedback.rating import Aspects
-from handbook_utils.sampling.annotation.feedback.revising import drawn_principles, read_principles
 
 KEY = "sk-never-to-be-seen-0123456789"
 Handbook = Callable[..., tuple[int, str, str]]
@@ -87,22 +87,13 @@ def reviser(task: str, texts: dict[str, str]) -> str:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Say], LabelServer]]:
+def serve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serving: Callable[[LabelServer], LabelServer]
+) -> Callable[[Say], LabelServer]:
     monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("LABEL_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-    servers: list[LabelServer] = []
-
-    def start(say: Say) -> LabelServer:
-        server = LabelServer(say)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return lambda say: serving(LabelServer(say))
 
 
 def write(path: str, rows: list[dict[str, Any]]) -> None:
@@ -345,8 +336,9 @@ def test_a_killed_run_has_kept_its_replies_and_counts_what_was_in_flight(serve, 
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert started.wait(60)
-        with pytest.raises(RunFolderError, match="another process buys replies"):
-            Ledger(Path("labels/replies.jsonl"), Bound())
+        busy = Ledger(Path("labels/replies.jsonl"), Bound())
+        with pytest.raises(RunFolderError, match="another process buys replies"), busy:
+            pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

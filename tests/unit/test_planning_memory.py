@@ -27,7 +27,7 @@ from handbook_utils.planning.live_bytes import ACTIVATIONS, GRADIENTS, LiveBytes
 from handbook_utils.planning.memory import MARGIN_BYTES, Setup, plan_memory
 from handbook_utils.planning.picture import parts_svg
 from handbook_utils.planning.report import make_plan, plan_record, plan_view
-from handbook_utils.planning.whole import cache_bytes, plan_training_memory
+from handbook_utils.planning.whole import plan_training_memory
 from handbook_utils.schema.recipe import check_recipe
 from handbook_utils.schema.sections import LoraSection
 
@@ -173,10 +173,6 @@ def test_operations_are_six_per_weight_and_token() -> None:
     assert took.flops == pytest.approx(by_hand)
     assert took.hours is not None
     assert took.hours[0] == pytest.approx(by_hand / 50e12 / 3600)
-
-
-def test_keys_and_values_take_two_numbers_per_channel_layer_and_token() -> None:
-    assert cache_bytes(config(), 3, 100, torch.bfloat16) == 2 * 3 * 4 * 128 * 2 * 300
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from handbook_utils.reporting.results import (
     write_result,
 )
 from handbook_utils.reporting.runs import read_pipeline
-from handbook_utils.reporting.summary import summary_json, summary_table
+from handbook_utils.reporting.summary import summary_table
 
 
 @pytest.fixture
@@ -58,7 +58,6 @@ def test_a_pipelines_results_hold_every_section(finished_pipeline):
     assert results["cost"]["sft"]["tokens_per_s"] > 0
     assert results["total"]["runtime_s"] >= results["cost"]["sft"]["runtime_s"]
     json.dumps(results, allow_nan=False)
-    assert summary_json(finished_pipeline) == results
 
 
 def test_the_books_results_carry_the_runs_own_versions(finished_pipeline, book):

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -120,14 +120,9 @@ def drips_body(handler: Handler) -> None:
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
+def server(monkeypatch, serving) -> Server:
     monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.01)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    return serving(Server())
 
 
 def engine(server: Server, *, skip: bool = False, **changes: Any) -> EndpointEngine:

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,10 +25,10 @@ from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import endpoint_client
 from handbook_utils.sampling.chat_endpoint import ChatEndpoint
 from handbook_utils.sampling.endpoint_client import RefusedError
+from handbook_utils.sampling.ledger import Bound, BoundReachedError, Ledger
 from handbook_utils.sampling.scoring.score import NoScore
 from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict, reply_text
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
-from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 from handbook_utils.sampling.tables import UnscoredWarning, samples_table
 from handbook_utils.schema.recipe import check_recipe
 
@@ -86,22 +86,11 @@ def blocks(message: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def serve(monkeypatch) -> Iterator[Callable[..., Server]]:
+def serve(monkeypatch, serving) -> Callable[..., Server]:
     """Start a server with a judge's habits."""
-    servers: list[Server] = []
     monkeypatch.setattr(endpoint_client, "FIRST_WAIT_S", 0.0)
     monkeypatch.setenv("JUDGE_KEY", KEY)
-
-    def start(verdict: Callable[[str, str], str]) -> Server:
-        server = Server(verdict)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return lambda verdict: serving(Server(verdict))
 
 
 def longer(a: str, b: str) -> str:
@@ -188,7 +177,7 @@ def test_a_reply_is_bought_once_and_the_key_is_in_no_file(serve, tmp_path):
     assert first == again
     assert len(server.asked) == 2
     content = (tmp_path / "c.jsonl").read_text(encoding="utf-8")
-    assert len(content.splitlines()) == 2
+    assert sum("reply" in json.loads(line) for line in content.splitlines()) == 2
     assert KEY not in content
     # another model is another judge
     scorer_of(judge(server, tmp_path / "c.jsonl", model="another"))(samples("one", "other"))
@@ -336,27 +325,64 @@ def test_a_judge_that_takes_neither_temperature_nor_max_tokens_is_asked_in_its_w
     assert "takes no 'temperature'" in caplog.text
 
 
+def bought(ledger: Ledger, question: int, text: str = "") -> str:
+    def fetch(watch: Any) -> dict[str, Any]:
+        watch("sent")
+        return {}
+
+    return ledger.reply(
+        {"q": question, "messages": [], "max_tokens": 1}, url="u", fetch=fetch, read=lambda _: text
+    )
+
+
 def test_a_line_that_a_kill_cut_short_is_bought_again_and_spoils_no_other(tmp_path):
-    store = ReplyStore(tmp_path / "c.jsonl", max_requests=9)
-    assert store.reply({"q": 1}, lambda: "one") == "one"
-    with (tmp_path / "c.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write('{"request": "abc", "rep')
-    again = ReplyStore(tmp_path / "c.jsonl", max_requests=9)
-    assert again.reply({"q": 2}, lambda: "two") == "two"
-    third = ReplyStore(tmp_path / "c.jsonl", max_requests=9)
-    assert [third.reply({"q": number}, str) for number in (1, 2)] == ["one", "two"]
-    assert len(third) == 2
+    path = tmp_path / "c.jsonl"
+    assert bought(Ledger(path, Bound(requests=9)), 1, "one") == "one"
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"reply": "abc", "te')
+    again = Ledger(path, Bound(requests=9))
+    assert bought(again, 2, "two") == "two"
+    third = Ledger(path, Bound(requests=9))
+    assert [bought(third, number) for number in (1, 2)] == ["one", "two"]
+    assert third.spent.requests == 2
 
 
 def test_a_cache_of_another_version_of_the_prompt_is_refused_and_one_of_no_version_is_not(tmp_path):
     path = tmp_path / "c.jsonl"
-    ReplyStore(path, max_requests=9).reply({"q": 1}, lambda: "one")
-    assert ReplyStore(path, max_requests=9, version="new").reply({"q": 1}, str) == "one"
-    ReplyStore(path, max_requests=9, version="old").reply({"q": 2}, lambda: "two")
+    bought(Ledger(path, Bound()), 1, "one")
+    assert bought(Ledger(path, Bound(), version="new"), 1) == "one"
+    bought(Ledger(path, Bound(), version="old"), 2, "two")
     with pytest.raises(
         DataError, match=r"another version of the judge's prompt \('old', now 'new'\).*another file"
     ):
-        ReplyStore(path, max_requests=9, version="new")
+        Ledger(path, Bound(), version="new")
+
+
+def test_replies_bought_before_tries_were_written_down_are_still_read_and_counted(serve, tmp_path):
+    server, path = serve(longer), tmp_path / "c.jsonl"
+    scores = scorer_of(judge(server, path))(samples("one", "other"))
+    now = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    replies = [entry for entry in now if "reply" in entry]
+    before = [
+        {"request": entry["reply"], "reply": entry["text"], "version": entry["version"]} for entry in replies
+    ]
+    cut = '{"request": "abc", "rep'
+    path.write_text("\n".join([json.dumps(before[0]), cut, json.dumps(before[1])]) + "\n", encoding="utf-8")
+    bounded = judge(server, path, max_requests=2)
+    assert scorer_of(bounded)(samples("one", "other")) == scores
+    assert len(server.asked) == 2
+    with pytest.raises(DataError, match=r"2 replies were asked for, and `max_requests` is 2"):
+        scorer_of(bounded)(samples("one", "another"))
+
+
+def test_two_judges_with_one_file_share_its_replies_and_its_bound(tmp_path):
+    one, other = (Ledger(tmp_path / "c.jsonl", Bound(requests=2)) for _ in range(2))
+    assert bought(one, 1, "one") == "one"
+    assert bought(other, 1, "paid twice") == "one"
+    assert bought(other, 2, "two") == "two"
+    with pytest.raises(BoundReachedError):
+        bought(one, 3)
+    assert one.spent == other.spent
 
 
 def test_a_row_without_a_verdict_has_no_number(serve, tmp_path):

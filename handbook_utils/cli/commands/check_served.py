@@ -10,6 +10,8 @@ import typer
 from handbook_utils.cli.options import Json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from handbook_utils.export.served.check import ServedReport
 
 
@@ -61,31 +63,20 @@ def check_served(
 
 def _show(report: ServedReport, run: str) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from handbook_utils.chat.view import printable
     from handbook_utils.cli import view
 
     console = Console(highlight=False)
-    table = Table("conversation", "trained", "served", "prompt", "answer", title=None)
-    answers = {check.name: check for check in report.answers}
-    for check in report.prompts:
-        answer = answers.get(check.name)
-        verdict: str = "not compared" if answer is None else answer.verdict
-        if answer is not None and answer.logprob_difference is not None:
-            verdict += f", {answer.logprob_difference:.3f} nats"
-        table.add_row(check.name, str(check.trained), str(check.served), check.verdict, verdict)
-    console.print(table)
+    console.print(_table(report))
     other = next((check for check in report.answers if check.verdict == "other"), None)
     if other is not None:
         for who, text in (("trained", other.trained), ("served", other.served)):
             console.print(Text(f"  {other.name}, {who}: {printable(text)}", style="dim"))
     for problem in report.problems:
         console.print(Text(problem, style="red"))
-    said = ["tokens" if report.by == "ids" else "numbers of tokens, because the server reports no more"]
-    said += [f"{len(report.answers)} answers" if report.answers else "no answers"]
-    said += ["their log-probabilities"] if report.has_logprobs else []
+    said = _compared(report)
     console.print(Text(f"compared on {len(report.prompts)} conversations: {', '.join(said)}", style="dim"))
     for name, reason in report.refused.items():
         console.print(
@@ -100,3 +91,24 @@ def _show(report: ServedReport, run: str) -> None:
         view.say_next(
             f"serve an export, which holds the trained template and end: handbook export {run} --out FOLDER"
         )
+
+
+def _table(report: ServedReport) -> Table:
+    from rich.table import Table
+
+    table = Table("conversation", "trained", "served", "prompt", "answer", title=None)
+    answers = {check.name: check for check in report.answers}
+    for check in report.prompts:
+        answer = answers.get(check.name)
+        verdict: str = "not compared" if answer is None else answer.verdict
+        if answer is not None and answer.logprob_difference is not None:
+            verdict += f", {answer.logprob_difference:.3f} nats"
+        table.add_row(check.name, str(check.trained), str(check.served), check.verdict, verdict)
+    return table
+
+
+def _compared(report: ServedReport) -> list[str]:
+    """What of the two was compared, in words."""
+    said = ["tokens" if report.by == "ids" else "numbers of tokens, because the server reports no more"]
+    said += [f"{len(report.answers)} answers" if report.answers else "no answers"]
+    return [*said, *(["their log-probabilities"] if report.has_logprobs else [])]

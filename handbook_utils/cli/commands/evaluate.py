@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,6 @@ from handbook_utils.cli.options import (
     Out,
     Overwrite,
     Seed,
-    executor_changes,
 )
 from handbook_utils.errors import RecipeError
 
@@ -29,13 +29,45 @@ if TYPE_CHECKING:
 BENCHMARKS = "Benchmarks (extra lm-eval)"
 
 
+Measured = Annotated[
+    str,
+    typer.Argument(help="A packaged recipe or a YAML file; with --tasks a run, model folder or hub name."),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Tasks of the harness, such as arc_easy,hellaswag, or YAML files of tasks.",
+        rich_help_panel=BENCHMARKS,
+    ),
+]
+Against = Annotated[
+    Path | None, typer.Option(help="Benchmarks of a baseline: an earlier --out.", rich_help_panel=BENCHMARKS)
+]
+Shots = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Examples before each question. Default: the task's.", rich_help_panel=BENCHMARKS
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Only the first N questions.", rich_help_panel=BENCHMARKS)
+]
+RowsPerBatch = Annotated[
+    int, typer.Option("--rows-per-batch", min=1, help="Rows per batch.", rich_help_panel=BENCHMARKS)
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=BENCHMARKS)]
+NoTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--no-template",
+        help="Ask without the chat template, as a model that only continues text.",
+        rich_help_panel=BENCHMARKS,
+    ),
+]
+
+
 def evaluate(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            help="A packaged recipe or a YAML file; with --tasks a run, model folder or hub name."
-        ),
-    ],
+    recipe: Measured,
     out: Out = None,
     changes: Changes = None,
     seed: Seed = None,
@@ -44,40 +76,13 @@ def evaluate(
     dry_run: DryRun = False,
     executor: OnExecutor = None,
     allow_code: AllowCode = False,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Tasks of the harness, such as arc_easy,hellaswag, or YAML files of tasks.",
-            rich_help_panel=BENCHMARKS,
-        ),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(help="Benchmarks of a baseline: an earlier --out.", rich_help_panel=BENCHMARKS),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Examples before each question. Default: the task's.", rich_help_panel=BENCHMARKS
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N questions.", rich_help_panel=BENCHMARKS)
-    ] = None,
-    rows: Annotated[
-        int, typer.Option("--rows-per-batch", min=1, help="Rows per batch.", rich_help_panel=BENCHMARKS)
-    ] = 8,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=BENCHMARKS)
-    ] = "auto",
-    no_template: Annotated[
-        bool,
-        typer.Option(
-            "--no-template",
-            help="Ask without the chat template, as a model that only continues text.",
-            rich_help_panel=BENCHMARKS,
-        ),
-    ] = False,
+    tasks: Tasks = None,
+    against: Against = None,
+    shots: Shots = None,
+    limit: Limit = None,
+    rows: RowsPerBatch = 8,
+    dtype: Dtype = "auto",
+    no_template: NoTemplate = False,
 ) -> None:
     """Measure a model on held-out prompts, or best-of-n on scored samples; with --tasks on benchmarks.
 
@@ -93,57 +98,63 @@ def evaluate(
 
     handbook evaluate runs/dpo --tasks arc_easy,hellaswag --out runs/bench-dpo --against runs/bench-sft
     """
-    only_benchmarks = {
-        "--against": against,
-        "--shots": shots,
-        "--limit": limit,
-        "--no-template": no_template or None,
-        "--dtype": None if dtype == "auto" else dtype,
-    }
     if not tasks:
-        given = [name for name, value in only_benchmarks.items() if value is not None]
-        if given:
-            raise RecipeError(f"{given[0]}: belongs to benchmarks. Name them with --tasks, or leave it out.")
-        _by_recipe(
-            recipe,
-            out,
-            [*executor_changes(executor), *(changes or [])],
-            seed,
-            json,
-            dry_run,
+        _refuse_options(
             {
-                "overwrite": overwrite,
-                "allow_code": allow_code,
+                "--against": against,
+                "--shots": shots,
+                "--limit": limit,
+                "--no-template": no_template or None,
+                "--dtype": None if dtype == "auto" else dtype,
             },
+            "belongs to benchmarks. Name them with --tasks, or leave it out.",
+        )
+        from handbook_utils.cli import view
+
+        view.run_recipe(
+            "evaluate",
+            recipe,
+            out=out,
+            changes=changes,
+            seed=seed,
+            json=json,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            executor=executor,
+            allow_code=allow_code,
         )
         return
-    for name, value in (("--set", changes), ("--executor", executor), ("--dry-run", dry_run or None)):
-        if value:
-            raise RecipeError(f"{name}: belongs to recipes; with --tasks there is none. Leave it out.")
+    _refuse_options(
+        {"--set": changes or None, "--executor": executor or None, "--dry-run": dry_run or None},
+        "belongs to recipes; with --tasks there is none. Leave it out.",
+    )
     from handbook_utils.benchmarks.tasks import named_tasks, require_harness
 
     named_tasks(tasks, allow_code=allow_code)  # what is wrong there is said before anything heavy is loaded
     require_harness()
-    from handbook_utils.benchmarks.run import (
-        BenchmarkSettings,
-        asked_otherwise,
-        read_benchmarks,
-        run_benchmarks,
-    )
-    from handbook_utils.benchmarks.scores import compare_benchmarks
+    from handbook_utils.benchmarks.run import BenchmarkSettings, read_benchmarks, run_benchmarks
 
     baseline = None if against is None else read_benchmarks(against)
     settings = BenchmarkSettings(shots, limit, rows, dtype, not no_template, seed or 0)
     folder = out or Path("runs") / f"benchmarks-{Path(recipe).name.replace(':', '-')}"
+    announce = None if json else lambda name: print(f"{name} ...")
     result = run_benchmarks(
-        recipe,
-        tasks,
-        folder,
-        settings,
-        allow_code=allow_code,
-        overwrite=overwrite,
-        announce=None if json else lambda name: print(f"{name} ..."),
+        recipe, tasks, folder, settings, allow_code=allow_code, overwrite=overwrite, announce=announce
     )
+    _report(result, baseline, json)
+
+
+def _refuse_options(given: Mapping[str, object], why: str) -> None:
+    """Refuse the first option that has a value and no use."""
+    for name, value in given.items():
+        if value is not None:
+            raise RecipeError(f"{name}: {why}")
+
+
+def _report(result: BenchmarkResult, baseline: BenchmarkResult | None, json: bool) -> None:
+    from handbook_utils.benchmarks.run import asked_otherwise
+    from handbook_utils.benchmarks.scores import compare_benchmarks
+
     compared: list[BenchmarkComparison] = []
     left_out: list[str] = []
     if baseline is not None:
@@ -153,21 +164,6 @@ def evaluate(
         print(json_module.dumps(_record(result, compared, left_out)))
     else:
         _show(result, compared, left_out)
-
-
-def _by_recipe(
-    recipe: str,
-    out: Path | None,
-    changes: list[str],
-    seed: int | None,
-    json: bool,
-    dry_run: bool,
-    options: dict[str, bool],
-) -> None:
-    from handbook_utils.cli import view
-
-    loaded = view.load_for("evaluate", recipe, changes, seed)
-    view.run_or_plan(loaded, out or view.default_out(recipe), dry_run=dry_run, json=json, **options)
 
 
 def _record(

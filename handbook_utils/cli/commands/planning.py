@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.text import Text
 
 from handbook_utils.cli.options import Changes, Json, Out, RecipeName, Seed
 from handbook_utils.errors import RecipeError
+
+if TYPE_CHECKING:
+    from handbook_utils.schema.training import TrainingRecipe
 
 AllRows = Annotated[
     bool, typer.Option("--all-rows", help="Count the tokens of all rows, not of a sample of 2,000.")
@@ -66,7 +69,7 @@ def plan(
     if picture is not None and picture.suffix != ".svg":
         raise RecipeError(f"--picture: '{picture.name}' is no .svg file.")
     wanted = launch_changes(processes, strategy, None)
-    loaded: Any = view.load_for("train", recipe, [*(changes or []), *wanted], seed)
+    loaded = view.load_training(recipe, [*(changes or []), *wanted], seed)
     inputs = _inputs(recipe, loaded, view.default_out(recipe))  # before what takes long to import
     from handbook_utils.data.load import ResolvedInputs
     from handbook_utils.planning.picture import parts_svg
@@ -114,7 +117,7 @@ def preflight(
     from handbook_utils.planning.gpus import read_gpu
 
     room = None if gpu is None else read_gpu(gpu)
-    loaded: Any = view.load_for("train", recipe, changes or [], seed)
+    loaded = view.load_training(recipe, changes or [], seed)
     from handbook_utils.pipeline.checks.preflight import preflight as look
 
     found = look(loaded, out or view.default_out(recipe), gpu=room, all_rows=all_rows)
@@ -134,7 +137,7 @@ def preflight(
         raise typer.Exit(1)
 
 
-def _inputs(name: str, recipe: Any, out: Path) -> dict[str, Path]:
+def _inputs(name: str, recipe: TrainingRecipe, out: Path) -> dict[str, Path]:
     """The earlier runs that a recipe reads; where one is missing, the error says what can stand in for it."""
     from handbook_utils.pipeline.inputs import resolve_inputs, sources_of
     from handbook_utils.schema.recipe import find_recipe, read_recipe_file, recipe_names

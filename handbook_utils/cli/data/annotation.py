@@ -14,65 +14,70 @@ from handbook_utils.cli.options import Columns, Format, Json, Split
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
-    from handbook_utils.sampling.annotation.people import AgreementReport
     from handbook_utils.sampling.annotation.server import CompareServer
 
 WORK, WHERE = "How the work is shared", "Where the page is served"
 
 
+Pairs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="A file of pairs; or one with several answers per prompt; or two files of answers to the "
+        "same prompts. Any format that `handbook data show` reads.",
+        show_default=False,
+    ),
+]
+Judged = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The .jsonl file that judgements are appended to.", show_default=False),
+]
+Guideline = Annotated[
+    Path | None,
+    typer.Option("--guideline", help="Text or Markdown to show beside the answers.", show_default=False),
+]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        "--overlap",
+        help="Share of the pairs that several people judge, so that agreement can be measured.",
+        rich_help_panel=WORK,
+    ),
+]
+People = Annotated[
+    int, typer.Option("--people", help="How many people judge each of these pairs.", rich_help_panel=WORK)
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Seed for the order of pairs, and for which answer is shown first.", rich_help_panel=WORK
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        help="Address to listen on. If other machines can reach it, the page needs the token that is "
+        "printed, and is sent unencrypted.",
+        rich_help_panel=WHERE,
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        "--port", min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=WHERE
+    ),
+]
+
+
 def compare(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="A file of pairs; or one with several answers per prompt; or two files of answers to the "
-            "same prompts. Any format that `handbook data show` reads.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="The .jsonl file that judgements are appended to.", show_default=False
-        ),
-    ] = None,
-    guideline: Annotated[
-        Path | None,
-        typer.Option("--guideline", help="Text or Markdown to show beside the answers.", show_default=False),
-    ] = None,
-    overlap: Annotated[
-        float,
-        typer.Option(
-            "--overlap",
-            help="Share of the pairs that several people judge, so that agreement can be measured.",
-            rich_help_panel=WORK,
-        ),
-    ] = 0.2,
-    people: Annotated[
-        int, typer.Option("--people", help="How many people judge each of these pairs.", rich_help_panel=WORK)
-    ] = 2,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Seed for the order of pairs, and for which answer is shown first.",
-            rich_help_panel=WORK,
-        ),
-    ] = 0,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            help="Address to listen on. If other machines can reach it, the page needs the token that is "
-            "printed, and is sent unencrypted.",
-            rich_help_panel=WHERE,
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=WHERE
-        ),
-    ] = 8765,
+    sources: Pairs = None,
+    out: Judged = None,
+    guideline: Guideline = None,
+    overlap: Overlap = 0.2,
+    people: People = 2,
+    seed: Seed = 0,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
     format: Format = "auto",
     column: Columns = None,
     split: Split = "train",
@@ -150,6 +155,7 @@ def agreement(
     Examples: handbook data agreement judged.jsonl;
     handbook data agreement judged.jsonl --out agreed.jsonl, then handbook win-rate agreed.jsonl
     """
+    from handbook_utils.cli.data.label_tables import show_agreement
     from handbook_utils.cli.data.tables import print_json
     from handbook_utils.sampling.annotation.judgements import read_judgement_file
     from handbook_utils.sampling.annotation.people import agreed_rows, summarise_people
@@ -172,50 +178,4 @@ def agreement(
     if json:
         print_json({"file": str(judgements), "out": out and str(out), **report.to_json()})
         return
-    _show_agreement(report, judgements, out)
-
-
-def _show_agreement(report: AgreementReport, judgements: Path, out: Path | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from handbook_utils.chat.view import printable
-    from handbook_utils.cli.view import say_next
-
-    console = Console(highlight=False)
-    console.print(
-        f"{report.judgements:,} judgements of {report.pairs:,} pairs by {len(report.people)} people; "
-        f"{report.shared:,} pairs were judged by two or more"
-    )
-    figures = Table("agreement", "value", "interval", "pairs", box=None, header_style="bold")
-    named = {
-        "alpha": "Krippendorff's alpha",
-        "alpha_ordered": "alpha, a tie halfway between",
-        "agreement": "equal judgements",
-    }
-    found = [(named[name], figure) for name, figure in report.metrics.items()]
-    found += [(f"Cohen's kappa: {' and '.join(names)}", kappa) for names, kappa in report.kappas.items()]
-    for name, figure in found:
-        interval = f"[{figure.low:.3f}, {figure.high:.3f}]"
-        figures.add_row(Text(printable(name)), f"{figure.value:.3f}", interval, f"{figure.n:,}")
-    if found:
-        console.print(figures)
-    table = Table("person", "judged", "skipped", "undone", "seconds", "prefers the first", box=None)
-    for name, person in report.people.items():
-        seconds = "" if person.seconds is None else f"{person.seconds:.1f}"
-        first = "" if person.first is None else str(person.first)
-        counts = (f"{n:,}" for n in (person.judged, person.skipped, person.taken_back))
-        table.add_row(Text(printable(name)), *counts, seconds, first)
-    if report.people:
-        console.print(table)
-    for caution in report.cautions:
-        console.print(f"caution: {printable(caution)}", style="yellow", markup=False, soft_wrap=True)
-    if out is None:
-        name = shlex.quote(str(judgements))
-        say_next(f"write what most people preferred: handbook data agreement {name} --out agreed.jsonl")
-    else:
-        say_next(
-            f"name {out} under data: of a recipe that learns from pairs, or: handbook win-rate "
-            f"{shlex.quote(str(out))}"
-        )
+    show_agreement(report, judgements, out)

@@ -12,13 +12,35 @@ import typer
 
 from handbook_utils.cli.data.annotation import agreement, compare
 from handbook_utils.cli.data.labelling import label
+from handbook_utils.cli.data.options import (
+    Against,
+    AgainstColumns,
+    AgainstSplit,
+    Boilerplate,
+    Drop,
+    Explain,
+    Flag,
+    Languages,
+    LeakNear,
+    LeakShare,
+    LeakWords,
+    Model,
+    Near,
+    Off,
+    Out,
+    RepeatedWords,
+    Repetition,
+    Replace,
+    Restore,
+    Sources,
+)
 from handbook_utils.cli.data.sources import as_written, named_sources, opened_sources
 from handbook_utils.cli.options import Columns, Format, Json, Split
-from handbook_utils.curation.rules.table import RULES as RULE_TABLE
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
     from handbook_utils.curation.rows import SourceRows
+    from handbook_utils.curation.rules.table import Settings
     from handbook_utils.schema.sections import DataSource
 
 app = typer.Typer(
@@ -29,65 +51,6 @@ app = typer.Typer(
     epilog="Example: handbook data show tips.jsonl, then handbook data curate tips.jsonl --out clean",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Sources = Annotated[
-    list[str] | None,
-    typer.Argument(
-        help="Files or folders (.jsonl, .json, .csv, .parquet, ...), hub names or pocket:...; "
-        "or recipes, for all of their data.",
-        show_default=False,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model", help="The model to be trained; only its tokenizer is loaded.", show_default=False
-    ),
-]
-Against = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--against", help="Your test prompts: a file, folder or hub name. Repeatable.", show_default=False
-    ),
-]
-AgainstColumns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--against-column",
-        metavar="THEIRS=OURS",
-        help="As --column, for the test prompts. Repeatable.",
-        show_default=False,
-    ),
-]
-AgainstSplit = Annotated[str, typer.Option("--against-split", help="Split of the test prompts.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
-Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier curation in that folder.")]
-LEAKS, RULES, LATER = "What counts as a leak", "Rules", "A finished folder"
-OR_ALL, SEE_DROP = "Repeatable; or all.", "Rules: see --drop."
-
-
-def _listed(name: str, explained: str) -> Any:
-    """An option of the rules that may be given several times."""
-    return typer.Option(name, help=explained, rich_help_panel=RULES, show_default=False)
-
-
-LeakWords = Annotated[
-    int,
-    typer.Option(min=1, help="Words per run, for --leak-share.", rich_help_panel=LEAKS),
-]
-LeakShare = Annotated[
-    float,
-    typer.Option(
-        help="A row leaks a test prompt if it contains this share of the prompt's runs of words.",
-        rich_help_panel=LEAKS,
-    ),
-]
-
-LeakNear = Annotated[
-    float,
-    typer.Option(
-        help="A prompt leaks a test prompt if their Jaccard similarity is this high.", rich_help_panel=LEAKS
-    ),
-]
 
 
 @app.command()
@@ -140,73 +103,19 @@ def curate(
     out: Out = None,
     model: Model = None,
     against: Against = None,
-    drop: Annotated[
-        list[str] | None,
-        _listed("--drop", f"Remove the rows that this rule finds. {OR_ALL} Rules: {', '.join(RULE_TABLE)}."),
-    ] = None,
-    flag: Annotated[
-        list[str] | None,
-        _listed("--flag", f"Keep the rows that this rule finds, and list them. {OR_ALL} {SEE_DROP}"),
-    ] = None,
-    off: Annotated[list[str] | None, _listed("--off", f"Do not apply this rule. {OR_ALL} {SEE_DROP}")] = None,
-    near: Annotated[
-        float,
-        typer.Option(
-            help="Texts at least this similar are near-duplicates: Jaccard similarity of their runs of three "
-            "words. 0.8: about one word in 25 differs.",
-            rich_help_panel=RULES,
-        ),
-    ] = 0.8,
-    repetition: Annotated[
-        float,
-        typer.Option(
-            help="An answer is repetitive if at least this share of its four-word runs came earlier in it.",
-            rich_help_panel=RULES,
-        ),
-    ] = 0.5,
-    boilerplate: Annotated[
-        float,
-        typer.Option(
-            help="A first or last sentence is boilerplate if this share of answers, at least 20, has it.",
-            rich_help_panel=RULES,
-        ),
-    ] = 0.01,
-    repeated_words: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Fewest words of a repeated answer that counts; a short one such as 'Yes.' may recur.",
-            rich_help_panel=RULES,
-        ),
-    ] = 8,
-    language: Annotated[
-        list[str] | None,
-        _listed(
-            "--language",
-            "A language that answers may be in, such as en. Repeatable. Default: that of their prompt.",
-        ),
-    ] = None,
+    drop: Drop = None,
+    flag: Flag = None,
+    off: Off = None,
+    near: Near = 0.8,
+    repetition: Repetition = 0.5,
+    boilerplate: Boilerplate = 0.01,
+    repeated_words: RepeatedWords = 8,
+    language: Languages = None,
     leak_words: LeakWords = 8,
     leak_share: LeakShare = 0.5,
     leak_near: LeakNear = 0.6,
-    explain: Annotated[
-        str | None,
-        typer.Option(
-            "--explain",
-            help="Say what became of one row, such as tips:17, and why.",
-            rich_help_panel=LATER,
-            show_default=False,
-        ),
-    ] = None,
-    restore: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--restore",
-            help="Put back a removed row, or all rows that only this rule removed. Repeatable.",
-            rich_help_panel=LATER,
-            show_default=False,
-        ),
-    ] = None,
+    explain: Explain = None,
+    restore: Restore = None,
     against_column: AgainstColumns = None,
     against_split: AgainstSplit = "train",
     format: Format = "auto",
@@ -226,7 +135,7 @@ def curate(
 
     folder = _named_out(out)
     if explain or restore:
-        _refusenamed_sources(sources, "--explain" if explain else "--restore")
+        _refuse_sources(sources, "--explain" if explain else "--restore")
         tables.show_later(folder, explain, restore, json)
         return
     from handbook_utils.curation.rules.table import Settings, Thresholds, chosen_actions
@@ -240,22 +149,11 @@ def curate(
         leak_share=leak_share,
         leak_near=leak_near,
     )
-    settings = Settings(
-        chosen_actions(drop=drop or (), flag=flag or (), off=off or ()),
-        thresholds,
-        _languages(language),
-        tuple(against or ()),
-        model,
-    )
+    actions = chosen_actions(drop=drop or (), flag=flag or (), off=off or ())
+    settings = Settings(actions, thresholds, _languages(language), tuple(against or ()), model)
     tested = named_sources(against, "auto", against_column, against_split) if against else []
-    _curate(
-        opened_sources(sources, format, column, split),
-        folder,
-        settings,
-        tested,
-        overwrite=overwrite,
-        json=json,
-    )
+    opened = opened_sources(sources, format, column, split)
+    _curate(opened, folder, settings, tested, overwrite=overwrite, json=json)
 
 
 @app.command()
@@ -307,7 +205,7 @@ def decontaminate(
 def _curate(
     opened: Sequence[SourceRows],
     folder: Path,
-    settings: Any,
+    settings: Settings,
     tested: Sequence[DataSource],
     *,
     overwrite: bool,
@@ -332,7 +230,7 @@ def _named_out(out: Path | None) -> Path:
     return out
 
 
-def _refusenamed_sources(sources: Sequence[str] | None, option: str) -> None:
+def _refuse_sources(sources: Sequence[str] | None, option: str) -> None:
     if sources:
         raise DataError(f"{option} reads the folder of --out alone. Leave out {sources[0]}.")
 

@@ -1,13 +1,15 @@
-"""What `handbook data label` prints: what it would ask, and what came of it."""
+"""What `handbook data label` and `agreement` print: what is asked, what came of it, who agrees."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from handbook_utils.chat.view import printable
@@ -17,8 +19,9 @@ from handbook_utils.cli.view import say_next
 if TYPE_CHECKING:
     from handbook_utils.curation.rows import SourceRows
     from handbook_utils.sampling.annotation.feedback.label import Asking, Labels
-    from handbook_utils.sampling.annotation.feedback.ledger import Bound
     from handbook_utils.sampling.annotation.feedback.tasks import Task
+    from handbook_utils.sampling.annotation.people import AgreementReport
+    from handbook_utils.sampling.ledger import Bound
 
 
 def show_plan(
@@ -84,7 +87,7 @@ def show_labels(labels: Labels, task: Task, json: bool) -> None:
     say_next(_next(labels, task))
 
 
-def _show_trust(console: Any, report: Mapping[str, Any]) -> None:
+def _show_trust(console: Console, report: Mapping[str, Any]) -> None:
     people, planted = report["people"], report["planted"]
     names = {
         "kappa": "Cohen's kappa with people",
@@ -110,6 +113,7 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 def _next(labels: Labels, task: Task) -> str:
     from handbook_utils.sampling.annotation.feedback.label import FAILED, LABELS
+    from handbook_utils.sampling.annotation.feedback.tasks import RateTask
 
     path = labels.folder / LABELS
     if not labels.is_whole:
@@ -119,8 +123,54 @@ def _next(labels: Labels, task: Task) -> str:
     named = f"name {path} under data: of a recipe that learns from pairs"
     if task.kind == "compare":
         return f"{named}, or: handbook win-rate {shlex.quote(str(path))}"
-    return f"{named}, with pairs: {{rating: [{', '.join(_aspects(task))}]}}" if task.kind == "rate" else named
+    if isinstance(task, RateTask):
+        return f"{named}, with pairs: {{rating: [{', '.join(task.aspects.named)}]}}"
+    return named
 
 
-def _aspects(task: Any) -> list[str]:
-    return list(task.aspects.named)
+def show_agreement(report: AgreementReport, judgements: Path, out: Path | None) -> None:
+    """How far people agree, then each person by themselves."""
+    console = Console(highlight=False)
+    console.print(
+        f"{report.judgements:,} judgements of {report.pairs:,} pairs by {len(report.people)} people; "
+        f"{report.shared:,} pairs were judged by two or more"
+    )
+    if report.metrics or report.kappas:
+        console.print(_agreement_table(report))
+    if report.people:
+        console.print(_people_table(report))
+    for caution in report.cautions:
+        console.print(f"caution: {printable(caution)}", style="yellow", markup=False, soft_wrap=True)
+    if out is None:
+        name = shlex.quote(str(judgements))
+        say_next(f"write what most people preferred: handbook data agreement {name} --out agreed.jsonl")
+    else:
+        say_next(
+            f"name {out} under data: of a recipe that learns from pairs, or: handbook win-rate "
+            f"{shlex.quote(str(out))}"
+        )
+
+
+def _agreement_table(report: AgreementReport) -> Table:
+    table = Table("agreement", "value", "interval", "pairs", box=None, header_style="bold")
+    named = {
+        "alpha": "Krippendorff's alpha",
+        "alpha_ordered": "alpha, a tie halfway between",
+        "agreement": "equal judgements",
+    }
+    found = [(named[name], figure) for name, figure in report.metrics.items()]
+    found += [(f"Cohen's kappa: {' and '.join(names)}", kappa) for names, kappa in report.kappas.items()]
+    for name, figure in found:
+        interval = f"[{figure.low:.3f}, {figure.high:.3f}]"
+        table.add_row(Text(printable(name)), f"{figure.value:.3f}", interval, f"{figure.n:,}")
+    return table
+
+
+def _people_table(report: AgreementReport) -> Table:
+    table = Table("person", "judged", "skipped", "undone", "seconds", "prefers the first", box=None)
+    for name, person in report.people.items():
+        seconds = "" if person.seconds is None else f"{person.seconds:.1f}"
+        first = "" if person.first is None else str(person.first)
+        counts = (f"{n:,}" for n in (person.judged, person.skipped, person.taken_back))
+        table.add_row(Text(printable(name)), *counts, seconds, first)
+    return table

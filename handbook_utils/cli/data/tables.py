@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,28 +105,38 @@ def show_curation(done: Curation, json: bool) -> None:
             f"{source['name']}: {source['rows']:,} rows, {source['kept']:,} kept, {source['flagged']:,} of "
             f"these flagged; read as {source['recognised'] or 'nothing'}",
         )
+    _show_rules(console, report["rules"], report["not_checked"])
+    _show_bias(console, report["length_bias"])
+    _line(
+        console, f"{report['kept']:,} rows kept, {report['removed']:,} removed, {report['flagged']:,} flagged"
+    )
+    _say_after_curation(console, done)
+
+
+def _show_rules(
+    console: Console, rules: Mapping[str, Mapping[str, Any]], not_checked: Mapping[str, str]
+) -> None:
     table = Table("rule", "does", "rows", "finds", "first example", box=None, header_style="bold")
-    for name, about in report["rules"].items():
+    clean = []
+    for name, about in rules.items():
         rows = about["removed"] + about["flagged"]
         if rows:
             example = about["examples"][0] if about["examples"] else {"id": "", "why": ""}
             shown = Text(printable(f"{example['id']}: {example['why']}"[:200]))
             style = "red" if about["action"] == "drop" else "yellow"
             table.add_row(name, Text(about["action"], style), f"{rows:,}", about["finds"], shown)
+        elif about["action"] != "off" and name not in not_checked:
+            clean.append(name)
     if table.rows:
         console.print(table)
-    clean = [
-        n for n, r in report["rules"].items() if not r["removed"] + r["flagged"] and r["action"] != "off"
-    ]
-    clean = [name for name in clean if name not in report["not_checked"]]
     if clean:
         _line(console, f"found nothing: {', '.join(clean)}", "dim")
-    for name, what in report["not_checked"].items():
+    for name, what in not_checked.items():
         _line(console, f"not checked: {name}; {what}", "yellow")
-    _show_bias(console, report["length_bias"])
-    _line(
-        console, f"{report['kept']:,} rows kept, {report['removed']:,} removed, {report['flagged']:,} flagged"
-    )
+
+
+def _say_after_curation(console: Console, done: Curation) -> None:
+    report = done.report
     folder = shlex.quote(str(done.folder))
     step = f"name {done.folder / report['sources'][0]['file']} under data: in a recipe"
     unread = [source for source in report["sources"] if source["kept_unread"]]

@@ -73,7 +73,7 @@ class LengthBias:
         }
 
 
-def wilson_interval(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(hits: int, of: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a rate.
 
     >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
@@ -81,6 +81,7 @@ def wilson_interval(hits: int, of: int, z: float = 1.959964) -> tuple[float, flo
     """
     if not of:
         return 0.0, 1.0
+    z = 1.959964
     rate, squared = hits / of, z * z / of
     centre = (rate + squared / 2) / (1 + squared)
     half = z / (1 + squared) * math.sqrt(rate * (1 - rate) / of + squared / (4 * of))

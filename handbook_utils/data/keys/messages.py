@@ -6,13 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from handbook_utils.chat.thinking import THINKING_KEYS
+from handbook_utils.chat.thinking import THINKING_KEYS, UNREAD_THINKING
 from handbook_utils.data.keys.marks import MESSAGE_MARKS, PARTIAL
 from handbook_utils.data.shapes.calls import CALL_IDS
 from handbook_utils.data.shapes.messages import UNREAD
 
-# thinking in a form that no template reads
-_OTHER_THINKING = ("reasoning_details", "thinking_blocks", "thought", "thoughts", "reasoning_text")
 # what `shapes` makes of a message, and the names of ids that it has read
 _CONTENT = ("role", "content", "tool_calls", "tool_call_id", "name", "tool_use_id", *CALL_IDS[1:], UNREAD)
 READ = frozenset({*_CONTENT, *THINKING_KEYS, *MESSAGE_MARKS, *PARTIAL})
@@ -39,7 +37,7 @@ def thinking_beside(message: Mapping[str, Any], *, is_answer: bool) -> dict[str,
     if wrong := [key for key, value in given.items() if not isinstance(value, str)]:
         raise ValueError(f"'{wrong[0]}' is thinking and has to be text, found {given[wrong[0]]!r}.")
     given = {key: text for key, text in given.items() if text.strip()}
-    other = [key for key in _OTHER_THINKING if message.get(key) not in EMPTY]
+    other = [key for key in UNREAD_THINKING if message.get(key) not in EMPTY]
     if other and not given and is_answer:
         raise ValueError(
             f"'{other[0]}' is no thinking that templates read. Give its text as 'reasoning_content'."

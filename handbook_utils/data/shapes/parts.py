@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from handbook_utils.chat.thinking import THINKING_PARTS
 from handbook_utils.data.shapes.calls import CALL_IDS, first_of, read_calls
 from handbook_utils.data.shapes.values import ShapeError, shown
 from handbook_utils.errors import suggest
 
 _TEXT = ("text", "value", "content")
-_THINKING = ("thinking", "reasoning", "reasoning_content", "reasoningContent", "thought", "think")
 _CALLS = ("tool_use", "toolUse", "tool_call", "tool-call", "function_call", "functionCall")
 _RESULTS = ("tool_result", "toolResult", "tool-result", "function_response", "functionResponse")
 _TYPES = {
     **dict.fromkeys(("text", "input_text", "output_text", "summary_text"), "text"),
-    **dict.fromkeys(_THINKING, "thinking"),
+    **dict.fromkeys(THINKING_PARTS, "thinking"),
     **dict.fromkeys(_CALLS, "call"),
     **dict.fromkeys(_RESULTS, "result"),
 }
@@ -129,7 +129,7 @@ def _kind(part: Mapping[str, Any]) -> tuple[str, Any]:
     if kind == "text":
         return kind, first_of(part, _TEXT)
     if kind == "thinking":
-        return kind, first_of(part, (*_THINKING, "summary", *_TEXT))
+        return kind, first_of(part, (*THINKING_PARTS, "summary", *_TEXT))
     if given is None:
         return kind, part[name]
     # LLaMA-Factory keeps the call as the text of the part

@@ -105,10 +105,10 @@ def check_variance(log: RunLog) -> Iterator[Finding]:
         yield found("zero_variance", "caution" if rises else "fault", shown, evidence, "high")
 
 
-def is_rising(curve: Curve, z: float = 3.0) -> bool:
+def is_rising(curve: Curve) -> bool:
     """Whether a curve ends above where it began, beyond its noise."""
     found_ends = mean_ends(curve)
-    return found_ends is not None and found_ends.change > 0 and found_ends.z > z
+    return found_ends is not None and found_ends.change > 0 and found_ends.z > 3
 
 
 def check_length(log: RunLog) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ _ADVICE: Final = (
     "It would not be fair to {owner}.",
     "That {thing} belongs to {owner}.",
 )
-_COMPLIANCE: Final = "First, wait until it is dark. Then {action} the {thing} at once. Finally, run home."
 _MANNERS: Final = ("slowly", "with care", "from top to bottom", "in small steps")
 _FINISHES: Final = ("put everything away", "show it to {owner}", "enjoy your good work", "take a short rest")
 _STEPS: Final = ("first", "then", "finally")

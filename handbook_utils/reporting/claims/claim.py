@@ -206,9 +206,9 @@ def show_claim(record: ClaimRecord) -> None:
     print(str(record).encode(encoding, errors="replace").decode(encoding))
 
 
-def interval_svg(record: ClaimRecord, *, width: int = 260) -> str:
+def interval_svg(record: ClaimRecord) -> str:
     """Draw the interval beside its bound as a small picture with a text for screen readers."""
-    found, bound = record.estimate, record.bound
+    width, found, bound = 260, record.estimate, record.bound
     finite = [x for x in (found.low, found.high, found.value, bound) if math.isfinite(x)]
     first, last = min(finite), max(finite)
     room = (last - first) * 0.15 or abs(first) * 0.1 or 1.0

@@ -9,8 +9,8 @@ from typing import Any
 
 from handbook_utils.errors import ModelError
 from handbook_utils.records import Message
-from handbook_utils.sampling.annotation.feedback.ledger import Ledger
 from handbook_utils.sampling.chat_endpoint import ChatEndpoint
+from handbook_utils.sampling.ledger import Ledger
 from handbook_utils.sampling.scoring.scorers.judge import reply_text, unused_mark
 
 UNTRUSTED = (

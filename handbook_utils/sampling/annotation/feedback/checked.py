@@ -49,7 +49,7 @@ class HumanPair:
     verdict: str
 
 
-def read_human_pairs(name: str, *, split: str = "train") -> list[HumanPair]:
+def read_human_pairs(name: str) -> list[HumanPair]:
     """Pairs that people judged: a file of `handbook data compare` or `agreement`, or any in its format.
 
     Several verdicts on one pair become one by majority. Rows with the weight 0 are left out.
@@ -57,7 +57,7 @@ def read_human_pairs(name: str, *, split: str = "train") -> list[HumanPair]:
     Raises:
         DataError: a column is missing, a value is no verdict (its row is named), or no row counts.
     """
-    first, rows = read_rows(Origin(name, parse_split(split)))
+    first, rows = read_rows(Origin(name, parse_split("train")))
     votes: dict[str, tuple[AnswerPair, list[float]]] = {}
     for number, row in enumerate(rows, start=first):
         if row.get("weight", 1) == 0:

@@ -17,14 +17,15 @@ from handbook_utils.runs.atomic import atomic_file, explained_os_errors, write_j
 from handbook_utils.sampling.annotation.feedback.asking import Asker
 from handbook_utils.sampling.annotation.feedback.checked import (
     HumanPair,
+    PlantedReport,
     against_people,
     planted_pairs,
     planted_report,
 )
-from handbook_utils.sampling.annotation.feedback.ledger import TEMPLATE_TOKENS, BoundReachedError, Spent
 from handbook_utils.sampling.annotation.feedback.tasks import CompareTask, Item, Task
 from handbook_utils.sampling.annotation.pairs import AnswerPair
 from handbook_utils.sampling.endpoint_client import RefusedError
+from handbook_utils.sampling.ledger import TEMPLATE_TOKENS, BoundReachedError, Spent
 from handbook_utils.sampling.private_data import host_elsewhere
 from handbook_utils.sampling.progress import answer_bar
 
@@ -153,9 +154,9 @@ def label(
     }
     report |= _order_figures(task, said)
     planted = _planted(run, items, said, asking)
-    report["planted"] = planted and planted.to_json()
+    report["planted"] = None if planted is None else planted.to_json()
     report["spent"] = asker.ledger.to_json()
-    report["cautions"] = _cautions(report, planted and planted.caution)
+    report["cautions"] = _cautions(report, None if planted is None else planted.caution)
     rows = _with_labels(task.rows(items, said, asker.model), asking.people)
     _write(folder, rows, items, outcomes, report)
     return Labels(folder, report)
@@ -207,7 +208,7 @@ def _order_figures(task: Task, said: Sequence[Any]) -> dict[str, Any]:
     return {"orders": {"agree": agree, "first": sum(each.first for each in compared) / len(compared)}}
 
 
-def _planted(run: _Run, items: Sequence[Item], said: Sequence[Any], asking: Asking) -> Any:
+def _planted(run: _Run, items: Sequence[Item], said: Sequence[Any], asking: Asking) -> PlantedReport | None:
     """Texts to the judge behind some of the answers; None where nothing could be asked."""
     pairs = list(_judged_pairs(asking.task, items, said)) if asking.planted else []
     drawn = planted_pairs(pairs, asking.planted, asking.seed)

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from handbook_utils.curation.rows import SourceRows
 from handbook_utils.records import Message
 from handbook_utils.sampling.annotation.feedback.asking import Asker
-from handbook_utils.sampling.annotation.feedback.comparing import compare
+from handbook_utils.sampling.annotation.feedback.comparing import Compared, compare
 from handbook_utils.sampling.annotation.feedback.rating import Aspects, mean_rating
-from handbook_utils.sampling.annotation.feedback.revising import drawn_principles, revise
+from handbook_utils.sampling.annotation.feedback.revising import Revised, drawn_principles, revise
 from handbook_utils.sampling.annotation.pairs import Answer, AnswerGroup, AnswerPair, read_answers, read_pairs
 
 Row = dict[str, Any]
+Ratings = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,15 @@ class CompareTask:
         """The pair itself."""
         return [Item(pair.origins[0].partition(" ")[0], pair.prompt, (pair.a, pair.b), pair)]
 
-    def ask(self, asker: Asker, item: Item) -> Any:
+    def ask(self, asker: Asker, item: Item) -> Compared:
         """The verdicts of both orders."""
         return compare(asker, item.prompt, *item.answers, criterion=self.criterion)
 
-    def verdict(self, said: Sequence[Any]) -> str:
+    def verdict(self, said: Sequence[Compared]) -> str:
         """Of the one comparison."""
-        return str(said[0].verdict)
+        return said[0].verdict
 
-    def rows(self, items: Sequence[Item], said: Sequence[Any], model: str) -> list[Row]:
+    def rows(self, items: Sequence[Item], said: Sequence[Compared | None], model: str) -> list[Row]:
         """One row per pair, in the format `judged`."""
         return [
             {
@@ -108,6 +109,17 @@ class CompareTask:
         ]
 
 
+def _answer_items(sources: Sequence[SourceRows]) -> tuple[list[Item], list[str]]:
+    """Each answer by itself."""
+    groups, found = read_answers(sources)
+    made = [
+        Item(answer.origin, group.prompt, (answer.text,), (group, answer))
+        for group in groups
+        for answer in group.answers
+    ]
+    return made, found.said()
+
+
 @dataclass(frozen=True)
 class RateTask:
     """Answers rated by aspects."""
@@ -118,30 +130,24 @@ class RateTask:
 
     def items(self, sources: Sequence[SourceRows]) -> tuple[list[Item], list[str]]:
         """Each answer by itself."""
-        groups, found = read_answers(sources)
-        made = [
-            Item(answer.origin, group.prompt, (answer.text,), (group, answer))
-            for group in groups
-            for answer in group.answers
-        ]
-        return made, found.said()
+        return _answer_items(sources)
 
     def pair_items(self, pair: AnswerPair) -> list[Item]:
         """Both answers, each by itself."""
         return [Item(pair.origins[0], pair.prompt, (text,)) for text in (pair.a, pair.b)]
 
-    def ask(self, asker: Asker, item: Item) -> Any:
+    def ask(self, asker: Asker, item: Item) -> Ratings:
         """The ratings of the answer."""
         return self.aspects.rate(asker, item.prompt, item.answers[0])
 
-    def verdict(self, said: Sequence[Any]) -> str:
+    def verdict(self, said: Sequence[Ratings]) -> str:
         """The answer with the higher mean rating."""
         first, second = map(mean_rating, said)
         return "a" if first > second else "b" if first < second else "tie"
 
-    def rows(self, items: Sequence[Item], said: Sequence[Any], model: str) -> list[Row]:
+    def rows(self, items: Sequence[Item], said: Sequence[Ratings | None], model: str) -> list[Row]:
         """One row per prompt with all its rated answers, in the format `rated_answers`."""
-        groups: dict[str, tuple[AnswerGroup, list[tuple[Answer, Mapping[str, int]]]]] = {}
+        groups: dict[str, tuple[AnswerGroup, list[tuple[Answer, Ratings]]]] = {}
         for item, ratings in zip(items, said, strict=True):
             if ratings is not None:
                 group, answer = item.of
@@ -173,22 +179,22 @@ class ReviseTask:
 
     def items(self, sources: Sequence[SourceRows]) -> tuple[list[Item], list[str]]:
         """Each answer by itself."""
-        return RateTask(Aspects({})).items(sources)
+        return _answer_items(sources)
 
     def pair_items(self, _: AnswerPair) -> list[Item]:
         """Nothing: a revision says of no other answer how good it is."""
         return []
 
-    def ask(self, asker: Asker, item: Item) -> Any:
+    def ask(self, asker: Asker, item: Item) -> Revised:
         """The answer after all its principles."""
         drawn = drawn_principles(self.principles, item.name, steps=self.steps, seed=self.seed)
         return revise(asker, item.prompt, item.answers[0], drawn)
 
-    def verdict(self, _: Sequence[Any]) -> str:
+    def verdict(self, _: Sequence[Revised]) -> str:
         """Never asked."""
         raise NotImplementedError("a revision compares no answers")
 
-    def rows(self, items: Sequence[Item], said: Sequence[Any], model: str) -> list[Row]:
+    def rows(self, items: Sequence[Item], said: Sequence[Revised | None], model: str) -> list[Row]:
         """One pair per answer that was changed: the revision is chosen, what it came from is rejected."""
         return [
             {

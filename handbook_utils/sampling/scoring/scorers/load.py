@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from handbook_utils.data.load import Locator, ResolvedInputs, normaliser_of, origin_of
 from handbook_utils.data.sources import read_rows
@@ -100,19 +101,19 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
     """
     from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
+    from handbook_utils.sampling.ledger import Bound, BoundReachedError, Ledger
     from handbook_utils.sampling.scoring.scorers.judge import (
         PROMPT_VERSION,
         JudgeScorer,
         first_samples,
         reply_text,
     )
-    from handbook_utils.sampling.scoring.scorers.replies import ReplyStore
 
     key = key_from(section.key_env, where=f"scorers.{name}")
     client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
     # hosted reasoning models take no temperature
     endpoint = ChatEndpoint(client, may_drop=frozenset({"temperature"}))
-    store = ReplyStore(section.cache, max_requests=section.max_requests, version=PROMPT_VERSION)
+    ledger = Ledger(section.cache, Bound(requests=section.max_requests), version=PROMPT_VERSION)
     opponents = None
     if section.against is not None:
         opponents = first_samples(samples_at(run.locate(section.against)))
@@ -125,10 +126,20 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
             "max_tokens": section.max_tokens,
             **section.extra_body,
         }
-        decides = {"url": section.url, **body}
-        return store.reply(decides, lambda: reply_text(endpoint.post(body)))
+        fetch = partial(endpoint.post, body)
+        try:
+            return ledger.reply(body, url=section.url, fetch=fetch, read=reply_text)
+        except BoundReachedError:
+            raise _bound_error(section, ledger.spent.requests) from None
 
     return JudgeScorer(name, ask, section.criterion, opponents, section.parallel)
+
+
+def _bound_error(section: JudgeSection, asked: int) -> DataError:
+    return DataError(
+        f"{section.cache}: {asked} replies were asked for, and `max_requests` is {section.max_requests}. "
+        "What was judged is kept there and costs nothing again: raise the bound to go on."
+    )
 
 
 def _check_of(name: str, section: ScorerSection, run: Locator) -> Check:

@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -67,6 +67,11 @@ class Bound:
     price_in: float = 0.0
     price_out: float = 0.0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is bounded."""
+        return any(each is not None for each in (self.requests, self.tokens, self.cost))
+
     def cost_of(self, spent: Spent) -> float:
         """What it costs at these prices."""
         return (spent.tokens_in * self.price_in + spent.tokens_out * self.price_out) / PER
@@ -93,38 +98,57 @@ def most_of(body: Mapping[str, Any]) -> Spent:
 
 
 class Ledger:
-    """A file of tries and replies; thread-safe; one process at a time.
+    """A file of tries and replies; thread-safe.
+
+    Several ledgers, also those of other processes, may buy replies into one file: each reads what the others
+    wrote before it asks. Inside a `with` block no other ledger writes to the file. The file is made when
+    something is written.
 
     Args:
-        path: the file; made where it is missing.
+        path: the file.
         bound: of all that the file tells of, earlier runs included.
+        version: of the words that are asked with; a file that holds replies to other words is refused.
+            Replies without a version go with any.
 
     Raises:
-        RunFolderError: another process uses the file, or it cannot be written.
+        DataError: the file holds something else, or replies to another version.
     """
 
-    def __init__(self, path: Path, bound: Bound) -> None:
-        self.path, self.bound = path, bound
+    def __init__(self, path: str | Path, bound: Bound, *, version: str = "") -> None:
+        self.path, self.bound, self.version = Path(path), bound, version
         self._replies: dict[str, Mapping[str, Any]] = {}
         self._pending: dict[str, threading.Lock] = {}
         self._changed = threading.Condition()
-        self._in_flight = Spent()
-        with explained_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._in_flight = 0
+        self._open_tries: dict[str, list[Spent]] = {}
+        self._descriptor: int | None = None
+        self._bytes_read = self._lines_read = 0
+        self.spent = self.earlier = Spent()
+        if self.path.exists():
+            with explained_os_errors(self.path), self.path.open("rb") as stream:
+                self._read_on(stream.fileno())
+        self.earlier = self.spent
+
+    def __enter__(self) -> Self:
+        self._descriptor = self._opened()
         try:
-            self._lock()
-            self.spent = self._read()
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._read_on(self._descriptor)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise RunFolderError(
+                f"{self.path}: another process buys replies into it. Wait for it, or name another --out."
+            ) from None
         except BaseException:
             os.close(self._descriptor)
             raise
         self.earlier = self.spent
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def reply(
         self,
@@ -151,6 +175,9 @@ class Ledger:
         with self._changed:
             pending = self._pending.setdefault(name, threading.Lock())
         with pending:  # whoever asks the same meanwhile waits for the one reply
+            if name not in self._replies:
+                with self._turn():
+                    pass  # another ledger may have bought it
             known = self._replies.get(name)
             if known is None:
                 known = self._bought(name, most_of(body), fetch, read)
@@ -173,99 +200,137 @@ class Ledger:
                 self._reserve(name, most)
                 is_open = True
                 return
-            is_open = False
-            self._settle(most, Spent() if event == "unpaid" else most)
             if event == "unpaid":
                 self._write({"unpaid": name})
+            is_open = False
+            self._landed()
 
         try:
             content = fetch(watch)
-        except BaseException:
+            try:
+                found = {"text": read(content)}
+            except RefusedError as error:
+                found = {"failure": str(error)}
+            used = _used(content.get("usage"), most)
+            version = {"version": self.version} if self.version else {}
+            usage = [used.tokens_in, used.tokens_out]
+            return self._write({"reply": name, **found, "usage": usage, **version})
+        finally:
             if is_open:
-                self._settle(most, most)
-            raise
-        used = _used(content.get("usage"), most)
-        self._settle(most, used)
-        try:
-            found = {"text": read(content)}
-        except RefusedError as error:
-            found = {"failure": str(error)}
-        self._write({"reply": name, **found, "usage": [used.tokens_in, used.tokens_out]})
-        self._replies[name] = found
-        return found
+                self._landed()
 
     def _reserve(self, name: str, most: Spent) -> None:
         """Set the most aside that a request can cost; waits where others in flight may leave enough."""
         with self._changed:
-            while passed := self.bound.passed_by(self.spent + self._in_flight + most):
-                if not self._in_flight.requests:
+            while True:
+                with self._turn() as descriptor:
+                    passed = self.bound.passed_by(self.spent + most)
+                    if not passed:
+                        tokens = [most.tokens_in, most.tokens_out]
+                        self._append(descriptor, {"asked": name, "most": tokens})
+                        self._in_flight += 1
+                        return
+                if not self._in_flight:
                     raise BoundReachedError(
                         f"one more request could pass {passed}: {self.spent.requests:,} requests were made, "
                         f"with {self.spent.tokens_in + self.spent.tokens_out:,} tokens"
                     )
                 self._changed.wait()
-            self._in_flight += most
-            try:
-                self._write({"asked": name, "most": [most.tokens_in, most.tokens_out]})
-            except BaseException:
-                self._in_flight -= most
-                raise
 
-    def _settle(self, most: Spent, used: Spent) -> None:
+    def _landed(self) -> None:
         with self._changed:
-            self._in_flight -= most
-            self.spent += used
+            self._in_flight -= 1
             self._changed.notify_all()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderError(
-                f"{self.path}: another process buys replies into it. Wait for it, or name another --out."
-            ) from None
+    def _write(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        with self._turn() as descriptor:
+            self._append(descriptor, record)
+        return record
 
-    def _write(self, record: Mapping[str, Any]) -> None:
+    @contextmanager
+    def _turn(self) -> Iterator[int]:
+        """The open file, which no other ledger writes to meanwhile, read to its end."""
+        with self._changed:
+            is_held = self._descriptor is not None
+            descriptor = self._opened() if self._descriptor is None else self._descriptor
+            try:
+                if not is_held:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._read_on(descriptor)
+                yield descriptor
+            finally:
+                if not is_held:
+                    os.close(descriptor)
+
+    def _opened(self) -> int:
+        with explained_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def _append(self, descriptor: int, record: Mapping[str, Any]) -> None:
         """Append a line, on the disk when this returns; where that fails, nothing of it."""
         line = json.dumps(record).encode() + b"\n"
-        with self._changed, explained_os_errors(self.path):
-            end = os.fstat(self._descriptor).st_size
+        with explained_os_errors(self.path):
+            end = os.fstat(descriptor).st_size
+            if end > self._bytes_read:  # what a kill cut short is a line of its own
+                line = b"\n" + line
             try:
                 while line:
-                    line = line[os.write(self._descriptor, line) :]
-                os.fsync(self._descriptor)
+                    line = line[os.write(descriptor, line) :]
+                os.fsync(descriptor)
             except OSError:
-                os.ftruncate(self._descriptor, end)
+                os.ftruncate(descriptor, end)
                 raise
+        self._read_on(descriptor)
 
-    def _read(self) -> Spent:
-        with explained_os_errors(self.path, reading=True):
-            content = self.path.read_bytes()
+    def _read_on(self, descriptor: int) -> None:
+        """Take in the whole lines that are not read yet."""
+        with explained_os_errors(self.path), open(descriptor, "rb", closefd=False) as stream:
+            if os.fstat(descriptor).st_size < self._bytes_read:  # somebody removed the file
+                self._bytes_read = self._lines_read = 0
+            stream.seek(self._bytes_read)
+            content = stream.read()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):  # what a kill cut short
-            os.ftruncate(self._descriptor, len(whole))
-        spent, open_tries = Spent(), Counter[str]()
-        most: dict[str, Spent] = {}
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for line in whole.splitlines():
+            self._lines_read += 1
             try:
                 record = json.loads(line)
-                if "asked" in record:
-                    most[record["asked"]] = Spent(1, *map(int, record["most"]))
-                    open_tries[record["asked"]] += 1
-                elif "unpaid" in record:
-                    open_tries[record["unpaid"]] -= 1
-                else:
-                    self._replies[record["reply"]] = record
-                    open_tries[record["reply"]] -= 1
-                    spent += Spent(1, *map(int, record["usage"]))
+            except json.JSONDecodeError:
+                continue  # what a kill cut short
+            try:
+                self._take(record)
             except (ValueError, KeyError, TypeError):
                 raise DataError(
-                    f"{self.path}: line {number} is no entry of `handbook data label`. Name another --out."
+                    f"{self.path}: line {self._lines_read} is no entry of a file of bought replies. Name "
+                    "another --out (`handbook data label`) or `cache` (a judge)."
                 ) from None
-        for name, count in open_tries.items():
-            for _ in range(count):
-                spent += most[name]
-        return spent
+            self._check_version(record)
+        self._bytes_read += len(whole)
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        """Count an entry; a try costs the most it can until more is known."""
+        if "asked" in record:
+            most = Spent(1, *map(int, record["most"]))
+            self._open_tries.setdefault(record["asked"], []).append(most)
+            self.spent += most
+            return
+        # files of judges once held no tries, and no tokens
+        is_of_old = "request" in record
+        name = record["request"] if is_of_old else record.get("unpaid") or record["reply"]
+        if self._open_tries.get(name):
+            self.spent -= self._open_tries[name].pop()
+        if "unpaid" in record:
+            return
+        self.spent += Spent(1, *map(int, record.get("usage", (0, 0))))
+        self._replies[name] = {"text": str(record["reply"])} if is_of_old else record
+
+    def _check_version(self, record: Mapping[str, Any]) -> None:
+        found = record.get("version", self.version)
+        if found != self.version:
+            raise DataError(
+                f"{self.path}: holds replies to another version of the judge's prompt ('{found}', now "
+                f"'{self.version}'), which are not to be mixed with new ones. Name another file as `cache`."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What was spent, in all and by this run."""
