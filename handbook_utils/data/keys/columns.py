@@ -8,7 +8,7 @@ from typing import Any
 
 from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
 from handbook_utils.data.keys.marks import ROW_MARKS, is_learned
-from handbook_utils.data.keys.messages import EMPTY
+from handbook_utils.data.keys.messages import EMPTY, is_switch, said_text
 from handbook_utils.data.row_reader import RowReader
 from handbook_utils.data.shapes.transcripts import rendered_by, waits_for_answer
 from handbook_utils.data.shapes.values import ShapeError, list_in_text, parse_text
@@ -102,6 +102,34 @@ def _system_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name, letters in plain.items() if letters in _SYSTEM)
 
 
+def with_prompt_before(reader: RowReader, inside: list[Message]) -> list[Message]:
+    """A conversation behind the messages of `prompt`, unless one of the two repeats the other."""
+    if not isinstance(reader.row.get("prompt"), list):
+        return inside
+    given = reader.messages("prompt", role="user")
+    if given[-len(inside) :] == inside:
+        return given
+    return inside if given in (inside[: len(given)], inside[-len(given) :]) else given + inside
+
+
+def refuse_another_prompt(reader: RowReader, column: str, messages: list[Message]) -> None:
+    """Refuse a text that is called a prompt and that a whole conversation beside it does not repeat.
+
+    Raises:
+        DataError: the text is in none of the messages, and none of them is in the text.
+    """
+    said = ["".join(message["content"].split()) for message in messages]
+    for name in filter(reader.row.__contains__, _OPEN):
+        text = "".join(value.split()) if isinstance(value := reader.row[name], str) else ""
+        if text and not any(text in one or (one and one in text) for one in said):
+            raise reader.error(
+                name,
+                f"is not in the conversation of '{column}', which has a prompt of its own, so one of the two "
+                "would be lost. Put the text in there, or take the column out: "
+                f"`columns: {{{name}: {name}_note}}`.",
+            )
+
+
 def earlier_turns(reader: RowReader) -> list[Message]:
     """Turns of LLaMA-Factory's `history`: pairs of what was asked and answered; [] where there is none."""
     if HISTORY not in reader.row:
@@ -160,8 +188,7 @@ def _thinking_columns(reader: RowReader) -> list[str]:
     """Text columns that say they are thinking; a flag or a number of that name is none."""
     if not any(map(reader.row.__contains__, THINKING_KEYS)):
         return []
-    found = (key for key in THINKING_KEYS if isinstance(reader.row.get(key), str))
-    return [key for key in found if reader.row[key].strip()]
+    return [key for key in THINKING_KEYS if (text := said_text(reader.row.get(key))) and not is_switch(text)]
 
 
 def is_row_learned(reader: RowReader) -> bool:

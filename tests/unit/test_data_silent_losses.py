@@ -1,0 +1,155 @@
+"""What looked right and was not: each row beside a control, by the tokens that carry loss."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from handbook_utils import load_tokenizer, render_conversation
+from handbook_utils.data.formats import normalise_rows
+from handbook_utils.data.load import load_dataset
+from handbook_utils.errors import DataError
+from handbook_utils.schema.sections import PairsSection
+from tests.unit.test_data_other_tools import ASK, PEAR, STONE, TALK, jsonl, refusal
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    tokenizer = load_tokenizer("pocket:base")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>"
+        "{% if m.reasoning_content %}[{{ m.reasoning_content }}]{% endif %}{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    return tokenizer
+
+
+def learned(tokenizer: Any, prompt: list[Any], answer: list[Any]) -> str:
+    """The text that carries loss when an answer is learned."""
+    row = render_conversation(tokenizer, [*prompt, *answer]).rows[-1]
+    return "".join(piece for piece, counts in zip(row.pieces, row.loss, strict=True) if counts)
+
+
+def answers(tokenizer: Any, row: dict[str, Any]) -> list[str]:
+    made = normalise_rows([row], kind="conversation")
+    return [learned(tokenizer, example["prompt"], example["completion"]) for example in made]
+
+
+def chosen(tokenizer: Any, row: dict[str, Any], **pairs: Any) -> str:
+    section = PairsSection(**pairs) if pairs else None
+    (pair,) = normalise_rows([row], kind="preference", pairs=section)
+    return learned(tokenizer, pair["prompt"], pair["chosen"])
+
+
+# --- columns that are called thinking
+
+
+@pytest.mark.parametrize("key", ["reasoning", "thinking", "reasoning_content"])
+@pytest.mark.parametrize("switch", ["on", "Off", "true", "high", "no_think", "0.5", "2048"])
+def test_a_switch_that_is_called_thinking_is_not_learned_and_is_told(
+    tokenizer: Any, tmp_path: Any, key: str, switch: str
+) -> None:
+    for row in (
+        {"prompt": "Name a fruit.", "completion": "Pear.", key: switch},
+        {"messages": [ASK, {**PEAR, key: switch}]},
+    ):
+        assert answers(tokenizer, row) == ["Pear.<|end|>"]
+        with pytest.warns(UserWarning, match=f"nobody reads them.*'{key}'"):
+            load_dataset(jsonl(tmp_path / "rows.jsonl", row), kind="conversation")
+    thinks = {"prompt": "Name a fruit.", "completion": "Pear.", key: "Turn it off."}
+    assert answers(tokenizer, thinks) == ["[Turn it off.]Pear.<|end|>"]
+
+
+# --- a prompt beside a whole conversation
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "column"),
+    [
+        ({"prompt": "Speak as a pirate.", "chosen": TALK, "rejected": [ASK, STONE]}, "preference", "prompt"),
+        ({"prompt": "Speak as a pirate.", "chosen": TALK, "rejected": [ASK, STONE]}, "feedback", "prompt"),
+        ({"instruction": "Be rude.", "chosen": TALK, "rejected": [ASK, STONE]}, "preference", "instruction"),
+        ({"prompt": "Speak as a pirate.", "completion": TALK}, "conversation", "prompt"),
+        ({"prompt": "Write turns.", "completion": str(TALK)}, "conversation", "prompt"),
+        (
+            {"prompt": "Be rude.", "chosen": TALK, "rejected": [ASK, STONE], "messages": TALK},
+            "conversation",
+            "prompt",
+        ),
+    ],
+)
+def test_a_prompt_that_the_conversation_beside_it_does_not_hold_is_refused(
+    tokenizer: Any, row: dict[str, Any], kind: Any, column: str
+) -> None:
+    said = refusal(row, kind)
+    assert f"column '{column}': is not in the conversation of" in said
+    repeated = {**row, column: " Name a\nfruit. "}
+    (made, *_) = normalise_rows([repeated], kind=kind)
+    assert learned(tokenizer, made["prompt"], made.get("completion") or made["chosen"]) == "Pear.<|end|>"
+    assert made["prompt"] == [ASK]
+
+
+def test_a_prompt_of_messages_is_put_before_a_conversation_once(tokenizer: Any) -> None:
+    system = {"role": "system", "content": "Be kind."}
+    for prompt, inside in (
+        ([system, ASK], [ASK]),
+        ([ASK], [system, ASK]),
+        ([system, ASK], [system, ASK]),
+        ([system], [ASK]),
+        ([system, ASK], []),
+    ):
+        row = {"prompt": prompt, "chosen": [*inside, PEAR], "rejected": [*inside, STONE]}
+        (pair,) = normalise_rows([row], kind="preference")
+        assert pair["prompt"] == [system, ASK]
+        assert learned(tokenizer, pair["prompt"], pair["chosen"]) == "Pear.<|end|>"
+
+
+# --- which answer is better
+
+
+@pytest.mark.parametrize("name", ["rank", "ranking", "gpt4_rank", "overallRank", "Ranking", "rank_avg"])
+def test_the_first_of_a_ranking_is_chosen_whatever_its_name(tokenizer: Any, name: str) -> None:
+    ranked = [{"answer": "Pear.", name: 1}, {"answer": "Stone.", name: 2}, {"answer": "Mud.", name: "10"}]
+    row = {"prompt": "Name a fruit.", "answers": ranked[::-1]}
+    assert chosen(tokenizer, row, rating=name) == "Pear.<|end|>"
+    beside = {
+        "instruction": "Name a fruit.",
+        "generations": ["Stone.", "Pear."],
+        "ratings": [5, 1],
+        name: [2, 1],
+    }
+    assert chosen(tokenizer, beside, rating=name) == "Pear.<|end|>"
+    rated = {"prompt": "Name a fruit.", "answers": [{**one, "frankness": one[name]} for one in ranked]}
+    assert chosen(tokenizer, rated, rating="frankness") == "Mud.<|end|>"
+
+
+@pytest.mark.parametrize("name", ["toxicity", "rank_score", "position", "ppl", "num_errors"])
+def test_a_rating_of_which_less_may_be_better_is_refused_by_name(tokenizer: Any, name: str) -> None:
+    row = {
+        "prompt": "Name a fruit.",
+        "answers": [{"answer": "Pear.", name: 1}, {"answer": "Stone.", name: 2}],
+    }
+    with pytest.raises(DataError, match=f"rating '{name}', of which less may be better"):
+        chosen(tokenizer, row, rating=name)
+
+
+@pytest.mark.parametrize(
+    ("vote", "text"),
+    [("response1", "Pear."), (["response2"], "Stone."), ({"value": "Response 1"}, "Pear.")],
+)
+def test_a_vote_names_its_answer_and_anything_else_is_refused(tokenizer: Any, vote: Any, text: str) -> None:
+    row = {"prompt": "Name a fruit.", "response1": "Pear.", "response2": "Stone."}
+    assert chosen(tokenizer, {**row, "preference": vote}) == f"{text}<|end|>"
+    for unclear in (1, 2, "1", -1.0, "A", ["A"], {"value": "left"}):
+        said = refusal({**row, "preference": unclear}, "preference")
+        assert "in 'preference'" in said
+
+
+def test_a_vote_that_nobody_cast_is_a_tie() -> None:
+    row = {"prompt": "Name a fruit.", "response1": "Pear.", "response2": "Stone."}
+    for silent in (None, [], [{"value": "response1", "status": "discarded"}], ["tie"], 0):
+        with warnings.catch_warnings(), pytest.raises(DataError, match="no rows"):
+            warnings.simplefilter("ignore")
+            normalise_rows([{**row, "preference": silent}], kind="preference")
