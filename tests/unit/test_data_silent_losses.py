@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from handbook_utils import load_tokenizer, render_conversation
 from handbook_utils.data.formats import normalise_rows
@@ -49,7 +51,7 @@ def chosen(tokenizer: Any, row: dict[str, Any], **pairs: Any) -> str:
 @pytest.mark.parametrize("key", ["reasoning", "thinking", "reasoning_content"])
 @pytest.mark.parametrize("switch", ["on", "Off", "true", "high", "no_think", "0.5", "2048"])
 def test_a_switch_that_is_called_thinking_is_not_learned_and_is_told(
-    tokenizer: Any, tmp_path: Any, key: str, switch: str
+    tokenizer: Any, tmp_path: Path, key: str, switch: str
 ) -> None:
     for row in (
         {"prompt": "Name a fruit.", "completion": "Pear.", key: switch},
@@ -153,3 +155,50 @@ def test_a_vote_that_nobody_cast_is_a_tie() -> None:
         with warnings.catch_warnings(), pytest.raises(DataError, match="no rows"):
             warnings.simplefilter("ignore")
             normalise_rows([{**row, "preference": silent}], kind="preference")
+
+
+# --- labels
+
+
+@pytest.mark.parametrize("saved", ["folder", "parquet"])
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [(["good", "bad"], True), (["bad", "good"], False), (["true", "false"], True), (["0", "1"], False)],
+)
+def test_a_label_kept_as_the_number_of_a_class_means_what_the_class_is_called(
+    tmp_path: Path, saved: str, names: list[str], label: bool
+) -> None:
+    kinds = {"prompt": Value("string"), "completion": Value("string"), "label": ClassLabel(names=names)}
+    rows = Dataset.from_list(
+        [{"prompt": "Name a fruit.", "completion": "Pear.", "label": 0}], Features(kinds)
+    )
+    if saved == "folder":
+        rows.save_to_disk(str(tmp_path / "rows"))
+    else:
+        rows.to_parquet(str(tmp_path / "rows.parquet"))
+    name = tmp_path / ("rows" if saved == "folder" else "rows.parquet")
+    (row,) = load_dataset(str(name), kind="feedback")
+    assert (row["completion"], row["label"]) == ([PEAR], label)
+    topics = rows.cast_column("label", ClassLabel(names=["sports", "news"]))
+    topics.to_parquet(str(tmp_path / "topics.parquet"))
+    with pytest.raises(DataError, match="column 'label': expected true or false, found str 'sports'"):
+        load_dataset(str(tmp_path / "topics.parquet"), kind="feedback")
+
+
+def test_an_answer_that_is_a_class_is_learned_by_its_name(tokenizer: Any, tmp_path: Path) -> None:
+    kinds = Features({"prompt": Value("string"), "completion": ClassLabel(names=["Pear.", "Stone."])})
+    file = tmp_path / "rows.parquet"
+    Dataset.from_list([{"prompt": "Name a fruit.", "completion": 0}], kinds).to_parquet(str(file))
+    (row,) = load_dataset(str(file), kind="conversation")
+    assert learned(tokenizer, row["prompt"], row["completion"]) == "Pear.<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("label", "liked"), [("desirable", True), ("Undesirable", False), ("thumbs up", True)]
+)
+def test_a_label_in_words_is_read_beside_an_answer_and_a_conversation(label: str, liked: bool) -> None:
+    for row in ({"prompt": "Name a fruit.", "completion": "Pear."}, {"messages": TALK}):
+        (made,) = normalise_rows([{**row, "label": label}], kind="feedback")
+        assert made["label"] is liked
+    (talk,) = normalise_rows([{"messages": TALK, "label": "sports"}], kind="conversation")
+    assert talk["completion"] == [PEAR]

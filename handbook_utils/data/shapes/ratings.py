@@ -168,8 +168,8 @@ def choose_pairs(answers: Sequence[RatedAnswer], pairs: PairsSection | None) -> 
         raise ShapeError(f"has no rating '{missing}'. {suggest(missing, names)}")
     if doubtful := next((name for name in wanted if _is_doubtful(name)), None):
         raise ShapeError(
-            f"has the rating '{doubtful}', of which less may be better, and the highest would be chosen. Write "
-            "its negative into a rating of another name, such as 'quality'."
+            f"has the rating '{doubtful}', of which less may be better, and the highest would be chosen. "
+            "Write its negative into a rating of another name, such as 'quality'."
         )
     # an answer that somebody left unrated can be neither better nor worse
     rated = [answer for answer in answers if all(name in answer.ratings for name in wanted)]
