@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from handbook_utils import load_tokenizer, render_conversation
 from handbook_utils.data.formats import normalise_rows
 from handbook_utils.data.load import load_dataset
+from handbook_utils.data.mixture import WrittenEndsWarning
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import PairsSection
 from tests.unit.test_data_other_tools import ASK, PEAR, STONE, TALK, jsonl, refusal
@@ -202,3 +203,81 @@ def test_a_label_in_words_is_read_beside_an_answer_and_a_conversation(label: str
         assert made["label"] is liked
     (talk,) = normalise_rows([{"messages": TALK, "label": "sports"}], kind="conversation")
     assert talk["completion"] == [PEAR]
+
+
+# --- text that was rendered already
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("USER: Name a fruit.\nASSISTANT:", "HUMAN: Name a fruit.\n\nASSISTANT:"),
+        *("### User:\nName a fruit.\n\n### Assistant:\n", "Human: Name a fruit.\n\nAssistant:"),
+    ],
+)
+def test_a_transcript_in_capitals_becomes_turns(tokenizer: Any, prompt: str) -> None:
+    row = {"prompt": prompt, "completion": " Pear."}
+    assert answers(tokenizer, row) == ["Pear.<|end|>"]
+    assert normalise_rows([row], kind="conversation")[0]["prompt"] == [ASK]
+    longer = {**row, "prompt": f"{prompt} Pear.\n\n{prompt}"}
+    assert normalise_rows([longer], kind="conversation")[0]["prompt"] == [*TALK, ASK]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "A chat between a curious user and an assistant. USER: Name a fruit. ASSISTANT:",
+        *("USER: Name a fruit. ASSISTANT:", "user: Name a fruit.\nassistant:", "Human: Name a fruit.\nAI:"),
+        *("User: Name a fruit.\n\nBot:", "\n\nH: Name a fruit.\n\nA:", "<human>: Name a fruit.\n<bot>:"),
+        "Below is an instruction.\n\n### Instruction:\nName a fruit.\n\n### Response:\n",
+        "<|prompter|>Name a fruit.<|endoftext|><|assistant|>",
+        "GPT4 Correct User: Name a fruit.<|end_of_turn|>GPT4 Correct Assistant:",
+        *("[|Human|]Name a fruit.\n[|AI|]", "[gMASK]<sop><|user|>\nName a fruit.<|assistant|>"),
+        "<|im_user|>user<|im_middle|>Name a fruit.<|im_end|>",
+    ],
+)
+def test_a_rendered_prompt_is_refused_wherever_it_stands(prompt: str) -> None:
+    for row in (
+        {"prompt": prompt, "completion": "Pear."},
+        {"messages": [{"role": "user", "content": prompt}, PEAR]},
+        {"instruction": prompt, "output": "Pear."},
+    ):
+        said = refusal(row)
+        assert "as a prompt that was rendered already" in said or "the mark of a chat template" in said
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("What does ASSISTANT: mean?", "Write USER: in capitals.", "Name an AI:", "Q: Name a fruit.\nA:"),
+        *("Continue:\nHuman: hi\nAI:", "What follows ### Response:", "My user: tag\nends the model:"),
+    ],
+)
+def test_a_prompt_that_speaks_of_speakers_is_a_prompt(tokenizer: Any, prompt: str) -> None:
+    row = {"prompt": prompt, "completion": "Pear."}
+    assert answers(tokenizer, row) == ["Pear.<|end|>"]
+    assert normalise_rows([row], kind="conversation")[0]["prompt"] == [{"role": "user", "content": prompt}]
+
+
+def test_a_system_text_that_was_rendered_is_refused(tokenizer: Any) -> None:
+    row = {"instruction": "Name a fruit.", "output": "Pear."}
+    said = refusal({**row, "system": "<|im_start|>system\nBe kind.<|im_end|>"})
+    assert "column 'system': begins with '<|im_start|>'" in said
+    assert answers(tokenizer, {**row, "system": "Be kind."}) == ["Pear.<|end|>"]
+
+
+@pytest.mark.parametrize("end", ["</s>", "<|im_end|>\n", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>"])
+def test_an_end_that_was_written_out_is_told_with_counts(tmp_path: Path, end: str) -> None:
+    rows = [{"prompt": f"Name fruit {n}.", "completion": "Pear."} for n in range(3)]
+    rows[1]["completion"] += end
+    said = f"1 answers of 3 examples end with the end mark.*example 2, '{end.strip()}'".replace("|", r"\|")
+    with pytest.warns(WrittenEndsWarning, match=said):
+        load_dataset(jsonl(tmp_path / "rows.jsonl", *rows), kind="conversation")
+    pairs = [{"prompt": "Name a fruit.", "chosen": f"Pear.{end}", "rejected": f"Stone.{end}"}]
+    with pytest.warns(WrittenEndsWarning, match="2 answers of 1 examples"):
+        load_dataset(jsonl(tmp_path / "pairs.jsonl", *pairs), kind="preference")
+    for row in rows:
+        row["completion"] = "In HTML <s>Pear.</s> is struck."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(jsonl(tmp_path / "plain.jsonl", *rows), kind="conversation")

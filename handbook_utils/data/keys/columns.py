@@ -10,7 +10,7 @@ from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
 from handbook_utils.data.keys.marks import ROW_MARKS, is_learned
 from handbook_utils.data.keys.messages import EMPTY, is_switch, said_text
 from handbook_utils.data.row_reader import RowReader
-from handbook_utils.data.shapes.transcripts import rendered_by, waits_for_answer
+from handbook_utils.data.shapes.transcripts import open_turn, rendered_by, waits_for_answer
 from handbook_utils.data.shapes.values import ShapeError, list_in_text, parse_text
 from handbook_utils.records import Message
 
@@ -48,6 +48,7 @@ def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) 
     name, system = system_text(reader)
     if not system.strip():
         return messages
+    refuse_rendered(reader, name, system)
     if messages[0]["role"] != "system":
         return [Message(role="system", content=system), *messages]
     if messages[0]["content"].strip() != system.strip():
@@ -58,18 +59,29 @@ def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) 
 def _told_apart(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:
     """Messages without a first one that is a whole transcript, and none that a template has rendered."""
     for message in messages:
-        mark = rendered_by(message["content"]) if message["role"] == "user" else None
-        if mark:
-            raise reader.error(
-                column,
-                f"begins with '{mark}', the mark of a chat template, and another would be put around it. "
-                "Write messages in the place of rendered text.",
-            )
+        if message["role"] in ("user", "system"):
+            refuse_rendered(reader, column, message["content"])
     begin = messages[0]["role"] == "system"
     if len(messages) == begin or not waits_for_answer(messages[begin]["content"]):
         return messages
     turns = reader.over({column: messages[begin]["content"]}).transcript(column)
     return [*messages[:begin], *turns[:-1], *messages[begin + 1 :]]
+
+
+def refuse_rendered(reader: RowReader, column: str, text: str) -> None:
+    """Refuse a text that some chat template has rendered, or a transcript whose turns are not found."""
+    if mark := rendered_by(text):
+        raise reader.error(
+            column,
+            f"begins with '{mark}', the mark of a chat template, and another would be put around it. "
+            "Write messages in the place of rendered text.",
+        )
+    if mark := open_turn(text):
+        raise reader.error(
+            column,
+            f"ends with '{mark}', as a prompt that was rendered already, and a chat template would be put "
+            "around it. Write its turns as messages.",
+        )
 
 
 def system_text(reader: RowReader) -> tuple[str, str]:
