@@ -293,11 +293,11 @@ def test_a_result_of_a_tool_that_no_answer_would_be_given_is_told() -> None:
     with pytest.warns(
         TemplateWarning, match="1 of the first 2 answers; .* answer 2, where the tool says.*21"
     ):
-        check_rows(tokenizer_of(NO_RESULTS), [row(), answered()])
+        check_rows(build_tokenizer(NO_RESULTS), [row(), answered()])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_rows(tokenizer_of(ALL_OF_CALLS), [row(), answered()])
-        check_rows(tokenizer_of(NO_RESULTS), [row(), row("85")])
+        check_rows(build_tokenizer(NO_RESULTS), [row(), row("85")])
 
 
 @pytest.mark.parametrize(
