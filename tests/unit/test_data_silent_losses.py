@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from handbook_utils import load_tokenizer, render_conversation
+from handbook_utils import load_tokenizer
+from handbook_utils.chat.loss_masks import tokenize_turns
 from handbook_utils.data.formats import normalise_rows
 from handbook_utils.data.load import load_dataset
 from handbook_utils.data.mixture import WrittenEndsWarning
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import PairsSection
+from handbook_utils.training.rows.tokenized import turn_of
 from tests.unit.test_data_other_tools import ASK, PEAR, STONE, TALK, jsonl, refusal
 
 
@@ -31,8 +33,9 @@ def tokenizer() -> Any:
 
 def learned(tokenizer: Any, prompt: list[Any], answer: list[Any]) -> str:
     """The text that carries loss when an answer is learned."""
-    row = render_conversation(tokenizer, [*prompt, *answer]).rows[-1]
-    return "".join(piece for piece, counts in zip(row.pieces, row.loss, strict=True) if counts)
+    (row,) = tokenize_turns(tokenizer, [turn_of({"prompt": prompt, "completion": answer}, "completion")])
+    text: str = tokenizer.decode([token for token, counts in zip(row.ids, row.loss, strict=True) if counts])
+    return text
 
 
 def answers(tokenizer: Any, row: dict[str, Any]) -> list[str]:
@@ -281,3 +284,28 @@ def test_an_end_that_was_written_out_is_told_with_counts(tmp_path: Path, end: st
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(jsonl(tmp_path / "plain.jsonl", *rows), kind="conversation")
+
+
+# --- marks of names that nobody knows
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("no_loss", True), ("skip_loss", 1), ("is_masked", "true"), ("mask_loss", False), ("learn", 0)],
+)
+def test_a_mark_of_a_name_that_is_not_known_is_refused(tokenizer: Any, key: str, value: Any) -> None:
+    said = refusal({"messages": [ASK, {**STONE, key: value}, ASK, PEAR]})
+    assert f"'{key}' seems to say whether the message is learned" in said
+    known = {"messages": [ASK, {**STONE, "weight": 0}, ASK, {**PEAR, "weight": 1}]}
+    assert answers(tokenizer, known) == ["Pear.<|end|>"]
+    for other in ({"train_id": "a7"}, {"mask_token": "<m>"}, {"learner": 1}, {"loss_note": "low"}):
+        assert answers(tokenizer, {"messages": [ASK, {**PEAR, **other}]}) == ["Pear.<|end|>"]
+
+
+def test_a_column_of_such_marks_is_refused_and_a_known_one_heeded(tokenizer: Any) -> None:
+    talk = {"messages": [ASK, STONE, ASK, PEAR]}
+    for column in ("assistant_masks", "loss_flags", "learned"):
+        said = refusal({**talk, column: [0, 0, 0, 1]})
+        assert f"column '{column}': seems to say which messages are learned" in said
+    assert answers(tokenizer, {**talk, "loss_mask": [0, 0, 0, 1]}) == ["Pear.<|end|>"]
+    assert answers(tokenizer, {**talk, "losses": [0.3, 2.1, 0.2, 1.4]})[-1] == "Pear.<|end|>"

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
-from handbook_utils.data.keys.marks import ROW_MARKS, is_learned
+from handbook_utils.data.keys.marks import ROW_MARKS, is_learned, is_unknown_mark
 from handbook_utils.data.keys.messages import EMPTY, is_switch, said_text
 from handbook_utils.data.row_reader import RowReader
 from handbook_utils.data.shapes.transcripts import open_turn, rendered_by, waits_for_answer
@@ -226,6 +226,14 @@ def is_row_learned(reader: RowReader) -> bool:
 
 def mark_by_list(reader: RowReader, column: str, messages: list[Message]) -> None:
     """Heed a column that holds one weight for each message of the row."""
+    for key, values in reader.row.items():
+        is_list = key not in ROW_MARKS and isinstance(values, list | tuple) and len(values) == len(messages)
+        if is_list and all(is_unknown_mark(str(key), value) for value in values):
+            raise reader.error(
+                key,
+                "seems to say which messages are learned, and that name is not known. Call it 'loss_mask', "
+                f"or rename it: `columns: {{{key}: {key}_note}}`.",
+            )
     for key, values in _row_marks(reader):
         if not isinstance(values, list | tuple):
             continue
