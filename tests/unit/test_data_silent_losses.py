@@ -309,3 +309,12 @@ def test_a_column_of_such_marks_is_refused_and_a_known_one_heeded(tokenizer: Any
         assert f"column '{column}': seems to say which messages are learned" in said
     assert answers(tokenizer, {**talk, "loss_mask": [0, 0, 0, 1]}) == ["Pear.<|end|>"]
     assert answers(tokenizer, {**talk, "losses": [0.3, 2.1, 0.2, 1.4]})[-1] == "Pear.<|end|>"
+
+
+def test_torchtunes_pairs_are_read_by_the_line_that_the_error_names(tokenizer: Any, tmp_path: Path) -> None:
+    row = {"chosen_conversations": TALK, "rejected_conversations": [ASK, STONE]}
+    assert "{chosen_conversations: chosen, rejected_conversations: rejected}" in refusal(row, "preference")
+    names = {"chosen_conversations": "chosen", "rejected_conversations": "rejected"}
+    (pair,) = load_dataset(jsonl(tmp_path / "rows.jsonl", row), kind="preference", columns=names)
+    assert learned(tokenizer, pair["prompt"], pair["chosen"]) == "Pear.<|end|>"
+    assert learned(tokenizer, pair["prompt"], pair["rejected"]) == "Stone.<|end|>"
