@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from handbook_utils.chat.thinking import THINKING_KEYS
 Kind = Literal["thinking", "call", "text"]
 # no JSON, XML or Python changes such a text
 _ALIKE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .,:/-]*")
+_WORD, _LOOKED_FOR = re.compile(r"[A-Za-z0-9]+"), 50
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.DOTALL)
 
 
@@ -61,6 +62,10 @@ def _said(answer: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Kind, str, str]
     """(kind, text, key) of all that an answer says; what is white space alone is left out."""
     for message in answer:
         content = str(message.get("content") or "")
+        thought, closes, rest = content.partition("</think>")
+        if closes and "<think>" not in thought:  # which the prompt has opened
+            yield "thinking", thought, "content"
+            content = rest
         parts: list[tuple[Kind, str, str]] = [
             ("thinking", str(message[key]), key) for key in THINKING_KEYS if message.get(key)
         ]
@@ -76,12 +81,16 @@ def _said(answer: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Kind, str, str]
         yield from (part for part in parts if part[1].strip())
 
 
-def _plain_words(arguments: Any) -> list[str]:
-    """Names and texts of a call's arguments that every notation writes alike."""
-    if not isinstance(arguments, Mapping):
-        return []
-    said = chain.from_iterable(arguments.items())
-    return [one for one in said if isinstance(one, str) and _ALIKE.fullmatch(one)]
+def _plain_words(value: Any) -> Iterator[str]:
+    """Names, texts and whole numbers of a call's arguments that every notation writes alike."""
+    if isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_plain_words, chain.from_iterable(value.items())))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_plain_words, value))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield str(value)
+    elif isinstance(value, str) and _ALIKE.fullmatch(value):
+        yield value
 
 
 def unseen_tools(tokenizer: Any, turn: Turn, row: TokenRow) -> list[str]:
@@ -93,6 +102,26 @@ def unseen_tools(tokenizer: Any, turn: Turn, row: TokenRow) -> list[str]:
     said = _plain("\n".join(_texts(turn.prompt)))
     # messages may name a tool as well, or hold its name as a part of a word
     return [name for name in names if name and text.count(_plain(name)) <= said.count(_plain(name))]
+
+
+def unseen_messages(
+    tokenizer: Any, turn: Turn, row: TokenRow, *, but: Collection[str] = ()
+) -> list[Mapping[str, Any]]:
+    """Messages since the last answer, not of the roles in `but`, whose words are not all in the prompt.
+
+    Words alone are looked for, as some templates write what a tool gave as JSON.
+    """
+    places = [place for place, message in enumerate(turn.prompt) if message["role"] == "assistant"]
+    new = [
+        message for message in turn.prompt[places[-1] + 1 if places else 0 :] if message["role"] not in but
+    ]
+    text = _plain(tokenizer.decode(row.ids[: row.start])) if new else ""
+
+    def is_seen(message: Mapping[str, Any]) -> bool:
+        words = _WORD.findall(str(message.get("content") or ""))
+        return all(word in text or _holds(tokenizer, text, word) for word in words[:_LOOKED_FOR])
+
+    return [message for message in new if not is_seen(message)]
 
 
 def _texts(value: Any) -> Iterator[str]:

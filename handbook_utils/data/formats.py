@@ -202,7 +202,7 @@ def _conversations(reader: RowReader, format: str) -> list[Row]:
         turns = [{"prompt": prompt[:place], "completion": [prompt[place]]} for place in taught]
         return [*turns, *([{"prompt": prompt, "completion": [answer]}] if reader.is_learned(answer) else [])]
     column = CONVERSATION_COLUMNS[format]
-    messages = _conversation(reader, column)
+    messages = _conversation(reader, column, format)
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise reader.error(column, "no message of the assistant, so there is nothing to learn.")
@@ -255,7 +255,7 @@ def _prompt_of(reader: RowReader, format: str) -> list[Message]:
         return _pair(reader, format)[0]
     if format in CONVERSATION_COLUMNS:
         column = CONVERSATION_COLUMNS[format]
-        messages = _conversation(reader, column)
+        messages = _conversation(reader, column, format)
         while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         if not messages or messages[-1]["role"] not in ASKING:
@@ -278,7 +278,7 @@ def _answered(reader: RowReader, format: str) -> tuple[list[Message], Message]:
     """A prompt and one answer to it."""
     if format in CONVERSATION_COLUMNS:
         column = CONVERSATION_COLUMNS[format]
-        *prompt, answer = _conversation(reader, column)
+        *prompt, answer = _conversation(reader, column, format)
         if not prompt or answer["role"] != "assistant":
             raise reader.error(column, f"ends with a message of the {answer['role']}, not an answer.")
         return prompt, answer
@@ -320,11 +320,8 @@ def _pair(reader: RowReader, format: str) -> tuple[list[Message], Message, Messa
 
 def _prompt_inside(reader: RowReader, inside: list[Message], column: str) -> list[Message]:
     """The prompt where `column` holds a conversation that ends with the answer, `inside` being the rest."""
-    prompt = inside  # a text beside full conversations repeats their first message
-    if isinstance(reader.row.get("prompt"), list):
-        # the conversation goes on inside the answers, unless it is repeated there
-        given = reader.messages("prompt", role="user")
-        prompt = inside if inside[: len(given)] == given else given + inside
+    prompt = others.with_prompt_before(reader, inside)
+    others.refuse_another_prompt(reader, column, prompt)
     return _checked(reader, column, prompt)
 
 
@@ -363,8 +360,10 @@ def _behind_transcript(reader: RowReader, answer: Message) -> Message:
     return {**answer, "content": answer["content"].strip()}
 
 
-def _conversation(reader: RowReader, column: str) -> list[Message]:
+def _conversation(reader: RowReader, column: str, format: str) -> list[Message]:
     messages = reader.conversation(column)
+    if format == "ultrafeedback":
+        others.refuse_another_prompt(reader, column, messages)
     others.mark_by_list(reader, column, messages)
     return _checked(reader, column, messages)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.recognise import Row
+from handbook_utils.data.shapes.transcripts import written_end
 from handbook_utils.errors import DataError
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.stage_table import Kind
@@ -20,6 +21,10 @@ class LeakedRowsWarning(UserWarning):
 
 class UselessExamplesWarning(UserWarning):
     """Examples are trained on that teach nothing: an empty answer, or a pair of equal ones."""
+
+
+class WrittenEndsWarning(UserWarning):
+    """Answers end with the end mark of some chat template, written out."""
 
 
 class LeftOutPromptsWarning(UserWarning):
@@ -112,7 +117,7 @@ def warn_of_repeats(rows: int, asked: int) -> None:
 
 
 def warn_of_useless(name: str, examples: Sequence[Row], *, where: str = "") -> None:
-    """Warn of examples that teach nothing, or to say nothing; `where` says which rows were looked at."""
+    """Warn of examples that teach nothing, or what no one means; `where` says which rows were looked at."""
     equal = [n for n, row in enumerate(examples, 1) if "chosen" in row and row["chosen"] == row["rejected"]]
     empty = [n for n, row in enumerate(examples, 1) if row.get("label", True) and _says_nothing(row)]
     for found, what in (
@@ -125,6 +130,25 @@ def warn_of_useless(name: str, examples: Sequence[Row], *, where: str = "") -> N
                 f"example {found[0]:,}. Leave such rows out."
             )
             warn_and_log(message, UselessExamplesWarning)
+    _warn_of_written_ends(name, examples, where)
+
+
+def _warn_of_written_ends(name: str, examples: Sequence[Row], where: str) -> None:
+    """Warn of answers that end with the end mark of some chat template, which is learned as text."""
+    found = [
+        (number, mark)
+        for number, row in enumerate(examples, 1)
+        for column in ("completion", "chosen", "rejected")
+        if row.get(column) and (mark := written_end(row[column][-1]["content"]))
+    ]
+    if found:
+        number, mark = found[0]
+        message = (
+            f"{name}: {len(found):,} answers of {len(examples):,} examples{where} end with the end mark of a "
+            f"chat template, written out; the first is of example {number:,}, '{mark}'. It is learned as "
+            "text, before the template's own end. Take it out of the file."
+        )
+        warn_and_log(message, WrittenEndsWarning)
 
 
 def _says_nothing(example: Row) -> bool:

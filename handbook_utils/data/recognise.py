@@ -9,7 +9,7 @@ from typing import Any, get_args
 from handbook_utils.data.keys.names import mapping_for
 from handbook_utils.data.shapes.messages import SPOKEN, messages_in_cell, messages_in_text, speaker_of
 from handbook_utils.data.shapes.transcripts import is_transcript
-from handbook_utils.data.shapes.values import ShapeError, list_in_text, shown
+from handbook_utils.data.shapes.values import ShapeError, is_liked, list_in_text, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.schema.sections import PairsSection
 from handbook_utils.schema.stage_table import Kind
@@ -181,8 +181,7 @@ def _is_bare(row: Row) -> bool:
 
 def _is_labelled(row: Row) -> bool:
     """Whether a label says liked or disliked; it may as well be a topic."""
-    label = row["label"]
-    return str(label).strip().lower() in ("true", "false", "1", "0", "1.0", "0.0")
+    return is_liked(row["label"]) is not None
 
 
 def _waits(column: str) -> Callable[[Row], bool]:

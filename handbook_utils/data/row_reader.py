@@ -22,7 +22,7 @@ from handbook_utils.data.shapes.messages import (
 )
 from handbook_utils.data.shapes.parts import read_parts
 from handbook_utils.data.shapes.transcripts import transcript_turns
-from handbook_utils.data.shapes.values import parse_text, shown
+from handbook_utils.data.shapes.values import is_liked, parse_text, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message, ToolUse
 
@@ -172,14 +172,12 @@ class RowReader:
         return number
 
     def flag(self, column: str) -> bool:
-        """True or false, also where it was written as 1 or 0 or as text."""
+        """True or false, also where it was written as 1 or 0, as text, or in words such as "desirable"."""
         value = self.value(column)
-        plain = value.strip().lower() if isinstance(value, str) else value
-        if isinstance(plain, int | float) and plain in (0, 1):
-            return bool(plain)
-        if plain in ("true", "1", "false", "0"):
-            return plain in ("true", "1")
-        raise self.error(column, f"expected true or false, found {shown(value)}.")
+        liked = is_liked(value)
+        if liked is None:
+            raise self.error(column, f"expected true or false, found {shown(value)}.")
+        return liked
 
     def tools(self) -> list[Any]:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""

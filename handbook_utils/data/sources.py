@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ from handbook_utils.runs.state import read_manifest, require_finished
 from handbook_utils.schema.stage_table import STAGES
 
 LOGGER = logging.getLogger("handbook_utils")
+# names that an error lists
+SHOWN_FILES = 5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -146,6 +149,10 @@ def _only_train(origin: Origin) -> None:
 def _open_folder(origin: Origin, path: Path, *, stream: bool) -> Iterable[Row]:
     if (path / f"{path.resolve().name}.py").exists():
         raise DataError(_script_message(str(path)))
+    if index := _index_of_files(path / "dataset_info.json"):
+        raise DataError(
+            f"{path}: a folder of LLaMA-Factory, whose dataset_info.json lists {index}. Name one of these."
+        )
     if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
         return DatasetRows(_saved(origin, path), origin.name)
     if (path / "manifest.json").exists():
@@ -159,6 +166,17 @@ def _open_folder(origin: Origin, path: Path, *, stream: bool) -> Iterable[Row]:
     if any(path.glob("*.md")) or any(path.glob("*/*.*")):
         return _open_hub(origin, str(path), stream=stream)  # a hub repository that was copied here
     raise DataError(f"{path}: holds no data file ({', '.join(SUFFIXES)}) and no dataset saved to disk.")
+
+
+def _index_of_files(file: Path) -> str:
+    """The data files that LLaMA-Factory's index names; "" where it is none."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8")).values() if file.is_file() else ()
+        names = [entry["file_name"] for entry in entries if isinstance(entry, dict) and "file_name" in entry]
+    except (OSError, ValueError, AttributeError):
+        return ""
+    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return ", ".join(map(repr, names[:SHOWN_FILES])) + more
 
 
 def _saved(origin: Origin, path: Path) -> Dataset:

@@ -36,6 +36,10 @@ LOST_HEAD = (
 )
 # how PEFT may begin an adapter by taking a part out of the base, which is done again on each load: by these
 # alike from the base alone, by those with random draws, or with data or rounding that is not saved
+# weights that only an adapter can bring; what is trained of a head's tokens may be tied to the embeddings
+_OF_ADAPTER = re.compile(
+    r"\.lora_\w+\.|\.modules_to_save\.|(?<!_head|d_out)\.token_adapter\.trainable_tokens_delta"
+)
 REPEATED_ON_BASE, LOST_ON_BASE = ("pissa", "olora"), ("pissa_niter", "corda", "loftq", "lora_ga")
 
 
@@ -146,6 +150,11 @@ def check_adapter(folder: str | Path) -> None:
     config = _read_json(Path(folder) / ADAPTER_CONFIG)
     if config.get("peft_type", "LORA") != "LORA":
         raise ModelError(f"{folder}: an adapter of type {config['peft_type']}; only LoRA is read.")
+    if config.get("alora_invocation_tokens"):
+        raise ModelError(
+            f"{folder}: an activated LoRA (alora_invocation_tokens), which works only behind these tokens. "
+            "Sampling here would not switch it on. Use it with PEFT itself, or train a plain LoRA."
+        )
     init = str(config.get("init_lora_weights")).lower()
     if init.startswith(LOST_ON_BASE):
         raise ModelError(
@@ -233,6 +242,8 @@ def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -
     config = _adapter_config(folder, head)
     config.inference_mode = not is_trainable
     weights = _without_copies(load_file(Path(folder) / ADAPTER_WEIGHTS))
+    if broken := next((name for name, weight in weights.items() if not weight.isfinite().all()), None):
+        raise ModelError(f"{folder}: the adapter's weight {broken} holds what is no number. Train it again.")
     base_name = model.name_or_path or model.config.model_type
     try:
         fit_embeddings(model, weights, _trained_tokens(config), name=folder)
@@ -250,6 +261,12 @@ def attach(model: Any, folder: str, *, head: Head, is_trainable: bool = False) -
             f"{folder}: this adapter does not fit its base {base_name}, which has no "
             f"{keys.unexpected_keys[0].removeprefix('base_model.model.')}. Name the base it was trained on."
         )
+    if missing := [name for name in keys.missing_keys if _OF_ADAPTER.search(name)]:
+        raise ModelError(
+            f"{folder}: this adapter lacks {len(missing)} of its weights, such as "
+            f"{missing[0].removeprefix('base_model.model.')}, which would be as before training. It was not "
+            "saved whole, as by some ways to train on several GPUs, or it was cut. Save it again."
+        )
     if str(config.init_lora_weights).lower() in REPEATED_ON_BASE:
         # a copy of the adapter, such as DPO's reference, would take its part out of the base once more
         model.get_base_model().adapter_init = config.init_lora_weights  # `save_adapter` writes it again
@@ -263,6 +280,11 @@ def merged(model: Any) -> Any:
     Raises:
         ModelError: the adapter has a part for which the base has no place, or weights that are no numbers.
     """
+    if any(config.layer_replication for config in model.peft_config.values()):
+        raise ModelError(
+            "this adapter cannot be merged into its base: it uses layers several times (layer_replication), "
+            "and these share the weights that would be changed. Use it as an adapter."
+        )
     untie_trained(model)
     try:
         return model.merge_and_unload(safe_merge=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +43,10 @@ from handbook_utils.models.precision import (
     stored_quantization,
 )
 from handbook_utils.pocket.base_model import build_init_model, build_tokenizer
+from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.sections import ModelSection
 
+_LAYER = re.compile(r"(?:model|transformer|gpt_neox)\.(?:layers|h)\.\d+\.")
 LOGGER = logging.getLogger("handbook_utils")
 
 
@@ -92,6 +95,10 @@ def load_tokenizer(
     if for_chat:
         require_bounded(tokenizer)
     return tokenizer
+
+
+class UnusedWeightsWarning(UserWarning):
+    """The files of a model hold layers that its configuration does not count."""
 
 
 @naming_untested_versions
@@ -263,6 +270,7 @@ def _load_whole(name: str, place: str, how: Loading) -> Any:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name below
                 **options,
             )
         except HandbookError:
@@ -298,6 +306,14 @@ def _check_weights(name: str, head: Head, info: dict[str, Any]) -> None:
     if missing or mismatched:
         listed = ", ".join(sorted(missing | mismatched)[:3])
         raise ModelError(f"{name}: the weights do not fit the config: {listed} missing or of another shape.")
+    # a layer beside others that the config does not count; heads and towers are left out on purpose
+    layers = [key for key in sorted(info["unexpected_keys"]) if _LAYER.match(key)]
+    if layers:
+        warn_and_log(
+            f"{name}: {len(layers)} weights of its files are not used, such as {layers[0]}: the config "
+            "counts fewer layers. Where that is not meant, look at num_hidden_layers of its config.json.",
+            UnusedWeightsWarning,
+        )
 
 
 def _drawn_seed() -> int:

@@ -250,3 +250,21 @@ def test_json_that_takes_too_long_to_check_has_no_score(pool: BoundedPool) -> No
 def test_json_nested_without_end_and_numbers_beyond_all_bounds_score_0() -> None:
     check = JsonFits({"multipleOf": 2, "items": {"$ref": "#"}})
     assert [check("[" * 5000 + "]" * 5000), check("1e999"), check("4")] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        *(("$5", "5 dollars", True), ("\\$5", "5", True), ("$5.00", "\\$5", True), ("€5", "5 euros", True)),
+        *(
+            ("5 cents", "$5", False),
+            ("5 cents", "\\$5", False),
+            ("$5", "€5", False),
+            ("$5 million", "5 cm", False),
+        ),
+        *(("$5$ cm", "5 cm", True), ("$5$ cm", "5 dollars", False), ("£5", "5", True)),
+    ],
+)
+def test_the_sign_of_a_currency_is_its_unit(one: str, other: str, is_same: bool) -> None:
+    assert same_answer(one, other) is is_same
+    assert same_answer(other, one) is is_same

@@ -192,3 +192,27 @@ def test_a_readme_that_cannot_be_heeded_is_refused(tmp_path: Path, card: str, me
 
 def test_a_readme_that_declares_nothing_changes_nothing(tmp_path: Path) -> None:
     assert read(folder(tmp_path, "a.jsonl", "b.jsonl", readme="license: mit")) == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "copy", ["train (1).jsonl", "train - Copy.jsonl", "train copy 2.jsonl", "train(2).jsonl"]
+)
+def test_a_copy_beside_its_file_is_refused_and_alone_it_is_a_file(tmp_path: Path, copy: str) -> None:
+    both = folder(tmp_path / "both", "train.jsonl", copy)
+    with pytest.raises(DataError, match=r"looks like a copy of 'train\.jsonl'.*read twice"):
+        load_dataset(both, kind="text")
+    alone = folder(tmp_path / "alone", copy)
+    assert load_dataset(alone, kind="text")["text"] == [copy]
+    parts = folder(tmp_path / "parts", "train-1.jsonl", "train_2.jsonl", "train v2.jsonl")
+    assert len(load_dataset(parts, kind="text")) == 3
+
+
+def test_the_index_of_another_trainer_is_named_with_its_files(tmp_path: Path) -> None:
+    name = folder(tmp_path, "a.jsonl", "b.jsonl")
+    index = {f"set-{n}": {"file_name": f"{n}.json"} for n in "abcdefg"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(DataError, match=r"LLaMA-Factory.*'a\.json', .*'e\.json' and 2 more\. Name one"):
+        load_dataset(name, kind="text")
+    (tmp_path / "dataset_info.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="damaged dataset"):
+        load_dataset(name, kind="text")

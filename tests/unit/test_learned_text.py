@@ -273,3 +273,47 @@ def test_a_template_whose_tokens_the_tokenizer_lacks_says_which() -> None:
     no_bos.bos_token = None
     with pytest.raises(TemplateError, match="The tokenizer has no bos_token: name one in its"):
         tokenize_turns(no_bos, [Turn(ASK, row()["completion"])])
+
+
+# shows no result of a tool, and says so nowhere, for it knows no `tools`
+NO_RESULTS = ALL_OF_CALLS.replace("{{ tools | tojson if tools else '' }}", "").replace(
+    "for m in messages", "for m in messages if m.role in ['user', 'assistant']"
+)
+# shows the names of arguments, and no value
+KEYS_ALONE = ALL_OF_CALLS.replace("c.function.arguments | tojson", "c.function.arguments | join(' ')")
+
+
+def answered(result: str = "sunny, 21 degrees") -> dict[str, Any]:
+    call = calls()["completion"][0]
+    given = {"role": "tool", "content": result, "tool_call_id": "call_1"}
+    return {"prompt": [*ASK, call, given], "completion": [{"role": "assistant", "content": "Nice."}]}
+
+
+def test_a_result_of_a_tool_that_no_answer_would_be_given_is_told() -> None:
+    with pytest.warns(
+        TemplateWarning, match="1 of the first 2 answers; .* answer 2, where the tool says.*21"
+    ):
+        check_rows(build_tokenizer(NO_RESULTS), [row(), answered()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_rows(tokenizer_of(ALL_OF_CALLS), [row(), answered()])
+        check_rows(build_tokenizer(NO_RESULTS), [row(), row("85")])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"n": 1729}, {"of": {"deep": ["Oslo", 1729]}}, {"of": [{"deep": "Oslo"}]}]
+)
+def test_a_value_of_a_call_is_looked_for_at_any_depth(arguments: Any) -> None:
+    example = calls()
+    example["completion"][0]["tool_calls"][0]["function"]["arguments"] = arguments
+    del example["tools"]
+    check_rows(tokenizer_of(ALL_OF_CALLS), [example])
+    with pytest.raises(TemplateError, match=r"leaves out the tool call.*'(1729|Oslo|deep)'"):
+        check_rows(tokenizer_of(KEYS_ALONE), [example])
+
+
+def test_thinking_that_the_prompt_has_opened_is_found_where_all_is_learned() -> None:
+    opened = row(f"{THOUGHT}\n</think>\n\n84")
+    check_rows(tokenizer_of(ALL_OF_CALLS), [opened])
+    with pytest.raises(TemplateError, match="leaves out the thinking"):
+        check_rows(tokenizer_of(CUTS), [opened])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.config import KasaConfig
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from handbook_utils import merge_adapter
 from handbook_utils.data.quiet import quiet_libraries
@@ -105,6 +105,52 @@ def test_an_adapter_says_the_same_as_in_peft_when_loaded_saved_again_and_merged(
     merge_adapter(str(folder), tmp_path / "merged", device="cpu")
     merged = load_model(str(tmp_path / "merged"), device="cpu")
     torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (lambda name: ".layers.0." in name, "lacks 4 of its weights"),
+        (lambda name: name.endswith("layers.1.self_attn.v_proj.lora_B.weight"), r"lacks 1 .*v_proj\.lora_B"),
+        (lambda name: True, "lacks .* of its weights"),
+    ],
+)
+def test_an_adapter_that_was_not_saved_whole_is_refused_and_a_whole_one_is_not(
+    lost: Callable[[str], bool], said: str, base: Path, tmp_path: Path
+) -> None:
+    folder = peft_adapter(base, tmp_path / "adapter")
+    torch.testing.assert_close(logits(load_model(str(folder), device="cpu")), torch.load(folder / EXPECTED))
+    file = folder / "adapter_model.safetensors"
+    save_file({name: weight for name, weight in load_file(file).items() if not lost(name)}, file)
+    with pytest.raises(ModelError, match=said):
+        load_model(str(folder), device="cpu")
+    with pytest.raises(ModelError, match=said):
+        merge_adapter(str(folder), tmp_path / "merged", device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_holds_no_numbers_is_refused(value: float, base: Path, tmp_path: Path) -> None:
+    folder = peft_adapter(base, tmp_path / "adapter")
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values()))[0, 0] = value
+    save_file(weights, file)
+    with pytest.raises(ModelError, match="holds what is no number"):
+        load_model(str(folder), device="cpu")
+
+
+def test_an_adapter_that_works_behind_some_tokens_alone_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = peft_adapter(base, tmp_path / "adapter", alora_invocation_tokens=[20, 21])
+    with pytest.raises(ModelError, match="activated LoRA"):
+        load_model(str(folder), device="cpu")
+
+
+def test_an_adapter_that_uses_layers_several_times_is_loaded_and_not_merged(tmp_path: Path) -> None:
+    base = tiny_model("llama", tmp_path / "base")
+    folder = peft_adapter(base, tmp_path / "adapter", layer_replication=[[0, 2], [1, 2]])
+    torch.testing.assert_close(logits(load_model(str(folder), device="cpu")), torch.load(folder / EXPECTED))
+    with pytest.raises(ModelError, match=r"layer_replication.*Use it as an adapter"):
+        merge_adapter(str(folder), tmp_path / "merged", device="cpu")
 
 
 # TRL's DPO takes none on the head, of which it would train nothing

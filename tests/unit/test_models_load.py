@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from handbook_utils.errors import ModelError, TemplateError
-from handbook_utils.models.load import load_model, load_tokenizer
+from handbook_utils.models.load import UnusedWeightsWarning, load_model, load_tokenizer
 from handbook_utils.models.precision import resolve_dtype
+from tests.tiny_models import tiny_model
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -154,3 +156,22 @@ def test_the_untrained_pocket_model_is_drawn_from_torchs_seed() -> None:
         models.append(load_model("pocket:init", device="cpu").lm_head.weight)
     assert torch.equal(models[0], models[1])
     assert not torch.equal(models[0], models[2])
+
+
+def test_layers_that_the_config_does_not_count_are_told_and_others_shapes_refused(tmp_path: Path) -> None:
+    whole = tiny_model("llama", tmp_path / "whole")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnusedWeightsWarning)
+        load_model(str(whole), device="cpu")
+        load_model(str(whole), device="cpu", head="reward")  # whose head is another one on purpose
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    fewer, other = tmp_path / "fewer", tmp_path / "other"
+    for folder, change in ((fewer, {"num_hidden_layers": 1}), (other, {"vocab_size": 300})):
+        shutil.copytree(whole, folder)
+        (folder / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
+    with pytest.warns(
+        UnusedWeightsWarning, match=r"weights of its files are not used, such as model\.layers\.1"
+    ):
+        load_model(str(fewer), device="cpu")
+    with pytest.raises(ModelError, match=r"the weights do not fit the config: .*embed_tokens\.weight"):
+        load_model(str(other), device="cpu")

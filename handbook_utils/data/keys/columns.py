@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
-from handbook_utils.data.keys.marks import ROW_MARKS, is_learned
-from handbook_utils.data.keys.messages import EMPTY
+from handbook_utils.data.keys.marks import ROW_MARKS, is_learned, is_unknown_mark
+from handbook_utils.data.keys.messages import EMPTY, is_switch, said_text
 from handbook_utils.data.row_reader import RowReader
-from handbook_utils.data.shapes.transcripts import rendered_by, waits_for_answer
+from handbook_utils.data.shapes.transcripts import open_turn, rendered_by, waits_for_answer
 from handbook_utils.data.shapes.values import ShapeError, list_in_text, parse_text
 from handbook_utils.records import Message
 
@@ -48,6 +48,7 @@ def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) 
     name, system = system_text(reader)
     if not system.strip():
         return messages
+    refuse_rendered(reader, name, system)
     if messages[0]["role"] != "system":
         return [Message(role="system", content=system), *messages]
     if messages[0]["content"].strip() != system.strip():
@@ -58,18 +59,29 @@ def with_what_precedes(reader: RowReader, column: str, messages: list[Message]) 
 def _told_apart(reader: RowReader, column: str, messages: list[Message]) -> list[Message]:
     """Messages without a first one that is a whole transcript, and none that a template has rendered."""
     for message in messages:
-        mark = rendered_by(message["content"]) if message["role"] == "user" else None
-        if mark:
-            raise reader.error(
-                column,
-                f"begins with '{mark}', the mark of a chat template, and another would be put around it. "
-                "Write messages in the place of rendered text.",
-            )
+        if message["role"] in ("user", "system"):
+            refuse_rendered(reader, column, message["content"])
     begin = messages[0]["role"] == "system"
     if len(messages) == begin or not waits_for_answer(messages[begin]["content"]):
         return messages
     turns = reader.over({column: messages[begin]["content"]}).transcript(column)
     return [*messages[:begin], *turns[:-1], *messages[begin + 1 :]]
+
+
+def refuse_rendered(reader: RowReader, column: str, text: str) -> None:
+    """Refuse a text that some chat template has rendered, or a transcript whose turns are not found."""
+    if mark := rendered_by(text):
+        raise reader.error(
+            column,
+            f"begins with '{mark}', the mark of a chat template, and another would be put around it. "
+            "Write messages in the place of rendered text.",
+        )
+    if mark := open_turn(text):
+        raise reader.error(
+            column,
+            f"ends with '{mark}', as a prompt that was rendered already, and a chat template would be put "
+            "around it. Write its turns as messages.",
+        )
 
 
 def system_text(reader: RowReader) -> tuple[str, str]:
@@ -100,6 +112,34 @@ def _system_of(reader: RowReader, name: str) -> str:
 def _system_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
     plain = {name: "".join(filter(str.isalnum, str(name))).lower() for name in columns}
     return tuple(name for name, letters in plain.items() if letters in _SYSTEM)
+
+
+def with_prompt_before(reader: RowReader, inside: list[Message]) -> list[Message]:
+    """A conversation behind the messages of `prompt`, unless one of the two repeats the other."""
+    if not isinstance(reader.row.get("prompt"), list):
+        return inside
+    given = reader.messages("prompt", role="user")
+    if given[-len(inside) :] == inside:
+        return given
+    return inside if given in (inside[: len(given)], inside[-len(given) :]) else given + inside
+
+
+def refuse_another_prompt(reader: RowReader, column: str, messages: list[Message]) -> None:
+    """Refuse a text that is called a prompt and that a whole conversation beside it does not repeat.
+
+    Raises:
+        DataError: the text is in none of the messages, and none of them is in the text.
+    """
+    said = ["".join(message["content"].split()) for message in messages]
+    for name in filter(reader.row.__contains__, _OPEN):
+        text = "".join(value.split()) if isinstance(value := reader.row[name], str) else ""
+        if text and not any(text in one or (one and one in text) for one in said):
+            raise reader.error(
+                name,
+                f"is not in the conversation of '{column}', which has a prompt of its own, so one of the two "
+                "would be lost. Put the text in there, or take the column out: "
+                f"`columns: {{{name}: {name}_note}}`.",
+            )
 
 
 def earlier_turns(reader: RowReader) -> list[Message]:
@@ -160,8 +200,7 @@ def _thinking_columns(reader: RowReader) -> list[str]:
     """Text columns that say they are thinking; a flag or a number of that name is none."""
     if not any(map(reader.row.__contains__, THINKING_KEYS)):
         return []
-    found = (key for key in THINKING_KEYS if isinstance(reader.row.get(key), str))
-    return [key for key in found if reader.row[key].strip()]
+    return [key for key in THINKING_KEYS if (text := said_text(reader.row.get(key))) and not is_switch(text)]
 
 
 def is_row_learned(reader: RowReader) -> bool:
@@ -187,6 +226,14 @@ def is_row_learned(reader: RowReader) -> bool:
 
 def mark_by_list(reader: RowReader, column: str, messages: list[Message]) -> None:
     """Heed a column that holds one weight for each message of the row."""
+    for key, values in reader.row.items():
+        is_list = key not in ROW_MARKS and isinstance(values, list | tuple) and len(values) == len(messages)
+        if is_list and all(is_unknown_mark(str(key), value) for value in values):
+            raise reader.error(
+                key,
+                "seems to say which messages are learned, and that name is not known. Call it 'loss_mask', "
+                f"or rename it: `columns: {{{key}: {key}_note}}`.",
+            )
     for key, values in _row_marks(reader):
         if not isinstance(values, list | tuple):
             continue

@@ -7,6 +7,7 @@ says the opposite. Fireworks gives a whole row a `weight`, which may be any numb
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,11 @@ ROW_MARKS = frozenset(
 )
 # parts of a message that are learned: no answer is learned in part here
 PARTIAL = frozenset({"train_detail", "training_detail", "mask"})
+# what a name says that is about what is learned, known here or not
+_ABOUT = re.compile(
+    r"(?:^|[^a-z])(?:no|skip|is)?(?:loss|losses|train|trained|masks?|masked|learn|learned)(?:[^a-z]|$)"
+)
+_YES_OR_NO = {"true", "false", "0", "1", "0.0", "1.0"}
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
@@ -52,6 +58,11 @@ def mark_of(message: Mapping[str, Any], *, is_answer: bool) -> tuple[str, bool] 
     for key in PARTIAL & message.keys():
         if message[key] not in (None, "", [], {}):
             raise ValueError(f"'{key}' cannot be heeded: an answer is learned as a whole. Take the key out.")
+    if unknown := next((key for key in message if is_unknown_mark(key, message[key])), None):
+        raise ValueError(
+            f"'{unknown}' seems to say whether the message is learned, and that name is not known. Call it "
+            "'weight' (1 or 0), or take it out."
+        )
     said = dict(_said(message))
     if len(set(said.values())) > 1:
         raise ValueError(f"{' and '.join(map(repr, said))} contradict each other. Keep one.")
@@ -63,6 +74,17 @@ def mark_of(message: Mapping[str, Any], *, is_answer: bool) -> tuple[str, bool] 
             "Take the key out, or set it to 0."
         )
     return next(iter(said.items()), None)
+
+
+def is_unknown_mark(key: str, value: Any) -> bool:
+    """Whether a key of another name says yes or no to something about the loss.
+
+    >>> is_unknown_mark("no_loss", True), is_unknown_mark("train_id", "a7"), is_unknown_mark("weight", 0)
+    (True, False, False)
+    """
+    if key in MESSAGE_MARKS or key in PARTIAL or not isinstance(value, bool | int | float | str):
+        return False
+    return bool(_ABOUT.search(key.lower())) and str(value).strip().lower() in _YES_OR_NO
 
 
 def _said(message: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -16,11 +16,35 @@ _CONTENT = ("role", "content", "tool_calls", "tool_call_id", "name", "tool_use_i
 READ = frozenset({*_CONTENT, *THINKING_KEYS, *MESSAGE_MARKS, *PARTIAL})
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 EMPTY: tuple[Any, ...] = (None, "", [], {})
+# what says how a model is to think, and is no thought
+_SWITCHES = frozenset(
+    {
+        *("on", "off", "true", "false", "yes", "no", "none", "null", "nan", "enabled", "disabled"),
+        *("auto", "default", "minimal", "low", "medium", "high", "xhigh", "max", "think", "no_think"),
+        *("thinking", "nothink", "no_thinking", "short", "long"),
+    }
+)
+
+
+def said_text(value: Any) -> str:
+    """A text without the white space around it; "" for any other value."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def is_switch(text: str) -> bool:
+    """Whether a text under a name of thinking says how to think, or is a number, as in columns of settings.
+
+    >>> is_switch("Off"), is_switch("0.5"), is_switch("Take 3 off.")
+    (True, True, False)
+    """
+    plain = text.strip().lower().replace("-", "_").strip("/")
+    return plain in _SWITCHES or re.fullmatch(r"[-+]?\d+(\.\d+)?", plain) is not None
 
 
 def unread_keys(message: Mapping[str, Any]) -> list[str]:
     """Keys of a message, and of the parts of its content, that say something and that nobody reads."""
     own = [key for key in message if key not in READ and message[key] not in EMPTY]
+    own += [key for key in THINKING_KEYS if (text := said_text(message.get(key))) and is_switch(text)]
     return [*own, *(f"content.{key}" for key in message.get(UNREAD, ()))]
 
 
@@ -36,7 +60,7 @@ def thinking_beside(message: Mapping[str, Any], *, is_answer: bool) -> dict[str,
     given = {key: message[key] for key in THINKING_KEYS if message.get(key) not in EMPTY}
     if wrong := [key for key, value in given.items() if not isinstance(value, str)]:
         raise ValueError(f"'{wrong[0]}' is thinking and has to be text, found {given[wrong[0]]!r}.")
-    given = {key: text for key, text in given.items() if text.strip()}
+    given = {key: text for key, text in given.items() if text.strip() and not is_switch(text)}
     other = [key for key in UNREAD_THINKING if message.get(key) not in EMPTY]
     if other and not given and is_answer:
         raise ValueError(

@@ -17,6 +17,9 @@ _ANSWERS = (
 )
 _LABELS = ("label", "desirable", "liked", "thumbsup", "isgood")
 _BETTER = ("chosen", "better", "preferred", "positive", "chosenresponse", "winner", "accepted")
+# whole conversations, which hold their prompt: torchtune's
+_BETTER_TALKS = ("chosenconversations", "chosenconversation", "chosendialogue")
+_WORSE_TALKS = ("rejectedconversations", "rejectedconversation", "rejecteddialogue")
 _WORSE = ("rejected", "worse", "dispreferred", "negative", "rejectedresponse", "loser")
 
 
@@ -32,6 +35,9 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
 `--column question=prompt --column answer=completion` for `handbook data`.'
     """
     plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in columns}
+    talks = _first(plain, _BETTER_TALKS), _first(plain, _WORSE_TALKS)
+    if kind == "preference" and all(talks):
+        return _line("a pair of conversations", {str(talks[0]): "chosen", str(talks[1]): "rejected"})
     asks = _first(plain, _ASKS)
     if asks is None:
         return ""

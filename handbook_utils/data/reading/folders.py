@@ -48,6 +48,8 @@ _NOT_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_
 _PART = re.compile(
     r"(?P<stem>.*?)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?(?P<ending>\.\w+(?:\.gz)?)"
 )
+# what browsers and file managers call a second one
+_COPY = re.compile(r"(?P<of>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?)(?P<ending>\.\w+(?:\.gz)?)")
 # what a README may say of a subset that changes no row
 _HARMLESS = {"config_name", "data_files", "data_dir", "default", "version", "description", "drop_labels"}
 
@@ -167,7 +169,7 @@ def _grouped(files: Iterable[Path], split_of: Mapping[Path, str]) -> FolderSplit
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return [
+    files = [
         file
         for file in sorted(folder.rglob("*"))
         if data_suffix(file) in SUFFIXES
@@ -175,6 +177,14 @@ def _data_files(folder: Path) -> list[Path]:
         and not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
         and file.is_file()
     ]
+    for file in files:
+        copied = _COPY.fullmatch(file.name)
+        if copied and (first := file.with_name(copied["of"] + copied["ending"])) in files:
+            raise DataError(
+                f"{folder}: '{file.name}' looks like a copy of '{first.name}', and its rows would be read "
+                "twice. Delete one, or rename it."
+            )
+    return files
 
 
 def _declared(folder: Path) -> list[dict[str, Any]] | None:

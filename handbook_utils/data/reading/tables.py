@@ -47,7 +47,13 @@ class TableReader:
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise DataError(f"{self._name}: has two columns '{twice}'. Rename or drop one of them.")
-            readers = [self._reader(field.type, in_tool=field.name in _OF_TOOLS) for field in batch.schema]
+            classes = _class_names(batch.schema)
+            readers = [
+                partial(_named, classes[field.name])
+                if field.name in classes
+                else self._reader(field.type, in_tool=field.name in _OF_TOOLS)
+                for field in batch.schema
+            ]
             for start in range(0, batch.num_rows, BATCH):
                 columns = [column.to_pylist() for column in batch.slice(start, BATCH).columns]
                 read = [
@@ -126,6 +132,21 @@ class DatasetRows(Sequence[Row]):
 def rows_at(rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> Iterator[Mapping[str, Any]]:
     """Yield some of the rows, in the order of `places`; a table gives rows in a row quickly."""
     return rows.at(places) if isinstance(rows, DatasetRows) else (rows[place] for place in places)
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Columns that `datasets` keeps as numbers of classes (`ClassLabel`), and the names of these."""
+    try:
+        kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = kept["info"]["features"].items()
+        return {name: feature["names"] for name, feature in features if feature.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, AttributeError, TypeError):  # other tools' metadata
+        return {}
+
+
+def _named(names: list[str], number: Any) -> Any:
+    is_known = isinstance(number, int) and 0 <= number < len(names)
+    return names[number] if is_known else number
 
 
 def _parsed(text: str | None) -> Any:

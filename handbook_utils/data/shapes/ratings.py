@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -36,8 +37,14 @@ COMPARED = {
 # ours, named as in a judge's rows: "a" or 0 where the first is better, "b" or 1 where the second is
 JUDGED = ("answer_a", "answer_b")
 _VERDICTS = {"a": -1.0, "b": 1.0, "tie": 0.0}
-# a rank of 1 is the best
-_LOWER_IS_BETTER = ("rank", "ranks")
+# words in the name of a rating: a rank of 1 is the best, unless points are given for it
+_RANKS, _POINTS = {"rank", "ranks", "ranking", "rankings", "ranked"}, {"score", "scores", "points", "reward"}
+# words of which nobody says whether more is better here
+_FAULTS = {
+    *("toxicity", "perplexity", "ppl", "loss", "nll", "error", "errors", "penalty", "harmfulness", "harm"),
+    *("hallucination", "hallucinations", "violation", "violations", "place", "position", "order"),
+}
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,18 @@ def _ratings(item: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _signed(name: str, number: float) -> float:
-    return -number if name in _LOWER_IS_BETTER else number
+    words = _words(name)
+    return -number if words & _RANKS and not words & _POINTS else number
+
+
+def _is_doubtful(name: str) -> bool:
+    words = _words(name)
+    return bool(words & _FAULTS or (words & _RANKS and words & _POINTS))
+
+
+def _words(name: str) -> set[str]:
+    """The words of a rating's name: of `gpt4_ranking`, `Rank` and `overallRank` alike."""
+    return {word.lower() for word in _WORDS.findall(name)}
 
 
 def number_of(value: Any) -> float | None:
@@ -148,6 +166,11 @@ def choose_pairs(answers: Sequence[RatedAnswer], pairs: PairsSection | None) -> 
     )
     if missing := next((name for name in wanted if name not in names), None):
         raise ShapeError(f"has no rating '{missing}'. {suggest(missing, names)}")
+    if doubtful := next((name for name in wanted if _is_doubtful(name)), None):
+        raise ShapeError(
+            f"has the rating '{doubtful}', of which less may be better, and the highest would be chosen. "
+            "Write its negative into a rating of another name, such as 'quality'."
+        )
     # an answer that somebody left unrated can be neither better nor worse
     rated = [answer for answer in answers if all(name in answer.ratings for name in wanted)]
     scores = [fmean(answer.ratings[name] for name in wanted) for answer in rated]
@@ -179,9 +202,14 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
     first, second = COMPARED[column]
     value = row[column]
     strength = number_of(value)
+    if strength is not None and column == "preference" and strength != 0:
+        raise ShapeError(
+            f"has in 'preference' the number {shown(value)}, which may count the answers from 0 or from 1. "
+            f"Write '{first}', '{second}' or 'tie'."
+        )
     if strength is None:
         votes = [vote for each in _listed(value) if (vote := _vote(each, first, second)) is not None]
-        if not votes and not (isinstance(value, list | tuple) or value is None):
+        if not votes and not _is_silent(value):
             raise ShapeError(
                 f"has in '{column}' no number, below 0 where the first answer is better, and no votes for "
                 f"'{first}' and '{second}', found {shown(value)}."
@@ -218,6 +246,15 @@ def judged_preference(value: Any) -> float:
             f"found {shown(value)}."
         )
     return number
+
+
+def _is_silent(value: Any) -> bool:
+    """Whether nobody has voted: nothing is there, or only what was not submitted."""
+    if isinstance(value, Mapping):
+        return value.get("status", "submitted") != "submitted" or _is_silent(value.get("value"))
+    if isinstance(value, list | tuple):
+        return all(map(_is_silent, value))
+    return value is None
 
 
 def _listed(value: Any) -> list[Any]:

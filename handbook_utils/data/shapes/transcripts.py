@@ -6,18 +6,35 @@ import re
 from itertools import pairwise
 
 _NAMES = {"System": "system", "Human": "user", "User": "user", "Assistant": "assistant"}
-_OPENS = re.compile(r"\s*(?:#+[ \t]*)?(Human|User|System)[ \t]*:")
-_ANSWERS = re.compile(r"(?:^|\n)[ \t]*(?:#+[ \t]*)?Assistant[ \t]*:")
-_ASKS = re.compile(r"\n[ \t]*(?:Human|User)[ \t]*:")
+_NAMES |= {name.upper(): role for name, role in _NAMES.items()}  # Vicuna's
+_OPENS = re.compile(r"\s*(?:#+[ \t]*)?(Human|User|System|HUMAN|USER|SYSTEM)[ \t]*:")
+_ANSWERS = re.compile(r"(?:^|\n)[ \t]*(?:#+[ \t]*)?(?:Assistant|ASSISTANT)[ \t]*:")
+_ASKS = re.compile(r"\n[ \t]*(?:Human|User|HUMAN|USER)[ \t]*:")
 # HelpSteer's, where the first turn is the user's and has no mark
 _MARKED = re.compile(r"<extra_id_1>(User|Assistant)\n")
 
 
 # how a text begins that some chat template has rendered
 _RENDERED = re.compile(
-    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<｜begin▁of▁sentence｜>|\[gMASK\]\s*<sop>)?\s*"
     r"(\[INST\]|<<SYS>>|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn>"
-    r"|<\|(?:user|system|assistant|start|START_OF_TURN_TOKEN)\|>|<｜User｜>)"
+    r"|<\|(?:user|system|assistant|start|START_OF_TURN_TOKEN|prompter|im_user|im_system)\|>|<｜User｜>"
+    r"|GPT4 Correct User:|\[\|Human\|\]|<human>:)"
+)
+# what opens the turn that is still to be spoken, and what stands before it in such a text
+_OPEN_TURNS = (
+    (re.compile(r"(ASSISTANT:)\s*$"), re.compile(r"\b(?:USER|HUMAN):")),
+    (re.compile(r"(###\s*Response:)\s*$"), re.compile(r"###\s*Instruction:")),
+    (
+        re.compile(r"(?:^|\n)\s*((?:assistant|ai|bot|chatbot|gpt|model)\s*:)\s*$", re.IGNORECASE),
+        re.compile(r"\A\s*(?:human|user)\s*:", re.IGNORECASE),
+    ),
+    (re.compile(r"\n\n(A:)\s*$"), re.compile(r"\A\s*H:")),
+)
+# how an answer ends that some chat template has rendered
+_END = re.compile(
+    r"(</s>|<eos>|<EOT>|<\|(?:im_end|endoftext|eot_id|end_of_text|eom_id|end_of_turn|end|return|EOT"
+    r"|END_OF_TURN_TOKEN|endofturn|user|im_user)\|>|<end_of_turn>|<turn\|>|<｜end▁of▁sentence｜>)\s*\Z"
 )
 
 
@@ -31,9 +48,32 @@ def rendered_by(text: str) -> str | None:
     return found[1] if found else None
 
 
+def open_turn(text: str) -> str | None:
+    """What opens the answer at the end of a text of several turns that cannot be told apart; or None.
+
+    >>> open_turn("A chat. USER: Hi ASSISTANT:"), open_turn("Human: Hi\\n\\nAssistant:")
+    ('ASSISTANT:', None)
+    """
+    if text.rstrip()[-1:] != ":" or waits_for_answer(text):
+        return None
+    found = ((end.search(text), before.search(text)) for end, before in _OPEN_TURNS)
+    return next((end[1] for end, before in found if end and before), None)
+
+
+def written_end(text: str) -> str | None:
+    """The mark with which some chat template ends an answer, where a text ends with it; else None.
+
+    >>> written_end("Pear.</s>\\n"), written_end("Pear.")
+    ('</s>', None)
+    """
+    found = _END.search(text) if text.rstrip()[-1:] == ">" else None
+    return found[1] if found else None
+
+
 def waits_for_answer(value: object) -> bool:
     """Whether a text is a transcript that ends where the assistant is to speak, which no message does."""
-    return isinstance(value, str) and value.rstrip().endswith("Assistant:") and is_transcript(value)
+    is_open = isinstance(value, str) and value.rstrip().endswith(("Assistant:", "ASSISTANT:"))
+    return is_open and is_transcript(value)
 
 
 def is_transcript(value: object) -> bool:
@@ -42,12 +82,14 @@ def is_transcript(value: object) -> bool:
     >>> is_transcript("Human: Hi\\n\\nAssistant:"), is_transcript("Human: a noun.")
     (True, False)
     """
-    if not isinstance(value, str) or not ("Assistant" in value or "<extra_id_1>" in value):
+    if not isinstance(value, str) or not any(
+        name in value for name in ("Assistant", "ASSISTANT", "<extra_id_1>")
+    ):
         return False
     is_opened = _OPENS.match(value) and _ANSWERS.search(value)
     # one that ends where the assistant is to speak is a transcript, whatever stands before it
     last = value[-40:].rstrip().rpartition("\n")[2].strip("# \t")
-    is_waiting = last == "Assistant:" and _ASKS.search(value)
+    is_waiting = last in ("Assistant:", "ASSISTANT:") and _ASKS.search(value)
     return bool(is_opened or is_waiting or _MARKED.search(value))
 
 
@@ -69,7 +111,9 @@ def transcript_turns(text: str) -> list[tuple[str, str]]:
         return [("user", first.strip()), *((_NAMES[name], said.strip()) for name, said in marked)]
     opened = _OPENS.match(text)
     # a text that opens with "Human:" may well speak of users
-    names = ("Human", "Assistant") if opened and opened[1] == "Human" else tuple(_NAMES)
+    names = tuple(_NAMES)
+    if opened and opened[1].capitalize() == "Human":
+        names = ("Human", "Assistant", "HUMAN", "ASSISTANT")
     turns = _split(text, names, breaks=r"\n\n")
     if any(role == "user" and _ANSWERS.search(said) for role, said in turns):
         turns = _split(text, names, breaks=r"\n+")

@@ -25,6 +25,11 @@ _PRINTED = (
 LONGEST = 1 << 24
 
 
+# what people and tools call an answer that is wanted, and one that is not
+_LIKED = {"true", "1", "1.0", "desirable", "chosen", "good", "accepted", "liked", "thumbs_up", "thumbsup"}
+_DISLIKED = {"false", "0", "0.0", "undesirable", "rejected", "bad", "disliked", "thumbs_down", "thumbsdown"}
+
+
 class ShapeError(ValueError):
     """What is wrong with a value, without its place: the reader of the row adds row and column."""
 
@@ -72,6 +77,16 @@ def parse_text(text: str) -> Any:
         return ast.literal_eval("".join(map(_as_python, pieces)).strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise ShapeError(f"is neither JSON ({reason}) nor a list as Python prints it") from None
+
+
+def is_liked(value: Any) -> bool | None:
+    """Whether a label says that an answer is wanted; None where it says neither, as one of a topic.
+
+    >>> is_liked("Desirable"), is_liked(0), is_liked("sports")
+    (True, False, None)
+    """
+    plain = str(value).strip().lower().replace(" ", "_")
+    return True if plain in _LIKED else False if plain in _DISLIKED else None
 
 
 def list_in_text(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from handbook_utils.chat.bounded_render import templates_of
 from handbook_utils.chat.checks import check_chat_template
-from handbook_utils.chat.learned import Kind, Lost, lost_parts, unseen_tools
+from handbook_utils.chat.learned import Kind, Lost, lost_parts, unseen_messages, unseen_tools
 from handbook_utils.chat.loss_masks import TokenRow, Turn, tokenize_turns
 from handbook_utils.chat.thinking import thinking_keys_read, thinking_of, under_names_read
 from handbook_utils.data.load import arrow_dataset, to_dataset
@@ -161,6 +161,7 @@ def check_samples(tokenizer: Any, samples: Sequence[Sample], *, has_marks: bool 
         raise TemplateError(f"training with this chat template would go wrong. {wrong}")
     turns = {sample.name: [turn for row in sample.rows for turn in _turns(row)] for sample in samples}
     roles = {message["role"] for turn in chain.from_iterable(turns.values()) for message in turn.prompt}
+    said = {NEEDS[check.name] for check in report.failed("warning") if check.name in NEEDS}
     for check in report.failed("warning"):
         if NEEDS.get(check.name, "user") in {"user", *roles}:
             warn_and_log(f"chat template, {check.name}: {check.message} {check.remedy}", TemplateWarning)
@@ -170,6 +171,7 @@ def check_samples(tokenizer: Any, samples: Sequence[Sample], *, has_marks: bool 
         place = f"{name}: " if name else ""
         _check_learned(tokenizer, place, found, rows, has_marks=has_marks)
         _check_tools(tokenizer, place, found, rows)
+        _check_messages(tokenizer, place, found, rows, but=said)
         _check_prompts(tokenizer, place, rows)
         _check_text(tokenizer, place, found)
 
@@ -209,6 +211,25 @@ def _check_tools(tokenizer: Any, place: str, turns: Sequence[Turn], rows: Sequen
             f"{place}the chat template does not show the tools of {len(unseen)} of the first {len(turns)} "
             f"answers; the first is answer {number}, {shown(name)}. Use a template that shows tools "
             "(`model.chat_template`), such as the instruction-tuned sibling's.",
+            TemplateWarning,
+        )
+
+
+def _check_messages(
+    tokenizer: Any, place: str, turns: Sequence[Turn], rows: Sequence[TokenRow], *, but: Collection[str]
+) -> None:
+    """Say where an answer would be learned without what it answers, such as the result of a tool."""
+    unseen = [
+        (number, found[0])
+        for number, (turn, row) in enumerate(zip(turns, rows, strict=True), start=1)
+        if (found := unseen_messages(tokenizer, turn, row, but=but))
+    ]
+    if unseen:
+        number, message = unseen[0]
+        warn_and_log(
+            f"{place}the chat template does not show all that was said before {len(unseen)} of the first "
+            f"{len(turns)} answers; the first is answer {number}, where the {message['role']} says "
+            f"{shown(message['content'])}. Use a template that shows every message (`model.chat_template`).",
             TemplateWarning,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import regex
@@ -54,6 +54,7 @@ _UNIT = regex.compile(
 )
 _DEGREES = regex.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?\s*[CF]?$")
 _CURRENCY = regex.compile(r"(-?)\s*(?:\\?\$|£|€|¥|₹|US\$)\s*(?=[\d.-])")
+_SIGNED = {"$": "dollar", "€": "euro"}
 _BASED = regex.compile(
     r"([0-9A-F]+)\s*_\s*(?:\{\s*(\d+)\s*\}|(\d+)|\\text\{(\w+)\}|\{\s*\\text\{(\w+)\}\s*\})"
 )
@@ -152,9 +153,9 @@ def _read(text: str) -> Reading:
 
 def _number(text: str) -> Number | None:
     plain = _CURRENCY.sub(r"\1", text, count=1)
-    unit = ""
+    unit, sign = "", next((name for mark, name in _SIGNED.items() if mark in text and plain != text), "")
     if (number := read_number(plain)) is not None:
-        return number
+        return replace(number, unit=sign)
     plain = _DEGREES.sub("", plain)
     if plain.endswith("%"):
         return _percent(plain[:-1])
@@ -169,7 +170,7 @@ def _number(text: str) -> Number | None:
     if words and words[0] in _SCALES:
         number = Number(number.value * _SCALES[words[0]], is_decimal=number.is_decimal)
         words = words[1:]
-    return Number(number.value, number.is_decimal, unit=_unit(" ".join(words)))
+    return Number(number.value, number.is_decimal, unit=_unit(" ".join(words)) or sign)
 
 
 def _percent(text: str) -> Number | None:
