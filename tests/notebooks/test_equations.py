@@ -402,6 +402,33 @@ def test_sampled_gradient_is_right_on_average_whatever_is_added_to_the_rewards()
     assert np.abs(exact).mean() > 0.03
 
 
+@equation("online-gradient")
+def test_rewards_times_log_gradients_point_where_the_expected_reward_grows() -> None:
+    exact, sampled = (from_notebook("online_rl.ipynb", f"{name}_gradient") for name in ("exact", "sampled"))
+    _, worth = six_answers()
+    logits = torch.linspace(0, 1, 6, dtype=torch.float64, requires_grad=True)
+    policy = logits.softmax(-1)
+    (policy * worth).sum().backward()
+    policy, worth = policy.detach().numpy()[None], worth.numpy()[None]
+    np.testing.assert_allclose(exact(policy, worth)[0], logits.grad.numpy())
+    # every answer once, weighted by its probability, is the expectation itself
+    once = [sampled(policy, np.array([[answer]]), worth[:, answer : answer + 1]) for answer in range(6)]
+    np.testing.assert_allclose(np.tensordot(policy[0], once, axes=1), exact(policy, worth))
+
+
+@equation("online-weights")
+def test_a_groups_weights_compare_each_answer_with_its_group() -> None:
+    rloo, grpo = (from_notebook("online_rl.ipynb", f"{name}_weights") for name in ("rloo", "grpo"))
+    rewards = np.random.default_rng(3).normal(size=(5, 8))
+    for row, group in enumerate(rewards):
+        others = [np.delete(group, one).mean() for one in range(8)]
+        np.testing.assert_allclose(rloo(rewards)[row], group - others)
+        np.testing.assert_allclose(grpo(rewards)[row], (group - group.mean()) / (group.std(ddof=1) + 1e-4))
+    # the chapter's four answers, and a prompt that teaches nothing
+    assert rloo(np.array([[1.0, 0, 1, 0]])).round(3).tolist() == [[0.667, -0.667, 0.667, -0.667]]
+    assert not grpo(np.ones((1, 4))).any()
+
+
 @equation("dpo-objective")
 def test_objective_is_expected_reward_minus_beta_times_the_divergence() -> None:
     """Two answers, by hand: 0.75 * 1 + 0.25 * 0 - 0.1 * (0.75 ln 1.5 + 0.25 ln 0.5)."""

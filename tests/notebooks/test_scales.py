@@ -30,6 +30,7 @@ MADE = {
     "dpo": {"dpo": "dpo", "evaluate-dpo": "evaluate"},
     "scaling": {"sft": "sft"},
     "objective": {"sft": "sft", "reward": "reward"},
+    "online_rl": {"sft": "sft", "reward": "reward", "grpo": "grpo"},
     "lora": {"rank-1": "sft", "rank-16": "sft"},
     "overoptimisation": {"sft": "sft", "reward": "reward"},
     "rejection_sampling": {"sft": "sft", "reward": "reward", "rejection": "rejection"},
@@ -113,8 +114,8 @@ def test_the_last_section_runs_at_every_scale(
         folder: json.loads((runs / folder / "manifest.json").read_text())["stage"] for folder in MADE[name]
     }
     assert stages == MADE[name]
-    stage = {"dpo": "dpo", "overoptimisation": "reward", "reward_models": "reward"}.get(name, "sft")
-    assert recipe_for_scale(stage, scale) in asked or f"{SCALES[scale]}/sft-qlora" in asked
+    theirs = {"dpo": "dpo", "overoptimisation": "reward", "reward_models": "reward", "online_rl": "grpo"}
+    assert recipe_for_scale(theirs.get(name, "sft"), scale) in asked or f"{SCALES[scale]}/sft-qlora" in asked
     assert not any(wanted.startswith("pocket/") and "evaluate" not in wanted for wanted in asked)
 
 

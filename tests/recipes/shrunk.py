@@ -135,7 +135,14 @@ def few_rollouts(recipe: OnlineRecipe) -> dict[str, Any]:
     training = few_steps(recipe.training)
     for key in ("max_steps", "max_length", "per_device_train_batch_size"):
         del training[key]
-    sizes = {"steps": 2, "prompts_per_step": 2, "samples": 2, "max_new_tokens": 8, "held_out": None}
+    sizes = {
+        "steps": 2,
+        "prompts_per_step": 2,
+        "samples": 2,
+        "max_new_tokens": 8,
+        "held_out": None,
+        "stop_at_kl": None,
+    }
     return {**sizes, "scorers": {"vowel": {"kind": "regex", "pattern": "[aeiou]"}}, "training": training}
 
 

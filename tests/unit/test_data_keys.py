@@ -261,7 +261,7 @@ def test_two_different_texts_of_the_system_are_refused() -> None:
 
 
 def told(path: str, **options: Any) -> str:
-    """The one warning about what nobody reads."""
+    """The one warning about what nothing reads."""
     with pytest.warns(IgnoredColumnWarning) as said:
         load_dataset(path, **{"kind": "conversation", **options})
     (one,) = said

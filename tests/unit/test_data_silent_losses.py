@@ -62,7 +62,7 @@ def test_a_switch_that_is_called_thinking_is_not_learned_and_is_told(
         {"messages": [ASK, {**PEAR, key: switch}]},
     ):
         assert answers(tokenizer, row) == ["Pear.<|end|>"]
-        with pytest.warns(UserWarning, match=f"nobody reads them.*'{key}'"):
+        with pytest.warns(UserWarning, match=f"nothing reads them.*'{key}'"):
             load_dataset(jsonl(tmp_path / "rows.jsonl", row), kind="conversation")
     thinks = {"prompt": "Name a fruit.", "completion": "Pear.", key: "Turn it off."}
     assert answers(tokenizer, thinks) == ["[Turn it off.]Pear.<|end|>"]
