@@ -181,6 +181,35 @@ def draw_overoptimisation(results: Mapping[str, Any]) -> None:
     save(figure, "overoptimisation")
 
 
+def draw_online_rl(results: Mapping[str, Any]) -> None:
+    """The learned reward and gold along GRPO's steps, on the biased and on the fair reward model."""
+    figure, (score, gold) = panels(2, widths=(1, 1))
+    names = {
+        "grpo-biased": (BLUE, "o", "on the biased judge"),
+        "grpo-fair": (ORANGE, "s", "on the fair judge"),
+    }
+    for run, (colour, marker, label) in names.items():
+        looks = {
+            int(name.rpartition("-")[2]): each
+            for name, each in results["measured"].items()
+            if name.startswith(f"{run}-")
+        }
+        steps = sorted(looks)
+        # the two judges' scores are on scales of their own
+        for axes, column in ((score, "proxy"), (gold, "gold"))[run == "grpo-fair" :]:
+            low, value, high = (
+                [looks[step][column][end] for step in steps] for end in ("low", "value", "high")
+            )
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(steps, value, color=colour, marker=marker, markersize=4, label=label)
+    score.set_title("the biased judge's own score")
+    gold.set_title("gold reward of the same answers")
+    for axes in (score, gold):
+        axes.set_xlabel("step")
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, "online_rl")
+
+
 def draw_speculative(results: Mapping[str, Any]) -> None:
     """Score of the chosen answer against tokens, speculative rejection beside plain best-of-m."""
     figure, both = panels(2, widths=(1, 1))

@@ -32,6 +32,7 @@ PICTURES = {
     "rejection_sampling": chapter_figures.draw_rejection,
     "dpo": chapter_figures.draw_dpo,
     "overoptimisation": chapter_figures.draw_overoptimisation,
+    "online_rl": chapter_figures.draw_online_rl,
     "speculative": chapter_figures.draw_speculative,
     "shared_prefix": chapter_figures.draw_shared_prefix,
 }
