@@ -93,10 +93,12 @@ class Starting(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Build the table: a row per recipe, in the order they are named in."""
         rows = [_starting_row(name) for name in self.arguments[0].split()]
-        return [table(["recipe", "learning rate", "epochs", "rows x tokens", "besides", "from"], rows)]
+        # no column that is empty in every row
+        shown = [head for head in rows[0] if any(row[head] for row in rows)]
+        return [table(shown, [[row[head] for head in shown] for row in rows])]
 
 
-def _starting_row(name: str) -> list[str]:
+def _starting_row(name: str) -> dict[str, str]:
     """What a recipe sets, and the source of its learning rate."""
     values = {key: value for key, value, _ in hyperparameters(name)}
     source = {key: source for key, _, source in hyperparameters(name)}["training.learning_rate"]
@@ -106,14 +108,16 @@ def _starting_row(name: str) -> list[str]:
     if "lora.rank" in values:
         bits = "4-bit base, " if "model.quantization" in values else ""
         besides.append(f"{bits}LoRA rank {values['lora.rank']}, alpha {values['lora.alpha']}")
-    return [
-        name,
-        _short(values["training.learning_rate"]),
-        f"{values['training.num_train_epochs']:g}",
-        f"{values['global_batch_size']} x {values['training.max_length']:,}",
-        "; ".join(besides),
-        source,
-    ]
+    return {
+        "recipe": name,
+        "learning rate": _short(values["training.learning_rate"]),
+        "epochs": f"{values['training.num_train_epochs']:g}",
+        "batch \N{MULTIPLICATION SIGN} tokens": (
+            f"{values['global_batch_size']} \N{MULTIPLICATION SIGN} {values['training.max_length']:,}"
+        ),
+        "besides": "; ".join(besides),
+        "from": source,
+    }
 
 
 def _short(rate: float) -> str:
