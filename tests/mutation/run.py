@@ -56,6 +56,7 @@ TESTS: dict[str, list[str]] = {
         "test_sampling_select",
         "test_sampling_select_stage",
     ],
+    "shared_prefix/answers": ["test_online"],
     "shared_prefix/batching": ["test_length_batches", "test_training_together"],
     "shared_prefix/": ["test_shared_prefix", "test_training_together"],
     "chat/loss_masks": [
