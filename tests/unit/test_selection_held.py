@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 
 from handbook_utils.errors import DataError, RecipeError
-from handbook_utils.evaluation import statistics
+from handbook_utils.evaluation import coverage, statistics
 from handbook_utils.evaluation import win_rate as comparisons
-from handbook_utils.evaluation.coverage_table import CoverageRow
+from handbook_utils.evaluation.coverage_table import CoverageRow, coverage_rows
+from handbook_utils.evaluation.intervals import is_constant
 from handbook_utils.evaluation.judged.summary import JudgedReport
 from handbook_utils.evaluation.statistics import CoverageWarning, mean_estimate, with_cautions
 from handbook_utils.evaluation.win_rate import PairedComparison, compare_paired, win_rate
@@ -252,3 +253,21 @@ def test_a_judged_report_cannot_be_changed() -> None:
     report = JudgedReport({}, 0, 0, ())
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.rows = 1  # type: ignore[misc]
+
+
+def test_the_same_text_of_another_prompt_is_no_repetition() -> None:
+    groups = group_rows(["a", "b", "c"], [0, 0, 0])
+    kept = first_of_each_text(groups, np.arange(3), np.array([1, 0, 0]))
+    assert kept.all()
+
+
+def test_equal_up_to_rounding_is_meant_on_the_scale_of_the_bounds() -> None:
+    apart = np.array([[50.0], [50.0 + 5e-8]])
+    assert is_constant(apart, (0.0, 100.0))[0]
+    assert not is_constant(apart, (0.0, 1.0))[0]
+
+
+def test_the_stored_coverage_is_of_the_settings_that_are_measured() -> None:
+    stored = coverage_rows()
+    assert {row.rows for row in stored} == set(coverage.ROWS)
+    assert {row.prompts for row in stored} >= set(coverage.PROMPTS)
