@@ -1,4 +1,4 @@
-"""Bytes that tensors hold at each moment, counted tensor by tensor: real tensors, or ones without data."""
+"""Bytes that tensors hold at each moment, counted tensor by tensor; what nobody named is an activation."""
 
 from __future__ import annotations
 

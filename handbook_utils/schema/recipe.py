@@ -1,4 +1,4 @@
-"""Recipes: YAML in, a checked recipe out, and errors that say where and what to write instead."""
+"""Recipes: YAML and `--set` in, a checked recipe out, and errors that say what to write instead."""
 
 from __future__ import annotations
 
