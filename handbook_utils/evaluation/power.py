@@ -127,11 +127,14 @@ def win_rate_sd(rate: float, *, ties: float = 0.0) -> float:
         rate: win rate of B, ties half.
         ties: share of prompts that tie.
     Raises:
-        DataError: such a share of ties cannot have that win rate.
+        DataError: a share outside [0, 1], or such a share of ties cannot have that win rate.
 
     >>> win_rate_sd(0.5), round(win_rate_sd(0.5, ties=0.5), 4)
     (0.5, 0.3536)
     """
+    for name, value in (("rate", rate), ("ties", ties)):
+        if not 0 <= value <= 1:
+            raise DataError(f"{name} is {value:g} and must be between 0 and 1: write 55 % as 0.55.")
     wins = rate - ties / 2
     if not (0 <= ties < 1 and 0 < rate < 1 and wins >= 0 and wins + ties <= 1):
         raise DataError(f"a win rate of {rate:g} with {ties:.0%} ties is not possible (ties count half)")

@@ -159,3 +159,11 @@ def test_a_run_that_is_not_finished_is_refused_since_its_rows_are_not_all_there(
     code, _, err = handbook(command, *options)
     assert code == 2
     assert f"{half}: the run is running, not finished. Run it again to go on." in err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"rate": 55}, "rate is 55"), ({"rate": 0.6, "ties": 20}, "ties is 20")]
+)
+def test_a_percentage_where_a_share_is_meant_is_told_so(given: dict[str, float], says: str) -> None:
+    with pytest.raises(DataError, match=f"{says} and must be between 0 and 1"):
+        win_rate_sd(**given)
