@@ -404,7 +404,7 @@ def test_sampled_gradient_is_right_on_average_whatever_is_added_to_the_rewards()
 
 @equation("online-gradient")
 def test_rewards_times_log_gradients_point_where_the_expected_reward_grows() -> None:
-    exact, sampled = (from_notebook("online_rl.ipynb", f"{name}_gradient") for name in ("exact", "sampled"))
+    exact, sampled = (from_notebook("online_rl.ipynb", f"{name}_gradient") for name in ("exact", "group"))
     _, worth = six_answers()
     logits = torch.linspace(0, 1, 6, dtype=torch.float64, requires_grad=True)
     policy = logits.softmax(-1)

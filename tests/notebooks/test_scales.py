@@ -87,6 +87,7 @@ def shrunk_recipes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 # few steps on few rows: small samples and words that mean nothing are what this asks for
 @pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
 @pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.labelled.TemplateWarning")
+@pytest.mark.filterwarnings("ignore::handbook_utils.online.rewards.EqualRewardsWarning")
 @pytest.mark.parametrize("scale", REAL_SCALES)
 @every_notebook
 def test_the_last_section_runs_at_every_scale(

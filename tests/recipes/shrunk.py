@@ -124,7 +124,8 @@ def two_steps(
     if held_out and recipe.eval_data:
         content["eval_data"] = [write_rows(recipe.eval_data[0], recipe.stage, folder / "held-out.jsonl")]
     if isinstance(recipe, OnlineRecipe):
-        return content | few_rollouts(recipe)
+        look = {"every": 1, "keep": "last"} if "eval_data" in content else None
+        return content | few_rollouts(recipe) | {"held_out": look}
     content["global_batch_size"] = 4
     content["training"] = few_steps(recipe.training)
     return content
@@ -140,7 +141,6 @@ def few_rollouts(recipe: OnlineRecipe) -> dict[str, Any]:
         "prompts_per_step": 2,
         "samples": 2,
         "max_new_tokens": 8,
-        "held_out": None,
         "stop_at_kl": None,
     }
     return {**sizes, "scorers": {"vowel": {"kind": "regex", "pattern": "[aeiou]"}}, "training": training}

@@ -143,7 +143,7 @@ def test_claims_of_a_notebook_that_is_calibrated_anew_replace_the_earlier_ones(t
 
 def test_a_missing_seed_is_an_error(seeds, capsys):
     assert main(["--seeds", "104", "--out", str(seeds), "--results", str(seeds / "x.json")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
     assert not (seeds / "x.json").exists()
 
 
