@@ -100,8 +100,8 @@ class Starting(SphinxDirective):
 
 def _starting_row(name: str) -> dict[str, str]:
     """What a recipe sets, and the source of its learning rate."""
-    values = {key: value for key, value, _ in hyperparameters(name)}
-    source = {key: source for key, _, source in hyperparameters(name)}["training.learning_rate"]
+    found = {key: (value, source) for key, value, source in hyperparameters(name)}
+    values = {key: value for key, (value, _) in found.items()}
     besides = [f"{values['training.loss_type']} loss"] if "training.loss_type" in values else []
     if "training.beta" in values:
         besides.append(f"beta {values['training.beta']:g}")
@@ -116,7 +116,7 @@ def _starting_row(name: str) -> dict[str, str]:
             f"{values['global_batch_size']} \N{MULTIPLICATION SIGN} {values['training.max_length']:,}"
         ),
         "besides": "; ".join(besides),
-        "from": source,
+        "from": found["training.learning_rate"][1],
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drawing import ARMS, BLUE, INK, ORANGE, PALE, bars, curve, dot, panels, save
+from drawing import ARMS, BLUE, INK, ORANGE, PALE, band, bars, curve, dot, panels, save
 
 LORA_RUNS = {
     "rank-1": (1, BLUE, "o", "LoRA"),
@@ -162,10 +162,8 @@ def draw_overoptimisation(results: Mapping[str, Any]) -> None:
     found = {int(name[2:]): each for name, each in results["measured"].items() if name.startswith("n-")}
     ns = sorted(found)
     names = {"biased": (BLUE, "o", "biased reward model"), "fair": (ORANGE, "s", "fair reward model")}
-    for arm, (colour, marker, label) in {**names, "noise": (INK, "^", "gold with noise")}.items():
-        low, value, high = ([found[n][arm][end] for n in ns] for end in ("low", "value", "high"))
-        gold.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
-        gold.plot(ns, value, color=colour, marker=marker, markersize=4, label=label)
+    for arm, style in {**names, "noise": (INK, "^", "gold with noise")}.items():
+        band(gold, {n: found[n][arm] for n in ns}, style)
     gold.set_title("gold reward of the best of n")
     styles = {"helpful": (BLUE, "-"), "polite": (INK, ":"), "concise": (ORANGE, "--")}
     for part, (colour, style) in styles.items():
@@ -188,20 +186,15 @@ def draw_online_rl(results: Mapping[str, Any]) -> None:
         "grpo-biased": (BLUE, "o", "on the biased judge"),
         "grpo-fair": (ORANGE, "s", "on the fair judge"),
     }
-    for run, (colour, marker, label) in names.items():
+    for run, style in names.items():
         looks = {
             int(name.rpartition("-")[2]): each
             for name, each in results["measured"].items()
             if name.startswith(f"{run}-")
         }
-        steps = sorted(looks)
         # the two judges' scores are on scales of their own
         for axes, column in ((score, "proxy"), (gold, "gold"))[run == "grpo-fair" :]:
-            low, value, high = (
-                [looks[step][column][end] for step in steps] for end in ("low", "value", "high")
-            )
-            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(steps, value, color=colour, marker=marker, markersize=4, label=label)
+            band(axes, {step: looks[step][column] for step in sorted(looks)}, style)
     score.set_title("the biased judge's own score")
     gold.set_title("gold reward of the same answers")
     for axes in (score, gold):
@@ -282,10 +275,7 @@ def draw_rejection(results: Mapping[str, Any]) -> None:
         "fair": (BLUE, "o", "rejection"),
         "biased": (ORANGE, "s", "biased"),
     }.items():
-        golds = [found[f"{judge}-{n}"]["gold"] for n in ns]
-        low, value, high = ([gold[end] for gold in golds] for end in ("low", "value", "high"))
-        best.fill_between(ns, low, high, color=colour, alpha=0.15, linewidth=0)
-        best.plot(ns, value, color=colour, marker=marker, markersize=4, label=f"{judge} judge")
+        band(best, {n: found[f"{judge}-{n}"]["gold"] for n in ns}, (colour, marker, f"{judge} judge"))
         models = [found[f"{run}-{model}"] for model in ("start", "round-1", "round-2", "round-3")]
         at = [model["kl"]["value"] if "kl" in model else 0.0 for model in models]
         for place, model in zip(at, models, strict=True):

@@ -42,14 +42,22 @@ def bars(axes: Any, records: Mapping[str, Mapping[str, Any]], title: str) -> Non
     axes.set_title(title)
 
 
+def band(
+    axes: Any, found: Mapping[int, Mapping[str, Any]], style: tuple[str, str, str], *, alpha: float = 0.15
+) -> None:
+    """Figures over their numbers with their intervals as a band; the style is colour, marker and label."""
+    colour, marker, label = style
+    low, value, high = ([each[end] for each in found.values()] for end in ("low", "value", "high"))
+    axes.fill_between(list(found), low, high, color=colour, alpha=alpha, linewidth=0)
+    axes.plot(list(found), value, color=colour, marker=marker, markersize=4, label=label)
+
+
 def curve(axes: Any, figures: Mapping[str, Any], prefix: str, arm: str) -> None:
     """The figures called `prefix` and a number over that number, with their intervals, in an arm's colour."""
     colour, marker, label = ARMS[arm]
     records = {int(key.removeprefix(prefix)): f for key, f in figures.items() if key.startswith(prefix)}
     ns = sorted(records)
-    low, value, high = ([records[n][end] for n in ns] for end in ("low", "value", "high"))
-    axes.fill_between(ns, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(ns, value, color=colour, marker=marker, markersize=4, label=label)
+    band(axes, {n: records[n] for n in ns}, (colour, marker, label), alpha=0.2)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ns, [str(n) for n in ns])
     axes.set_xlabel("n")

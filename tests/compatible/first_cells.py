@@ -10,6 +10,7 @@ nothing of the checkout is at hand, and each first cell has to install.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -49,16 +50,17 @@ def all_names() -> list[str]:
 def failing(folder: Path, names: list[str]) -> list[str]:
     """Run notebooks in a new environment; returns the names of those that failed, having printed why."""
     python = str(folder / "venv" / "bin" / "python")
-    _uv("venv", "--seed", "--python", sys.executable, str(folder / "venv"))
-    _uv("pip", "install", "--python", python, *KERNEL)
-    _uv("build", "--wheel", "--out-dir", str(folder / "wheel"), str(ROOT))
+    uv("venv", "--seed", "--python", sys.executable, str(folder / "venv"))
+    uv("pip", "install", "--python", python, *KERNEL)
+    forget_build()
+    uv("build", "--wheel", "--out-dir", str(folder / "wheel"), str(ROOT))
     (wheel,) = (folder / "wheel").glob("*.whl")
     return [name for name in names if not _ends(name, python, wheel, folder / name)]
 
 
 def _ends(name: str, python: str, wheel: Path, folder: Path) -> bool:
     start = time.monotonic()
-    _uv("pip", "uninstall", "--python", python, "handbook-utils")
+    uv("pip", "uninstall", "--python", python, "handbook-utils")
     folder.mkdir(parents=True)
     # no PYTHONPATH of the checkout, and no threads to fight over two cores with what runs beside
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -75,7 +77,13 @@ def _ends(name: str, python: str, wheel: Path, folder: Path) -> bool:
     return not done.returncode
 
 
-def _uv(*arguments: str) -> None:
+def forget_build() -> None:
+    """Remove what an earlier build left: setuptools would pack it."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+
+
+def uv(*arguments: str) -> None:
+    """Call uv; raises where it fails."""
     subprocess.run([sys.executable, "-m", "uv", "--quiet", *arguments], check=True)
 
 

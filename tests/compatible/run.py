@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
-import first_cells  # noqa: E402
+from first_cells import all_names, failing, forget_build, uv  # noqa: E402
 
 WORK = ROOT / "_build" / "compatible"
 TESTED = ROOT / "handbook_utils" / "libraries" / "tested.json"
@@ -103,8 +103,7 @@ def _first_cells_hold() -> bool:
     """Run every notebook in an environment that its own first cell fills."""
     start = time.monotonic()
     shutil.rmtree(WORK / "notebooks", ignore_errors=True)
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    failed = first_cells.failing(WORK / "notebooks", first_cells.all_names())
+    failed = failing(WORK / "notebooks", all_names())
     print(f"notebooks: {time.monotonic() - start:.0f} s in all; failed: {', '.join(failed) or 'none'}")
     return not failed
 
@@ -112,15 +111,10 @@ def _first_cells_hold() -> bool:
 def _environment(folder: Path, constraints: list[str], *, extra: str = "notebook") -> str:
     """A fresh environment with the package as a wheel; returns its Python."""
     python = str(folder / "bin" / "python")
-    _uv("venv", "--python", sys.executable, str(folder))
-    # setuptools would pack what an earlier build left there
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    _uv("pip", "install", "--python", python, *constraints, f"{ROOT}[{extra}]", *TOOLS)
+    uv("venv", "--python", sys.executable, str(folder))
+    forget_build()
+    uv("pip", "install", "--python", python, *constraints, f"{ROOT}[{extra}]", *TOOLS)
     return python
-
-
-def _uv(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "uv", "--quiet", *arguments], check=True)
 
 
 def _versions(which: str) -> dict[str, str]:
