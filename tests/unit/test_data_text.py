@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from handbook_utils import load_tokenizer, render_conversation
 from handbook_utils.data.load import ResolvedInputs, load_dataset
-from handbook_utils.data.reading.tables import FilledNullsWarning
+from handbook_utils.data.reading.arrow import FilledNullsWarning
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.errors import DataError
 from handbook_utils.libraries.exact_json import exact_json
