@@ -123,7 +123,7 @@ NUMBERS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(NUMBERS, min_size=1, max_size=3).map(", ".join),
     st.lists(NUMBERS, min_size=1, max_size=3).map(", ".join),

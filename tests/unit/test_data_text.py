@@ -167,7 +167,7 @@ TEXTS = st.sampled_from(LOOKALIKES) | st.text(
 
 
 @every_writer
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
 def test_rows_of_any_text_come_back_equal(
     tmp_path_factory: pytest.TempPathFactory, form: str, texts: list[tuple[str, str]]

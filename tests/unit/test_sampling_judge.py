@@ -256,7 +256,7 @@ def test_an_answer_that_has_seen_the_marks_of_another_comparison_cannot_use_them
     assert (shown["answer-a"], shown["answer-b"]) == (attack, "honest")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     a=st.text(alphabet="<>/answer-b0123456789abcdef\n", max_size=80),
     b=st.text(alphabet="<>/answer-b0123456789abcdef\n", max_size=80),
