@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from handbook_utils.errors import ModelError
@@ -75,6 +76,30 @@ def test_a_missing_shard_is_named(has_index: bool, sharded: Path) -> None:
     gone.unlink()
     with pytest.raises(ModelError, match=f"1 of its files of weights are missing, such as {gone.name}"):
         resolve_model(str(sharded))
+
+
+def test_weights_that_are_there_twice_are_refused_for_the_older_ones_would_load(
+    folder: Path, sharded: Path
+) -> None:
+    older = AutoModelForCausalLM.from_pretrained(folder)
+    newer = AutoModelForCausalLM.from_pretrained(sharded)
+    with torch.no_grad():
+        newer.lm_head.weight += 1
+    newer.save_pretrained(folder, max_shard_size="40KB")
+    # transformers 5.24: the one file, saved before, is left beside the shards and is what loads
+    found = AutoModelForCausalLM.from_pretrained(folder).lm_head.weight
+    assert torch.equal(found, older.lm_head.weight)
+    with pytest.raises(ModelError, match=rf"{WEIGHTS} and in \d+ files .*such as model-00001-of.*Delete"):
+        resolve_model(str(folder))
+    (folder / WEIGHTS).unlink()
+    resolve_model(str(folder))
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder).lm_head.weight, newer.lm_head.weight)
+
+
+def test_an_index_that_is_left_beside_one_file_does_not_matter(sharded: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(sharded).save_pretrained(sharded)
+    assert {file.name for file in sharded.glob("*.safetensors*")} == {WEIGHTS, f"{WEIGHTS}.index.json"}
+    resolve_model(str(sharded))
 
 
 def test_a_link_to_a_file_that_is_gone_is_named(folder: Path) -> None:
