@@ -316,6 +316,29 @@ def _check_weights(name: str, head: Head, info: dict[str, Any]) -> None:
         )
 
 
+def check_numbers(model: Any, name: str) -> None:
+    """Refuse a model with a weight that is no number: nothing can be trained on it, and no loss would tell.
+
+    Each weight is summed, which costs a small part of one step; only a sum that is no number is looked into.
+
+    Args:
+        model: loaded; weights that are held elsewhere (ZeRO-3) or rounded to integers are left out.
+        name: what it was loaded from; opens the error message.
+    Raises:
+        ModelError: names the first such weight.
+    """
+    for key, weight in model.named_parameters():
+        plain = weight.detach()
+        if plain.is_meta or not plain.is_floating_point() or plain.sum().isfinite():
+            continue
+        if broken := int((~plain.isfinite()).sum()):
+            raise ModelError(
+                f"{name}: {broken:,} of {plain.numel():,} numbers of the weight {key} are NaN or infinite, "
+                "so nothing can be trained on this model. Take an earlier checkpoint, or fetch the files "
+                "again."
+            )
+
+
 def _drawn_seed() -> int:
     # from torch's own generator, so that whoever seeds that decides about these weights as well
     return int(torch.randint(2**31, ()).item())

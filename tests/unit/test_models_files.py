@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from handbook_utils.errors import ModelError
+from handbook_utils.models.load import check_numbers, load_model
 from handbook_utils.models.places import resolve_model
 
 WEIGHTS = "model.safetensors"
@@ -119,3 +121,18 @@ def test_other_files_beside_a_model_do_not_matter(
     (folder / "training.json").write_text(json.dumps([1]), encoding="utf-8")
     resolve_model(str(folder))
     resolve_model(str(tiny_architecture("llama")))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_model_with_a_weight_that_is_no_number_is_refused_by_the_weights_name(
+    broken: float, folder: Path
+) -> None:
+    model = load_model(str(folder))
+    check_numbers(model, "mine")
+    name, weight = next((name, w) for name, w in model.named_parameters() if "mlp" in name)
+    with torch.no_grad():
+        weight.fill_(60_000.0)
+        check_numbers(model.half(), "mine")  # whose sum is beyond float16, and whose numbers are not
+        dict(model.named_parameters())[name].view(-1)[0] = broken
+    with pytest.raises(ModelError, match=f"mine: 1 of .* numbers of the weight {re.escape(name)} are NaN"):
+        check_numbers(model, "mine")
