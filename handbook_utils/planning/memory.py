@@ -44,7 +44,7 @@ class Setup:
 
     Attributes:
         config: the model's, as transformers reads it, with its attention set.
-        trainer: sft, reward, dpo, orpo or kto.
+        trainer: sft, reward, dpo, orpo, cpo or kto.
         held_in: number format of weights.
         half: number format that is computed in where that is another (mixed precision); None: as held.
         checkpointing: activations are computed again in the backward pass.

@@ -12,7 +12,7 @@ import torch
 
 from handbook_utils.planning.kernels import AsComputed, LossHead, LowRank, PackedLinear
 from handbook_utils.planning.live_bytes import ACTIVATIONS, GRADIENTS, LiveBytes
-from handbook_utils.schema.sections import LoraSection
+from handbook_utils.schema.sections import WITHOUT_REFERENCE, LoraSection
 
 HEAD = "loss head"
 WEIGHTS, ADAPTERS, QUANTISED = "weights", "adapters", "quantised weights"
@@ -309,7 +309,7 @@ def _loss(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> torch.Ten
     with _computing(step, batch):
         if step.trainer == "reward":
             return _scores(batch, model, step).float().sum()
-        if step.trainer == "orpo":
+        if step.trainer in WITHOUT_REFERENCE:
             return _full_logits(batch, model, step, counter)
         hidden = _hidden(batch, model, step)
         with counter.named(HEAD):
@@ -362,7 +362,7 @@ def _scores(batch: Batch, model: Any, step: Step) -> torch.Tensor:
 
 
 def _full_logits(batch: Batch, model: Any, step: Step, counter: LiveBytes) -> torch.Tensor:
-    """ORPO's loss: all logits, the chosen ones once more, log-probabilities of all of them."""
+    """ORPO's and CPO's loss: all logits, the chosen ones once more, log-probabilities of all of them."""
     hidden = _hidden(batch, model, step)
     with counter.named(HEAD):
         logits = model.get_output_embeddings()(hidden)
