@@ -97,6 +97,7 @@ FACTORY_LEFT_OUT = {
     "adapter_name_or_path": "to go on from an adapter, name it as the model and write model.adapter",
     "ref_model": "the reference is the model that training starts from",
 }
+_SIMPO = "It is not converted: write one of stage cpo, with `training.loss_type: simpo`, as pocket/simpo is."
 _NO_TRAINING = ("export_dir", "infer_backend", "eval_dataset", "task")
 _FACTORY_STAGES = {"sft": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "orpo": "orpo"}
 
@@ -194,6 +195,8 @@ def _axolotl_stage(work: Work) -> str:
     if method == "ipo":
         work.left["loss_type"] = "ipo"
         return "dpo"
+    if method == "simpo":
+        raise RecipeError(f"a recipe of axolotl for SIMPO ('rl'). {_SIMPO}")
     if method not in (None, False, "dpo", "kto", "orpo"):
         raise RecipeError(
             f"a recipe of axolotl for {str(method).upper()} ('rl'), and no stage does that yet."
@@ -211,6 +214,8 @@ def _factory_stage(work: Work) -> str:
         return _FACTORY_STAGES[named]
     if loss == "orpo":
         return "orpo"
+    if loss == "simpo":
+        raise RecipeError(f"a recipe of LLaMA-Factory for simpo ('pref_loss'). {_SIMPO}")
     if loss not in ("hinge", "ipo"):
         raise RecipeError(f"a recipe of LLaMA-Factory for {loss} ('pref_loss'), and no stage does that yet.")
     work.left["loss_type"] = loss

@@ -6,6 +6,7 @@ from __future__ import annotations
 OWN_KEYS = {
     "kto": {"desirable_weight", "undesirable_weight"},
     "reward": {"center_rewards_coefficient"},
+    "cpo": {"cpo_alpha", "simpo_gamma"},
     "sft": {
         *("packing", "packing_strategy", "max_seq_length", "assistant_only_loss", "completion_only_loss"),
         *("dataset_text_field", "eval_packing", "neftune_noise_alpha", "dataset_kwargs"),

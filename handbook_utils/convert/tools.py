@@ -47,13 +47,12 @@ METHODS = {
     "RLOO of TRL before 0.22": ("rloo_k",),
     "online DPO": ("missing_eos_penalty", "judge"),
     "GKD": ("teacher_model_name_or_path", "lmbda", "seq_kd"),
-    "SimPO, a loss of CPO": ("simpo_gamma", "cpo_alpha"),
     "a process reward model": ("step_separator", "train_on_last_step_only"),
     "NashMD": ("mixture_coef",),
 }
 READ = (
     "Read are recipes of TRL, the alignment-handbook, open-r1, axolotl and LLaMA-Factory, for SFT, DPO, "
-    "ORPO, KTO, reward models, GRPO and RLOO."
+    "ORPO, CPO, KTO, reward models, GRPO and RLOO."
 )
 
 

@@ -45,7 +45,7 @@ class Setup:
 
     Attributes:
         config: the model's, as transformers reads it, with its attention set.
-        trainer: sft, reward, dpo, orpo, kto, grpo or rloo.
+        trainer: sft, reward, dpo, orpo, cpo, kto, grpo or rloo.
         held_in: number format of weights.
         half: number format that is computed in where that is another (mixed precision); None: as held.
         checkpointing: activations are computed again in the backward pass.

@@ -26,6 +26,7 @@ from handbook_utils.planning.gpus import Gpu
 from handbook_utils.planning.lengths import Lengths
 from handbook_utils.planning.memory import OPTIMISERS, Reference, Setup
 from handbook_utils.planning.skeleton import Step, skeleton
+from handbook_utils.schema.sections import WITHOUT_REFERENCE
 from handbook_utils.schema.training import (
     BatchedRecipe,
     DpoRecipe,
@@ -230,7 +231,7 @@ def assumptions(run: Run, measured: Measured, *, skips_padding: bool) -> list[st
     said = [f"Lengths: {measured.said}."]
     if run.batch.shared is not None:
         said.append("A pair's prompt is computed once for both its answers.")
-    if setup.trainer not in ("reward", "orpo"):
+    if setup.trainer not in ("reward", *WITHOUT_REFERENCE):
         said.append("The loss head projects answer tokens only, a tile of logits at a time.")
     if skips_padding:
         said.append("Padding is counted as if it were computed: this run leaves it out, and takes less.")

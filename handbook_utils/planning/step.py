@@ -14,6 +14,7 @@ from handbook_utils.libraries.transformers_internals import cache_name
 from handbook_utils.planning.kernels import AsComputed, LossHead
 from handbook_utils.planning.live_bytes import ACTIVATIONS, GRADIENTS, LiveBytes
 from handbook_utils.planning.skeleton import Step, skeleton, text_config
+from handbook_utils.schema.sections import WITHOUT_REFERENCE
 
 HEAD = "loss head"
 WEIGHTS, ADAPTERS, QUANTISED = "weights", "adapters", "quantised weights"
@@ -219,7 +220,7 @@ def _loss(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> torch.Ten
     with computing(step, is_padded=batch.is_padded):
         if step.trainer == "reward":
             return _scores(batch, model, step).float().sum()
-        if step.trainer == "orpo":
+        if step.trainer in WITHOUT_REFERENCE:
             return _full_logits(batch, model, step, counter)
         hidden = hidden_states(batch, model, step)
         with counter.named(HEAD):
@@ -293,7 +294,7 @@ def _scores(batch: Batch, model: Any, step: Step) -> torch.Tensor:
 
 
 def _full_logits(batch: Batch, model: Any, step: Step, counter: LiveBytes) -> torch.Tensor:
-    """ORPO's loss: all logits, the chosen ones once more, log-probabilities of all of them."""
+    """ORPO's and CPO's loss: all logits, the chosen ones once more, log-probabilities of all of them."""
     hidden = hidden_states(batch, model, step)
     with counter.named(HEAD):
         logits = model.get_output_embeddings()(hidden)

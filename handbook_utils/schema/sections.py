@@ -20,6 +20,8 @@ from pydantic import (
 # the trainers' losses read the head's weight directly, past any adapter on it, and the frozen copy that is
 # DPO's reference leaves adapters on embeddings out
 WITHOUT_ADAPTER = ("lm_head", "embed_tokens", "embed_out", "wte", "score", "classifier")
+# trainers on pairs that hold no reference: TRL's experimental ones, both of one make
+WITHOUT_REFERENCE = ("orpo", "cpo")
 ADAPTER_MODES = {
     "continue": "train the loaded adapter on; for dpo a frozen copy of it is the reference",
     "stack": "merge it into its base in memory and train a new adapter (`lora:`) on that",
@@ -234,7 +236,9 @@ def check_streaming(recipe: Any) -> None:
         "`training.precompute_ref_log_probs` goes through all rows first: no `streaming`.": bool(
             recipe.training.get("precompute_ref_log_probs")
         ),
-        "TRL's trainer of orpo takes rows in memory only: no `streaming`.": recipe.trainer == "orpo",
+        f"TRL's trainer of {recipe.trainer} takes rows in memory only: no `streaming`.": (
+            recipe.trainer in WITHOUT_REFERENCE
+        ),
         "`max_rows` draws from counted rows. With `streaming` write a slice: train[:1000].": any(
             source.max_rows for source in recipe.data
         ),

@@ -21,6 +21,7 @@ from handbook_utils.schema.stages import (
     SelectRecipe,
 )
 from handbook_utils.schema.training import (
+    CpoRecipe,
     DpoRecipe,
     GrpoRecipe,
     KtoRecipe,
@@ -140,6 +141,9 @@ STAGES: dict[str, Stage] = {
             "preference",
             curves=_PAIRS,
             next_step=_CHAT,
+        ),
+        Stage(
+            "cpo", CpoRecipe, "training.stages:run_cpo", "train", "preference", curves=_PAIRS, next_step=_CHAT
         ),
         Stage(
             "kto",

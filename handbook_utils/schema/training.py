@@ -16,6 +16,7 @@ from handbook_utils.schema.fields import (
 )
 from handbook_utils.schema.sampling import HeldOutSamples, ScorerSection
 from handbook_utils.schema.sections import (
+    WITHOUT_REFERENCE,
     DataSource,
     LaunchSection,
     LoraSection,
@@ -127,10 +128,11 @@ def check_batching(recipe: Any) -> Any:
 
 
 def _check_budget(recipe: Any) -> None:
-    if recipe.trainer == "orpo":
+    if recipe.trainer in WITHOUT_REFERENCE:
         raise ValueError(
-            "`max_tokens_per_batch` splits a step into passes of different sizes, and part of ORPO's loss is "
-            "a mean over the tokens of each pass: use `length_batching` instead."
+            "`max_tokens_per_batch` splits a step into passes of different sizes, and part of "
+            f"{recipe.trainer.upper()}'s loss is a mean over the tokens of each pass: use `length_batching` "
+            "instead."
         )
     if "per_device_train_batch_size" in recipe.training:
         raise ValueError(
@@ -226,6 +228,13 @@ class OrpoRecipe(PolicyRecipe, PairRecipe):
 
     trainer = "orpo"
     stage: Literal["orpo"]
+
+
+class CpoRecipe(PolicyRecipe, PairRecipe):
+    """Contrastive preference optimisation and SimPO: a margin of log-probabilities, without a reference."""
+
+    trainer = "cpo"
+    stage: Literal["cpo"]
 
 
 class KtoRecipe(PolicyRecipe):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from handbook_utils.schema.sections import WITHOUT_REFERENCE
 from handbook_utils.schema.training import DpoRecipe, TrainingRecipe
 from handbook_utils.training.plan import TrainingPlan, largest_batch, trains_on_cpu
 
@@ -40,8 +41,8 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
     if trains_on_cpu(recipe):
         # TRL turns bf16 on even here, which makes a step five times slower
         defaults |= {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
-    if recipe.trainer == "orpo":
-        # its collator needs the columns that would be removed; it turns this off with a warning
+    if recipe.trainer in WITHOUT_REFERENCE:
+        # their collator needs the columns that would be removed; they turn this off with a warning
         defaults["remove_unused_columns"] = False
     if isinstance(recipe, DpoRecipe) and recipe.precomputes_reference:
         defaults["precompute_ref_log_probs"] = True
@@ -58,8 +59,8 @@ def trainer_arguments(recipe: TrainingRecipe, plan: TrainingPlan, checkpoints: P
             # our own bar and records instead; a NaN must show, not be averaged away
             "disable_tqdm": True,
             "logging_nan_inf_filter": False,
-            # ORPO's batches have no input_ids to count
-            "include_num_input_tokens_seen": "no" if recipe.trainer == "orpo" else "non_padding",
+            # their batches have no input_ids to count
+            "include_num_input_tokens_seen": "no" if recipe.trainer in WITHOUT_REFERENCE else "non_padding",
         }
     )
 

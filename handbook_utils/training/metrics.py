@@ -151,6 +151,31 @@ def odds_ratio_metrics(model: Any, tokenizer: Any, pairs: Dataset, *, seed: int)
     }
 
 
+def likelihood_metrics(
+    model: Any, tokenizer: Any, pairs: Dataset, *, per_token: bool, beta: float, seed: int
+) -> dict[str, Estimate]:
+    """How often the chosen answer is the likelier one, and beta times the mean gap, without a reference.
+
+    Args:
+        model: the policy.
+        tokenizer: of it.
+        pairs: in the preference form.
+        per_token: compare means over tokens, as SimPO does, and not sums, as CPO does.
+        beta: as in training.
+        seed: of the intervals' resampling.
+    Source: Xu et al. 2024, Eq. 3; Meng, Xia and Chen 2024, Eq. 4.
+    """
+    likelihood = {}
+    for side in ("chosen", "rejected"):
+        sums, counts = response_logprob_sums(model, tokenizer, _conversations(pairs, side))
+        likelihood[side] = sums / counts if per_token else sums
+    margin = beta * (likelihood["chosen"] - likelihood["rejected"])
+    return {
+        "accuracy": _accuracy(likelihood["chosen"], likelihood["rejected"], pairs, seed),
+        "margin": mean_estimate(margin, clusters=_prompt_ids(pairs), unit="reward", seed=seed),
+    }
+
+
 def _implicit_rewards(
     models: tuple[Any, Any], tokenizer: Any, answers: Sequence[Conversation], beta: float
 ) -> Floats:

@@ -8,6 +8,7 @@ from functools import partial
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
 from handbook_utils.schema.training import (
+    CpoRecipe,
     DpoRecipe,
     KtoRecipe,
     OrpoRecipe,
@@ -22,10 +23,12 @@ from handbook_utils.training.metrics import (
     answer_loss,
     feedback_metrics,
     implicit_reward_metrics,
+    likelihood_metrics,
     odds_ratio_metrics,
     reward_accuracy,
     text_loss,
 )
+from handbook_utils.training.plan import setting
 
 
 def run_pretrain(recipe: PretrainRecipe, run: RunFolder) -> dict[str, Estimate]:
@@ -113,6 +116,24 @@ def run_orpo(recipe: OrpoRecipe, run: RunFolder, *, beside: Beside = ()) -> dict
     Source: Hong, Lee and Thorne 2024, arXiv 2403.07691.
     """
     measure = partial(odds_ratio_metrics, seed=recipe.seed)
+    return fit(recipe, run, load_rows(recipe, run), measure=measure, beside=beside)
+
+
+def run_cpo(recipe: CpoRecipe, run: RunFolder, *, beside: Beside = ()) -> dict[str, Estimate]:
+    """Train on preference pairs into `model/`, by their log-probabilities alone (Xu et al. 2024).
+
+    `training.loss_type: simpo` takes means over tokens and asks for a margin (Meng et al. 2024).
+
+    Returns:
+        Where the recipe has `eval_data`: `accuracy` and `margin` of held-out pairs.
+    Raises:
+        RecipeError, DataError, ModelError, TemplateError: before any training.
+        TrainingError: the loss is no longer a number.
+    Source: Xu et al. 2024, arXiv 2401.08417; Meng, Xia and Chen 2024, arXiv 2405.14734.
+    """
+    is_mean = setting(recipe, "loss_type") in ("simpo", "alphapo", "ipo")
+    beta = float(setting(recipe, "beta"))
+    measure = partial(likelihood_metrics, per_token=is_mean, beta=beta, seed=recipe.seed)
     return fit(recipe, run, load_rows(recipe, run), measure=measure, beside=beside)
 
 

@@ -21,6 +21,7 @@ from handbook_utils.errors import RecipeError, TrainingError
 from handbook_utils.libraries.exact_json import exact_json
 from handbook_utils.libraries.transformers_internals import use_one_device
 from handbook_utils.libraries.versions import version_advice
+from handbook_utils.schema.sections import WITHOUT_REFERENCE
 from handbook_utils.shared_prefix.batching import LengthBatches
 from handbook_utils.training.arguments import RENAMED
 from handbook_utils.training.reference.models import frozen_copy, restore_adapter, trained_weights
@@ -45,8 +46,9 @@ with warnings.catch_warnings():
     from trl.import_utils import TRLExperimentalWarning
     from trl.trainer import utils as trl_utils
 
-    # ORPO may change or go with any release: a contract test tells
+    # ORPO and CPO may change or go with any release: a contract test tells
     warnings.filterwarnings("ignore", category=TRLExperimentalWarning)
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 # plain language modelling is SFT on a "text" column, so `pretrain` shares SFT's trainer and fields
@@ -55,6 +57,7 @@ CONFIGS: dict[str, Any] = {
     "reward": RewardConfig,
     "dpo": DPOConfig,
     "orpo": ORPOConfig,
+    "cpo": CPOConfig,
     "kto": KTOConfig,
     # their trainers are built in `online/`
     "grpo": GRPOConfig,
@@ -65,6 +68,7 @@ TRAINERS: dict[str, Any] = {
     "reward": RewardTrainer,
     "dpo": DPOTrainer,
     "orpo": ORPOTrainer,
+    "cpo": CPOTrainer,
     "kto": KTOTrainer,
 }
 WITH_REFERENCE = ("dpo", "kto")
@@ -208,7 +212,7 @@ def make_trainer(
     if isinstance(trainer.train_dataset, IterableDataset):
         # after TRL has dropped what is too long: a trainer that resumes skips batches of one pass only
         trainer.train_dataset = trainer.train_dataset.repeat(None)
-    if name == "orpo":
+    if name in WITHOUT_REFERENCE:
         trainer.train_dataset = with_answers(trainer.train_dataset)
         trainer.eval_dataset = with_answers(trainer.eval_dataset)
     trainer.remove_callback(PrinterCallback)

@@ -84,6 +84,7 @@ def test_tools_and_their_calls_reach_the_template(
         ("reward", "chosen_ids"),
         ("kto", "completion_ids"),
         ("orpo", "chosen_input_ids"),
+        ("cpo", "chosen_input_ids"),
     ],
 )
 def test_arguments_reach_the_tokens_with_all_digits_and_their_own_keys_alone(

@@ -1,4 +1,4 @@
-"""What TRL's ORPO and KTO trainers do with a batch, and that every loss of DPO's trainer trains."""
+"""What TRL's ORPO, CPO and KTO trainers do with a batch, and that every loss of DPO's and CPO's trains."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from handbook_utils.errors import RecipeError
 from handbook_utils.models.load import load_model
 from handbook_utils.models.logprobs import render_ids, response_logprob_sums, sequence_logprob_sums
 from handbook_utils.schema.fields import SMOOTHED_LOSSES, trainer_fields
+from handbook_utils.schema.sections import WITHOUT_REFERENCE
 from handbook_utils.training.trl_bridge import training_conditions
 from tests.contract.conftest import train
 
@@ -36,10 +37,11 @@ def marked(pairs_file: Path) -> Dataset:
     return load_dataset(str(pairs_file), kind="feedback", split="train[:4]")
 
 
-def test_orpo_learns_exactly_the_answers_tokens_and_the_token_that_ends_it(
-    trainer_on: Build, tiny_tokenizer: Any, pairs: Dataset
+@pytest.mark.parametrize("stage", WITHOUT_REFERENCE)
+def test_without_a_reference_exactly_the_answers_tokens_and_the_one_that_ends_it_are_learned(
+    stage: str, trainer_on: Build, tiny_tokenizer: Any, pairs: Dataset
 ) -> None:
-    prepared = trainer_on("orpo", pairs).train_dataset
+    prepared = trainer_on(stage, pairs).train_dataset
     for row, tokens in zip(pairs, prepared, strict=True):
         for side in ("chosen", "rejected"):
             ids, start = render_ids(tiny_tokenizer, row["prompt"], row[side][0]["content"])
@@ -64,6 +66,43 @@ def test_orpos_loss_is_the_chosen_texts_nll_and_the_log_odds_of_mean_log_probabi
     ratio = odds["chosen"] - odds["rejected"]
     expected = -sums.sum() / counts.sum() + 0.5 * np.log1p(np.exp(-ratio)).mean()
     assert logged["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def log_sigmoid(values: np.ndarray) -> np.ndarray:
+    return -np.log1p(np.exp(-values))
+
+
+@pytest.mark.parametrize(
+    ("loss", "alpha", "expected"),
+    [
+        ("sigmoid", 0.7, lambda sums, _: -log_sigmoid(0.5 * (sums[0] - sums[1]))),
+        ("hinge", 0.0, lambda sums, _: np.maximum(0, 1 - 0.5 * (sums[0] - sums[1]))),
+        ("ipo", 0.0, lambda _, means: (means[0] - means[1] - 1 / (2 * 0.5)) ** 2),
+        ("simpo", 0.0, lambda _, means: -log_sigmoid(0.5 * (means[0] - means[1]) - 0.3)),
+    ],
+)
+def test_cpos_losses_are_those_of_log_probabilities_and_the_answers_nll_by_its_weight(
+    loss: str,
+    alpha: float,
+    expected: Callable[..., Any],
+    trainer_on: Build,
+    tiny_tokenizer: Any,
+    tiny_model_folder: Path,
+    pairs: Dataset,
+) -> None:
+    settings = {"loss_type": loss, "beta": 0.5, "simpo_gamma": 0.3, "cpo_alpha": alpha}
+    logged = train(trainer_on("cpo", pairs, **settings))[0]
+    model = load_model(str(tiny_model_folder), device="cpu")
+    sides = [
+        response_logprob_sums(
+            model, tiny_tokenizer, [(row["prompt"], row[side][0]["content"]) for row in pairs]
+        )
+        for side in ("chosen", "rejected")
+    ]
+    sums, counts = (np.array(each) for each in zip(*sides, strict=True))
+    likelihood = -sums[0].sum() / counts[0].sum()
+    wanted = expected(sums, sums / counts).mean() + alpha * likelihood
+    assert logged["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_ktos_loss_is_one_half_before_anything_is_learned(trainer_on: Build, marked: Dataset) -> None:
@@ -104,7 +143,7 @@ def test_one_row_a_device_is_refused_for_kto_before_anything_is_loaded(
 
 def test_the_losses_we_list_are_those_of_the_installed_trl() -> None:
     assert set(trainer_fields("dpo")["loss_type"]["choices"]) == LOSSES
-    for stage in ("sft", "kto"):
+    for stage in ("sft", "kto", "cpo"):
         listed = {method.name for method in methods() if method.stage == stage}
         assert listed == set(trainer_fields(stage)["loss_type"]["choices"])
 

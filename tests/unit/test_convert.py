@@ -201,6 +201,7 @@ FACTORY = {"model_name_or_path": "org/base", "stage": "sft", "dataset": "rows", 
     [
         ({"packing": False}, "sft", "told by 'packing'"),
         ({"rpo_alpha": 1.0}, "dpo", "told by 'rpo_alpha'"),
+        ({"simpo_gamma": 0.5, "beta": 2.0}, "cpo", "told by 'simpo_gamma'"),
         ({"loss_type": "apo_zero_unpaired", "beta": 0.1}, "kto", "told by 'loss_type: apo_zero_unpaired'"),
         ({"beta": 0.1}, "dpo", "a guess: 'beta' is of DPO, ORPO and KTO alike"),
         ({}, "sft", "a guess: no key is of one method alone"),
@@ -228,7 +229,6 @@ def test_smoothing_that_trl_passes_over_today_is_left_out_with_the_loss_that_hee
         ({"use_vllm": True, "max_completion_length": 256}, "GRPO, RLOO or online DPO"),
         ({"rloo_k": 4}, "RLOO of TRL before 0.22"),
         ({"num_ppo_epochs": 4}, "PPO"),
-        ({"simpo_gamma": 0.5, "beta": 2.0}, "SimPO"),
         ({"teacher_model_name_or_path": "t"}, "GKD"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Held-out figures of KTO and ORPO, against numbers worked out by hand."""
+"""Held-out figures of KTO, ORPO and CPO, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -48,23 +48,30 @@ def test_only_good_answers_have_no_figure_of_bad_ones(
     assert found["accuracy"].value == 0
 
 
-def test_odds_ratio_figures_take_the_mean_over_an_answers_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = Dataset.from_list(
-        [
-            {
-                "prompt": message("user", "q"),
-                "chosen": message("assistant", "c"),
-                "rejected": message("assistant", "r"),
-            }
-        ]
-    )
+@pytest.fixture
+def one_pair(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A pair of which the chosen answer has two tokens and the rejected one has one."""
     sums: dict[str, Any] = {"c": (2 * np.log(0.8), 2), "r": (np.log(0.5), 1)}
     monkeypatch.setattr(
         metrics,
         "response_logprob_sums",
         lambda model, tokenizer, rows: tuple(np.array([value], float) for value in sums[rows[0][1]]),
     )
-    found = metrics.odds_ratio_metrics(None, None, pairs, seed=0)
+    sides = {"chosen": message("assistant", "c"), "rejected": message("assistant", "r")}
+    return Dataset.from_list([{"prompt": message("user", "q"), **sides}])
+
+
+@pytest.mark.parametrize(("per_token", "gap"), [(True, 0.8 / 0.5), (False, 0.8**2 / 0.5)])
+def test_likelihoods_are_compared_as_sums_or_as_means_over_tokens(
+    one_pair: Dataset, per_token: bool, gap: float
+) -> None:
+    found = metrics.likelihood_metrics(None, None, one_pair, per_token=per_token, beta=2.0, seed=0)
+    assert found["margin"].value == pytest.approx(2 * np.log(gap))
+    assert found["accuracy"].value == 1
+
+
+def test_odds_ratio_figures_take_the_mean_over_an_answers_tokens(one_pair: Dataset) -> None:
+    found = metrics.odds_ratio_metrics(None, None, one_pair, seed=0)
     # odds 0.8/0.2 = 4 and 0.5/0.5 = 1, so the log odds ratio is log 4
     assert found["log_odds_ratio"].value == pytest.approx(np.log(4))
     assert found["accuracy"].value == 1

@@ -105,6 +105,7 @@ def test_dropping_the_last_batch_must_leave_one() -> None:
         ("reward", {"max_length": 100}),
         ("dpo", {"max_length": 80}),
         ("orpo", {}),
+        ("cpo", {"loss_type": "simpo", "cpo_alpha": 0.0}),
     ],
 )
 @pytest.mark.filterwarnings("ignore::handbook_utils.training.rows.lengths.LengthWarning")

@@ -59,7 +59,8 @@ def train(
     main_address: MainAddress = None,
     port: Port = None,
 ) -> None:
-    """Train a model by the method that the recipe names: pretrain, sft, reward, dpo, orpo, kto, grpo, rloo.
+    """Train a model by the method that the recipe names: pretrain, sft, reward, dpo, orpo, cpo, kto, grpo,
+    rloo.
 
     grpo and rloo sample answers while they train, score them, and store both in the run folder.
 

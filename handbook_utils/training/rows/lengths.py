@@ -98,7 +98,7 @@ def left_out_and_cut(
 
 
 def with_answers(rows: Dataset | None) -> Dataset | None:
-    """ORPO's rows without those of which `max_length` left no answer: their loss is not a number."""
+    """Rows of ORPO and CPO without those of which `max_length` left no answer: their loss is no number."""
     if rows is None or not set(_LABELS) <= set(rows.column_names):
         return rows
     learned = [
@@ -146,7 +146,7 @@ def _cut(prepared: Dataset, given: Dataset, arguments: Any, end: int) -> int:
         keeps_end = getattr(arguments, "truncation_mode", "") == "keep_end"
         ids = prepared["input_ids"]
         return sum(1 for row in ids if len(row) == limit and (keeps_end or row[-1] != end))
-    if "chosen_input_ids" in columns:  # ORPO cuts before it batches
+    if "chosen_input_ids" in columns:  # ORPO and CPO cut before they batch
         sides = zip(prepared["chosen_input_ids"], prepared["rejected_input_ids"], strict=True)
         return sum(1 for pair in sides if any(len(row) >= limit and row[-1] != end for row in pair))
     cut = 0
