@@ -28,6 +28,7 @@ from handbook_utils.models.adapters import (
     read_base,
 )
 from handbook_utils.models.embeddings import embedding_rows
+from handbook_utils.models.padding import padding_of
 from handbook_utils.models.places import INIT, is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import (
     Head,
@@ -84,7 +85,7 @@ def load_tokenizer(
             "'eos_token' into the tokenizer_config.json of a copy of that folder."
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = padding_of(tokenizer)
     if chat_template is not None:
         tokenizer.chat_template = chat_template_text(chat_template)
     if for_chat and not tokenizer.chat_template:
