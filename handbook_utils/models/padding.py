@@ -35,7 +35,7 @@ def warn_if_end_pads(tokenizer: Any, name: str) -> None:
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         warn_and_log(
             f"{name}: the end token {tokenizer.eos_token!r} is padding too, so the score is read before the "
-            "end of an answer, and a cut answer scores like a whole one. Give 'pad_token' in the "
-            "tokenizer_config.json of a copy of that folder a token of its own.",
+            "end of an answer, and a cut answer scores like a whole one. In a copy of that folder, let "
+            "'pad_token' in tokenizer_config.json name another token.",
             PaddingIsEndWarning,
         )
