@@ -143,8 +143,8 @@ def sequence_rewards(
     model: Any, sequences: Sequence[Sequenced], *, pad_token_id: int, batch_size: int = 64
 ) -> Floats:
     """As `reward_scores`, for (ids, start) pairs."""
-    # transformers 5.24 reads the score at the last token that is not this one, whatever the mask says: another
-    # padding token, as a tokenizer may have, would be read itself in all but the longest row
+    # transformers 5.24 reads the score at the last token that is not this one, whatever the mask says:
+    # the other padding token of a tokenizer would be read itself, in all but the longest row
     own = model.config.get_text_config().pad_token_id
     filler = pad_token_id if own is None else own
 
