@@ -139,13 +139,21 @@ def show_result(result: RunResult, json: bool) -> None:
     console = Console()
     if result.final_metrics:
         console.print(metrics_table(result.final_metrics))
-    _show_cautions(console, result.cautions)
+    _show_cautions(console, _cautions(result))
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
     was = "already finished; --overwrite runs it again. It took " if result.reused else ""
     console.print(
         f"{result.path}: {was}{result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
     )
     say_next(next_step(result.stage, result.path))
+
+
+def _cautions(result: RunResult) -> list[str]:
+    """What the run itself cautions of, and what of it lies outside of what its recipe gives."""
+    from handbook_utils.reporting.expected import unexpected
+    from handbook_utils.runs.state import read_manifest
+
+    return [*result.cautions, *unexpected(read_manifest(result.path)["recipe"], result.final_metrics)]
 
 
 def _show_cautions(console: Console, cautions: Sequence[str]) -> None:
@@ -163,7 +171,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
         "runtime_s": result.runtime_s,
         "peak_memory_gib": result.peak_memory_gib,
         "tokens_per_s": result.tokens_per_s,
-        "cautions": list(result.cautions),
+        "cautions": _cautions(result),
     }
 
 
@@ -198,6 +206,7 @@ class PipelineWatcher:
         first = ", ".join(f"{key} {figure}" for key, figure in list(result.final_metrics.items())[:2])
         line = Text.assemble(f"{place}  {took}  ", (f"{name:<28}", "bold"), f" {first}")
         self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        _show_cautions(self._console, _cautions(result))
 
 
 def show_pipeline(folder: Path, report: Path, json: bool) -> None:
