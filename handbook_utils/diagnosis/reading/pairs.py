@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from handbook_utils.diagnosis.keys import known_as
 from handbook_utils.diagnosis.table import Table, to_number
@@ -15,7 +16,7 @@ from handbook_utils.diagnosis.table import Table, to_number
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 NUMPY = re.compile(r"np\.float\d+\(([^()]*)\)")
 _PAIR = re.compile(
-    r"(?P<name>[A-Za-z][\w/.@-]*(?: [A-Za-z(][\w/.()-]*){0,5}?)(?:\s*[:=]\s*|\s+)"
+    r"(?<![\w/.@-])(?P<name>[A-Za-z][\w/.@-]*+(?: [A-Za-z(][\w/.()-]*+){0,5}?)(?:\s*[:=]\s*|\s++)"
     r"(?P<value>[-+]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)\b)"
     r"(?=[\s,|;:/%)\]}A-Za-z]|$)",
     re.IGNORECASE,
@@ -38,9 +39,14 @@ def read_pairs(table: Table, lines: Iterable[str]) -> None:
         if not any(sign in line for sign in ("oss", "OSS", "eward")):
             continue
         record = pairs_of(line)
-        known = known_as(record)
-        if known.keys() & _COUNTS and known.keys() & _SAYS:
+        known = _known(tuple(record))
+        if known & _COUNTS and known & _SAYS:
             table.add(record)
+
+
+@lru_cache(maxsize=1024)
+def _known(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(known_as(names))
 
 
 def pairs_of(line: str) -> dict[str, float]:
@@ -58,12 +64,13 @@ def pairs_of(line: str) -> dict[str, float]:
         number = to_number(pair["value"])
         if number is not None:
             found.setdefault(_name(pair["name"]), number)
-    if "step" not in known_as(found) and (done := _PROGRESS.search(line)):
+    if "step" not in _known(tuple(found)) and (done := _PROGRESS.search(line)):
         # within its epoch, where there is one
         found["step"] = float(done[1]) + found.get("epoch", 0.0) * float(done[2])
     return found
 
 
+@lru_cache(maxsize=4096)
 def _name(text: str) -> str:
     """A name in one word, without what says nothing more.
 
