@@ -36,6 +36,7 @@ DRAWN = {"mathml": "{http://www.w3.org/1998/Math/MathML}math", "svg": "{http://w
 OPF = "{http://www.idpf.org/2007/opf}"
 DC = "{http://purl.org/dc/elements/1.1/}"
 OLD_ROLE = b' role="doc-biblioentry"'  # out of use, and Sphinx still writes it
+LATE_STYLE = re.compile(rb"<link [^>]*mystnb\.[^>]*>")  # myst-nb writes it when the file is closed
 PAGE = ".xhtml"
 MIMETYPE = "mimetype"
 PACKAGE = "content.opf"
@@ -90,11 +91,11 @@ def build(notebooks: Path, epub: Path = build_book.EPUB) -> subprocess.Completed
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     if done.returncode == 0:
         (built,) = (WORK / "_build" / "epub").glob("*.epub")
-        if wrong := faults(built):
-            raise BrokenEpubError(f"{built}: " + "; ".join(wrong))
         epub.parent.mkdir(parents=True, exist_ok=True)
         part = epub.with_suffix(".part")
         finish(built, part)
+        if wrong := faults(part):
+            raise BrokenEpubError(f"{part}: " + "; ".join(wrong))
         part.replace(epub)
     return done
 
@@ -118,7 +119,7 @@ def _mended(book: zipfile.ZipFile, name: str) -> bytes:
     if name == OLD_CONTENTS:
         identifier = ElementTree.fromstring(book.read(PACKAGE)).findtext(f".//{DC}identifier", "")
         return re.sub(rb'(name="dtb:uid" content=")[^"]*', rb"\g<1>" + escape(identifier).encode(), content)
-    return content.replace(OLD_ROLE, b"") if name.endswith(PAGE) else content
+    return LATE_STYLE.sub(b"", content.replace(OLD_ROLE, b"")) if name.endswith(PAGE) else content
 
 
 def _with_properties(book: zipfile.ZipFile) -> bytes:
@@ -127,7 +128,11 @@ def _with_properties(book: zipfile.ZipFile) -> bytes:
     package = ElementTree.fromstring(book.read(PACKAGE))
     for item in package.iter(f"{OPF}item"):
         if item.get("media-type") == "application/xhtml+xml":
-            page = ElementTree.fromstring(book.read(unquote(item.get("href", ""))))
+            name = unquote(item.get("href", ""))
+            try:
+                page = ElementTree.fromstring(book.read(name))
+            except ElementTree.ParseError as error:
+                raise BrokenEpubError(f"'{name}' is not well-formed: {error}") from error
             if held := [name for name, tag in DRAWN.items() if next(page.iter(tag), None) is not None]:
                 item.set("properties", " ".join([*filter(None, [item.get("properties")]), *held]))
     return ElementTree.tostring(package, encoding="utf-8", xml_declaration=True)
@@ -176,7 +181,7 @@ def _faults_of_page(name: str, text: bytes, names: set[str]) -> list[str]:
     except ElementTree.ParseError as error:
         return [f"'{name}' is not well-formed: {error}"]
     found = [f"'{name}' holds a script" for _ in page.iter(f"{XHTML}script")]
-    for tag, attribute in (("img", "src"), ("a", "href"), ("source", "srcset")):
+    for tag, attribute in (("img", "src"), ("a", "href"), ("link", "href")):
         for element in page.iter(f"{XHTML}{tag}"):
             target = unquote(urldefrag(element.get(attribute, ""))[0])
             if target and ":" not in target and _beside(name, target) not in names:

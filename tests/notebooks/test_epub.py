@@ -68,6 +68,7 @@ def test_a_sound_book_has_no_fault_and_says_which_pages_hold_formulas(tmp_path: 
         (f"{FORMULA}<br>", "not well-formed"),
         (f"{FORMULA}&nbsp;", "not well-formed"),
         (f"{FORMULA}<script>go()</script>", "holds a script"),
+        (f'{FORMULA}<link href="../_static/lost.css"/>', "leads to '../_static/lost.css'"),
         (f'{FORMULA}<img src="../_images/lost.svg"/>', "leads to '../_images/lost.svg'"),
         ("no formula", "no page holds a formula"),
     ],
@@ -75,6 +76,19 @@ def test_a_sound_book_has_no_fault_and_says_which_pages_hold_formulas(tmp_path: 
 def test_a_page_that_a_reader_would_not_show_is_named(tmp_path: Path, body: str, said: str) -> None:
     (found,) = build_epub.faults(book_of(tmp_path, {"book/a.xhtml": body}))
     assert said in found
+
+
+def test_a_page_that_is_no_xml_stops_the_build_with_its_name(tmp_path: Path) -> None:
+    made = book_of(tmp_path, {"book/a.xhtml": f"{FORMULA}<br>"})
+    with pytest.raises(build_epub.BrokenEpubError, match="is not well-formed"):
+        build_epub.finish(made, tmp_path / "finished.epub")
+
+
+def test_a_style_that_is_not_in_the_file_is_not_asked_for(tmp_path: Path) -> None:
+    late = '<link rel="stylesheet" href="../_static/mystnb.11b3.css" />'
+    made = book_of(tmp_path, {"book/a.xhtml": f"{late}{FORMULA}"})
+    build_epub.finish(made, tmp_path / "finished.epub")
+    assert build_epub.faults(made) != build_epub.faults(tmp_path / "finished.epub") == []
 
 
 def test_contents_for_old_readers_name_the_book_as_the_new_ones_do(tmp_path: Path) -> None:
