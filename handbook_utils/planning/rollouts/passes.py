@@ -108,11 +108,10 @@ def _sampled(step: Step, asked: Asked, model: Any, counter: LiveBytes) -> None:
             counter.peaks.clear()
     if rows is None:
         rows = _Copied(step, asked, forward, counter, batches)
-    logits = rows.logits
     counter.phase = "last token"
-    logits = [rows.step()]
+    rows.logits = [rows.step()]  # those of the token before stay until these are there
     counter.phase = "draw"
-    _draw(logits, counter)
+    _draw(rows.logits, counter)
 
 
 def _draw(logits: list[torch.Tensor], counter: LiveBytes) -> None:
