@@ -31,6 +31,7 @@ from handbook_utils.sampling.execution import parts, ray_workers
 from handbook_utils.sampling.execution.ray_cluster import ALONE, need_of, ray_cluster, room_for
 from handbook_utils.sampling.execution.ray_pool import TRIES, RayPool
 from handbook_utils.sampling.execution.ray_workers import Work, WorkerEnvironment, await_file, run_on_ray
+from handbook_utils.sampling.execution.shards import read_records
 from handbook_utils.schema.executor import RaySection
 from handbook_utils.schema.recipe import check_recipe, recipe_to_yaml
 from handbook_utils.schema.stages import GenerateRecipe, ScoreRecipe
@@ -215,8 +216,8 @@ def test_killed_workers_lose_nothing_and_nothing_that_is_there_is_made_again(clu
 
     def kill() -> None:
         wait_for(lambda: "question 9" in server.asked, timeout_s=400)
-        # the other worker has made all that is left, and waits
-        wait_for(lambda: len(list((tmp_path / "ray" / "samples").glob("part-*.parquet"))) == 5, timeout_s=400)
+        # the other worker has made all that is left, and was heard: a part counts from then on
+        wait_for(lambda: len(read_records(tmp_path / "ray")) == 5, timeout_s=400)
         there.extend(file.name for file in (tmp_path / "ray" / "samples").glob("part-*.parquet"))
         for pid in workers():
             os.kill(pid, signal.SIGKILL)
