@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,20 @@ def metrics_table(metrics: Mapping[str, Estimate]) -> Table:
         table.add_row(
             name, value, f"{interval} {figure.level:.0%}".replace("[", r"\["), figure.unit, str(figure.n)
         )
+    return table
+
+
+def paired_table(rows: Iterable[tuple[str, Estimate, float, float]], *, difference: str, of: str) -> Table:
+    """Figures beside a baseline's: name, difference, p-value, and p-value corrected for their number.
+
+    Args:
+        rows: as named; a difference says over how many it was taken.
+        difference: heading of the differences.
+        of: what they were taken over, such as "prompts".
+    """
+    table = Table("against the baseline", difference, "p", "p, Holm", of)
+    for name, gain, p_value, corrected in rows:
+        table.add_row(Text(name), str(gain), f"{p_value:.3f}", f"{corrected:.3f}", str(gain.n))
     return table
 
 

@@ -79,23 +79,11 @@ def step_bytes(step: Step, batch: Batch) -> Bytes:
     of the step (the end of the forward pass, the last layer's backward pass, the first layer's) takes the
     same amount more with each layer.
     """
-    shallow, deeper, more = _at_two_depths(step, batch)
-    return _bytes([shallow, deeper], more, step.gradient_share)
-
-
-def step_moments(step: Step, batch: Batch) -> dict[str, dict[str, int]]:
-    """Bytes beside weights and adapters at the highest point of each moment of a step, by part."""
-    shallow, deeper, more = _at_two_depths(step, batch)
-    return deepened(shallow.peaks, deeper.peaks, more)
-
-
-def _at_two_depths(step: Step, batch: Batch) -> tuple[_Traced, _Traced, int]:
-    """A step of two shallow models that differ by a layer, and the layers that the first one lacks."""
     layers = text_config(step.config).num_hidden_layers
     if layers <= DEPTHS[1]:
         traced = _trace(step, batch, layers)
-        return traced, traced, 0
-    return _trace(step, batch, DEPTHS[0]), _trace(step, batch, DEPTHS[1]), layers - DEPTHS[0]
+        return _bytes([traced, traced], 0, step.gradient_share)
+    return _bytes([_trace(step, batch, depth) for depth in DEPTHS], layers - DEPTHS[0], step.gradient_share)
 
 
 def step_weights(step: Step) -> int:

@@ -115,11 +115,8 @@ def unexpected(recipe: Mapping[str, Any], metrics: Mapping[str, Estimate]) -> li
     """
     if not metrics.keys() & set(HEADLINES):
         return []
-    stages = (
-        stage
-        for stage, known in resolve_pipeline(PIPELINE)[1].items()
-        if _settings(recipe_to_dict(known)) == _settings(recipe)
-    )
+    settings = _settings(recipe)
+    stages = (stage for stage, known in _resolved().items() if known == settings)
     return [
         f"{name} is {metrics[name].value:.3f}; {LEVEL:.0%} of runs with another seed give {each.low:.3f} to "
         f'{each.high:.3f}. What can be wrong: chapter "Troubleshooting"'
@@ -127,6 +124,13 @@ def unexpected(recipe: Mapping[str, Any], metrics: Mapping[str, Estimate]) -> li
         for name, each in _stored().get(stage, {}).items()
         if name in metrics and not each.low <= metrics[name].value <= each.high
     ]
+
+
+@cache
+def _resolved() -> dict[str, dict[str, Any]]:
+    return {
+        stage: _settings(recipe_to_dict(recipe)) for stage, recipe in resolve_pipeline(PIPELINE)[1].items()
+    }
 
 
 @cache

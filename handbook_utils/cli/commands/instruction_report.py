@@ -12,8 +12,6 @@ from handbook_utils.cli.options import Json
 from handbook_utils.errors import DataError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from handbook_utils.sampling.scoring.instructions.report import InstructionReport
 
 
@@ -115,16 +113,6 @@ def _list_ids(json: bool) -> None:
     Console(highlight=False).print(table)
 
 
-def _gains_table(report: InstructionReport) -> Table:
-    from rich.table import Table
-
-    table = Table("against the baseline", "gain", "p", "p, Holm", "prompts")
-    for name, gain in report.gains.items():
-        p, corrected = f"{gain.p_value:.3f}", f"{gain.p_holm:.3f}"
-        table.add_row(name, str(gain.difference), p, corrected, str(gain.difference.n))
-    return table
-
-
 def _show(report: InstructionReport) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -135,7 +123,8 @@ def _show(report: InstructionReport) -> None:
     console = Console(highlight=False)
     console.print(view.metrics_table(report.metrics))
     if report.gains:
-        console.print(_gains_table(report))
+        rows = ((name, g.difference, g.p_value, g.p_holm) for name, g in report.gains.items())
+        console.print(view.paired_table(rows, difference="gain", of="prompts"))
     table = Table("instruction", "asked", "strict", "loose")
     for one in report.instructions:
         mark = " *" if one.differs else ""

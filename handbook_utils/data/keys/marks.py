@@ -128,9 +128,9 @@ def is_unknown_mark(key: str, value: Any) -> bool:
     >>> is_unknown_mark("no_loss", True), is_unknown_mark("train_id", "a7"), is_unknown_mark("weight", 0)
     (True, False, False)
     """
-    if key in MESSAGE_MARKS or key in PARTIAL or not isinstance(value, bool | int | float | str):
+    if key in MESSAGE_MARKS or key in PARTIAL or _yes_or_no(value) is None:
         return False
-    return bool(_ABOUT.search(key.lower())) and str(value).strip().lower() in _YES_OR_NO
+    return bool(_ABOUT.search(key.lower()))
 
 
 def _said(message: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
