@@ -91,6 +91,15 @@ def page(browser: Browser, site: str, complaints: list[str]) -> Iterator[Page]:
     context.close()
 
 
+def visit(page: Page, path: str) -> None:
+    """Open a page, and wait until all of its pictures and letters are there."""
+    page.goto(path, wait_until="networkidle")
+    page.evaluate(
+        """() => Promise.all([document.fonts.ready, ...[...document.images].filter(i => !i.complete)
+            .map(i => new Promise(done => { i.onload = i.onerror = done }))]).then(() => true)"""
+    )
+
+
 def contrast(page: Page, selector: str) -> float:
     """Contrast ratio (WCAG) of the text of the first match against the page behind it."""
     return page.evaluate(
@@ -116,7 +125,7 @@ def contrast(page: Page, selector: str) -> float:
 def test_page_opens_whole_and_reads_well_on_a_desk_and_on_a_phone(
     page: Page, complaints: list[str], path: str
 ) -> None:
-    page.goto(path, wait_until="networkidle")
+    visit(page, path)
     for screen in (DESK, PHONE):
         page.set_viewport_size(screen)
         complaints += page.evaluate(MEASURE)
@@ -152,7 +161,7 @@ def test_a_planted_fault_is_found(page: Page, planted: str, fault: str) -> None:
     page.set_viewport_size(PHONE)
     page.route("**/lines.svg", lambda route: route.fulfill(body=LINES, content_type="image/svg+xml"))
     page.route("**/planted.html", lambda route: route.fulfill(body=f"<article>{planted}</article>"))
-    page.goto("planted.html", wait_until="networkidle")
+    visit(page, "planted.html")
     found = page.evaluate(MEASURE)
     assert [line for line in found if re.search(fault, line)], found
 
@@ -163,7 +172,7 @@ def test_text_formulas_code_and_charts_are_readable(page: Page, mode: str) -> No
     page.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
     text = ("article p", "article .katex", "article pre span", "article table td p", "article h2", ".eqno")
     for path, selectors in {"book/dpo.html": (*text, "figcaption"), "notebooks/dpo.html": text[2:3]}.items():
-        page.goto(path, wait_until="networkidle")
+        visit(page, path)
         assert page.evaluate("document.documentElement.dataset.theme") == mode
         for selector in selectors:
             assert contrast(page, selector) >= 4.5, selector
@@ -185,7 +194,7 @@ def chart_contrast(screenshot: bytes) -> tuple[float, float]:
 
 
 def test_operators_and_accents_of_formulas_are_in_place(page: Page) -> None:
-    page.goto("book/overoptimisation.html", wait_until="networkidle")
+    visit(page, "book/overoptimisation.html")
     operator = page.locator(".equation .katex-html .op-limits", has_text="max")
     below, name = operator.locator(".mathnormal").bounding_box(), operator.locator(".mop").bounding_box()
     assert operator.locator(".mop").inner_text() == "argmax"  # no star; the space is no character
@@ -198,7 +207,7 @@ def test_operators_and_accents_of_formulas_are_in_place(page: Page) -> None:
 @pytest.mark.parametrize(("path", "part"), [("book/recipes.html", "table"), ("book/api.html", ".field-list")])
 def test_long_pages_are_folded_until_asked_for(page: Page, path: str, part: str) -> None:
     height = "document.documentElement.scrollHeight"
-    page.goto(path, wait_until="networkidle")
+    visit(page, path)
     open_all = "document.querySelectorAll('article details').forEach(part => part.open = true)"
     folded_height = page.evaluate(height)
     page.evaluate(open_all)
@@ -214,7 +223,7 @@ def test_long_pages_are_folded_until_asked_for(page: Page, path: str, part: str)
 # the last two stand in folded parts of the recipes and the API page
 @pytest.mark.parametrize("term", ["perplexity", "shuffled", "run_pipeline", "capybara", "nucleus"])
 def test_search_finds_a_term(page: Page, complaints: list[str], term: str) -> None:
-    page.goto(f"search.html?q={term}", wait_until="networkidle")
+    visit(page, f"search.html?q={term}")
     results = page.locator("ul.search li")
     results.first.wait_for()
     assert results.count() >= 1
@@ -222,7 +231,7 @@ def test_search_finds_a_term(page: Page, complaints: list[str], term: str) -> No
 
 
 def test_solutions_are_folded_until_asked_for(page: Page) -> None:
-    page.goto("book/sft.html", wait_until="networkidle")
+    visit(page, "book/sft.html")
     solution = page.locator("details:has-text('Solution')").first
     code = solution.locator("pre").first
     assert not code.is_visible()
@@ -242,7 +251,7 @@ CUT = """() => [...document.querySelectorAll('article *')]
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_a_page_on_paper_is_whole_open_and_dark_on_white(page: Page, mode: str) -> None:
-    page.goto("book/sft.html", wait_until="networkidle")
+    visit(page, "book/sft.html")
     page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
     page.set_viewport_size({"width": 680, "height": 960})  # about what A4 leaves between margins
     solution = page.locator("details:has-text('Solution') pre").first
