@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # what is asked, what more is given to it, and what is answered; in small letters, without separators
 _ASKS = (
@@ -37,17 +37,17 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
     plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in columns}
     talks = _first(plain, _BETTER_TALKS), _first(plain, _WORSE_TALKS)
     if kind == "preference" and all(talks):
-        return _line("a pair of conversations", {str(talks[0]): "chosen", str(talks[1]): "rejected"})
+        return mapping_line("a pair of conversations", {str(talks[0]): "chosen", str(talks[1]): "rejected"})
     asks = _first(plain, _ASKS)
     if asks is None:
         return ""
     if kind == "prompt":
-        return _line("a prompt", {asks: "prompt"})
+        return mapping_line("a prompt", {asks: "prompt"})
     if kind == "preference":
         better, worse = _first(plain, _BETTER), _first(plain, _WORSE)
         found = better is not None and worse is not None
         names = {asks: "prompt", str(better): "chosen", str(worse): "rejected"}
-        return _line("a pair", names) if found else ""
+        return mapping_line("a pair", names) if found else ""
     answers = _first(plain, [name for name in _ANSWERS if plain.get(name) != asks])
     if kind not in ("conversation", "feedback") or answers is None:
         return ""
@@ -59,15 +59,16 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
     )
     if kind == "feedback":
         label = _first(plain, _LABELS)
-        return "" if label is None else _line("a labelled answer", {**names, label: "label"})
-    return _line("a question and its answer", names)
+        return "" if label is None else mapping_line("a labelled answer", {**names, label: "label"})
+    return mapping_line("a question and its answer", names)
 
 
 def _first(plain: dict[str, str], names: Sequence[str]) -> str | None:
     return next((plain[name] for name in names if name in plain), None)
 
 
-def _line(what: str, names: dict[str, str]) -> str:
+def mapping_line(what: str, names: Mapping[str, str]) -> str:
+    """What to write so that columns are read under our names (theirs to ours); "" where they are ours."""
     renamed = {theirs: ours for theirs, ours in names.items() if theirs != ours}
     if not renamed:
         return ""
