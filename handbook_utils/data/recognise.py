@@ -142,7 +142,7 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
         "Other names can be mapped: `columns: {theirs: ours}` in a recipe, `--column theirs=ours` for "
         "`handbook data`."
     )
-    held = _held_turns(row) if kind in ("conversation", "prompt") else ""
+    held = _held_turns(row) if kind in ("conversation", "prompt") else _held_ratings(row)
     return f"{message} {mapping_for(list(row), kind) or held or f'{near} {rename}'}".replace("  ", " ")
 
 
@@ -161,6 +161,22 @@ def _held_turns(row: Row) -> str:
             return mapping_line("messages", {column: "messages"})
         if isinstance(first, str) and len(turns) > 1 and str(column).lower() in _DIALOGUES:
             return mapping_line("what user and assistant say in turn", {column: "data"})
+    return ""
+
+
+def _held_ratings(row: Row) -> str:
+    """How to read two lists of one length, of answers and of their ratings; "" where there are none."""
+    lists = {
+        column: values for column, value in row.items() if isinstance(values := list_in_text(value), list)
+    }
+    for column, answers in lists.items():
+        if len(answers) < 2 or not all(isinstance(answer, str) for answer in answers):
+            continue
+        for other, ratings in lists.items():
+            numbers = all(isinstance(r, int | float) and not isinstance(r, bool) for r in ratings)
+            if len(ratings) == len(answers) and numbers:
+                line = mapping_line("rated answers", {column: "generations", other: "ratings"})
+                return f"{line} The prompt is 'instruction' then, and `pairs: {{rating: ratings}}` chooses."
     return ""
 
 

@@ -112,6 +112,45 @@ def test_the_offered_line_reads_them() -> None:
     ]
 
 
+TWO = {"response_0": "Pear.", "response_1": "Stone."}
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            {"prompt": "p", **TWO, "better_response_id": 1, "safer_response_id": 0},
+            "{response_0: answer_a, response_1: answer_b, better_response_id: preference}",
+        ),
+        (
+            {"task": "p", "response_A": "a", "response_B": "b", "orig_preference": "A"},
+            "{PROMPT: prompt, response_A: answer_a, response_B: answer_b, orig_preference: preference}",
+        ),
+        (
+            {"instruction": "p", "responses": ["a", "b"], "scores": [1, 5]},
+            "{responses: generations, scores: ratings}",
+        ),
+    ],
+)
+def test_two_answers_under_other_names_come_with_the_line_that_reads_them(
+    row: dict[str, Any], line: str
+) -> None:
+    assert f"`columns: {line}`" in refusal([row], "preference")
+
+
+def test_the_offered_line_reads_a_verdict() -> None:
+    columns = {"response_0": "answer_a", "response_1": "answer_b", "better_response_id": "preference"}
+    normalise = Normaliser(kind="preference", columns=columns)
+    (pair,) = normalise(1, {"prompt": "Name a fruit.", **TWO, "better_response_id": 1})
+    assert (pair["chosen"], pair["rejected"]) == ([STONE], [PEAR])
+
+
+def test_nothing_is_offered_that_would_read_a_verdict_the_wrong_way_round() -> None:
+    """One column for each answer: a 1 in the first would be read as a vote for the second."""
+    row = {"prompt": "p", "response_a": "a", "response_b": "b", "winner_model_a": 1, "winner_model_b": 0}
+    assert "preference}" not in refusal([{**row, "winner_tie": 0}], "preference")
+
+
 # --- Chatbot Arena
 
 
