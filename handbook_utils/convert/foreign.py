@@ -131,7 +131,7 @@ def read_axolotl(content: Mapping[str, Any]) -> Foreign:
         raise RecipeError(f"'adapter: {adapter}' has no equal here; lora and qlora have.")
     lora = {"rank": 8, "alpha": 16, "dropout": 0.0} if adapter else {}
     targets = work.take("lora_target_modules", "now lora.targets.")
-    if work.take("lora_target_linear", "all linear layers are what lora.targets says by itself."):
+    if work.take("lora_target_linear", "lora.targets covers all linear layers by default."):
         targets = None
     names = {"lora_r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
     names |= {"lora_modules_to_save": "modules_to_save", "peft_use_rslora": "rslora"}
