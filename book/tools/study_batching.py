@@ -1,4 +1,4 @@
-"""What batches of like length do to a reward model and to DPO, on several seeds.
+"""What batches of like length do to SFT, a reward model and DPO, on several seeds.
 
     for seed in 101 102 103 104 105
     do handbook run book/tools/length_batching.yaml --out runs/batching/seed-$seed --seed $seed; done
@@ -24,6 +24,7 @@ FIGURES = {
     "reward": ("accuracy", "accuracy_gold"),
     "dpo": ("accuracy", "margin"),
     "evaluate": ("gold", "words"),
+    "evaluate-sft": ("gold", "words"),
 }
 
 

@@ -97,7 +97,6 @@ FACTORY_LEFT_OUT = {
     "adapter_name_or_path": "to go on from an adapter, name it as the model and write model.adapter",
     "ref_model": "the reference is the model that training starts from",
 }
-_SIMPO = "It is not converted: write one of stage cpo, with `training.loss_type: simpo`, as pocket/simpo is."
 _NO_TRAINING = ("export_dir", "infer_backend", "eval_dataset", "task")
 _FACTORY_STAGES = {"sft": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "orpo": "orpo"}
 
@@ -132,7 +131,7 @@ def read_axolotl(content: Mapping[str, Any]) -> Foreign:
         raise RecipeError(f"'adapter: {adapter}' has no equal here; lora and qlora have.")
     lora = {"rank": 8, "alpha": 16, "dropout": 0.0} if adapter else {}
     targets = work.take("lora_target_modules", "now lora.targets.")
-    if work.take("lora_target_linear", "all linear layers are what lora.targets says by itself."):
+    if work.take("lora_target_linear", "lora.targets covers all linear layers by default."):
         targets = None
     names = {"lora_r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
     names |= {"lora_modules_to_save": "modules_to_save", "peft_use_rslora": "rslora"}
@@ -196,7 +195,11 @@ def _axolotl_stage(work: Work) -> str:
         work.left["loss_type"] = "ipo"
         return "dpo"
     if method == "simpo":
-        raise RecipeError(f"a recipe of axolotl for SIMPO ('rl'). {_SIMPO}")
+        work.left["loss_type"] = "simpo"
+        if "cpo_alpha" not in work.left:
+            why = "not said, so TRL's 1.0 adds the chosen answers' likelihood, there as here; SimPO has 0."
+            work.note("cpo_alpha", "changed", why)
+        return "cpo"
     if method not in (None, False, "dpo", "kto", "orpo"):
         raise RecipeError(
             f"a recipe of axolotl for {str(method).upper()} ('rl'), and no stage does that yet."
@@ -214,8 +217,10 @@ def _factory_stage(work: Work) -> str:
         return _FACTORY_STAGES[named]
     if loss == "orpo":
         return "orpo"
-    if loss == "simpo":
-        raise RecipeError(f"a recipe of LLaMA-Factory for simpo ('pref_loss'). {_SIMPO}")
+    if loss == "simpo":  # without the chosen answer's likelihood, unless asked for
+        work.left["loss_type"] = "simpo"
+        work.left["cpo_alpha"] = work.take("pref_ftx", "now training.cpo_alpha.") or 0.0
+        return "cpo"
     if loss not in ("hinge", "ipo"):
         raise RecipeError(f"a recipe of LLaMA-Factory for {loss} ('pref_loss'), and no stage does that yet.")
     work.left["loss_type"] = loss

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from handbook_utils.errors import RecipeError
 
-BY_ITSELF = "so it is by itself"
+BY_ITSELF = "this is the default here"
 Outcome = Literal["changed", "left out", "unknown"]
 
 

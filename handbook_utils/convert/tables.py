@@ -61,7 +61,7 @@ SAME_AS_OURS: dict[str, list[object]] = {
 }
 
 _SENDS = "nothing is sent anywhere; upload the run's model/ yourself when you want to"
-_SAVES = "the run folder decides: ten checkpoints per run, the last two kept, resumed by themselves"
+_SAVES = "the run folder decides: ten checkpoints per run, the last two kept, resumed automatically"
 _ANSWERS = "loss always falls on the answers only"
 _WORKERS = "speed only: this machine's cores share SFT's rows; training.dataset_num_proc sets their number"
 _LOGS = "metrics.jsonl holds every logged step; training.report_to sends them elsewhere as well"

@@ -159,6 +159,8 @@ def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | No
         return [{"text": reader.text("text")}]
     reader.refuse_media()
     reader.rename({theirs: ours for theirs, ours in FORMATS[format].names.items() if theirs in reader.row})
+    if format == "glaive":
+        reader = reader.from_glaive()
     if kind == "conversation":
         rows = _conversations(reader, format)
     elif kind == "preference":
@@ -265,9 +267,11 @@ def _prompt_of(reader: RowReader, format: str) -> list[Message]:
 
 # where the formats of whole conversations keep them
 CONVERSATION_COLUMNS = {
-    **dict.fromkeys(("messages", "messages_feedback", "ultrafeedback"), "messages"),
+    **dict.fromkeys(("messages", "messages_feedback", "ultrafeedback", "glaive"), "messages"),
     **dict.fromkeys(("sharegpt", "sharegpt_feedback"), "conversations"),
     "contents": "contents",
+    "conversation": "conversation",
+    "ultrachat": "data",
 }
 # who can be answered
 ASKING = ("user", "tool")
@@ -302,6 +306,12 @@ def _pair(reader: RowReader, format: str) -> tuple[list[Message], Message, Messa
     inside = chosen[:-1]
     if format == "swift_ranking":  # its rejected answer stands alone
         rejected = [*inside, *rejected]
+    if inside != rejected[:-1] and format == "arena":
+        raise reader.error(
+            "answer_b",
+            "goes another way than the first before its last answer, so the two answer different prompts. "
+            "Keep the rows whose conversations have one turn.",
+        )
     if inside != rejected[:-1]:
         raise reader.error("rejected", "answers another conversation than 'chosen' does.")
     if inside:
@@ -360,7 +370,7 @@ def _behind_transcript(reader: RowReader, answer: Message) -> Message:
 
 
 def _conversation(reader: RowReader, column: str, format: str) -> list[Message]:
-    messages = reader.conversation(column)
+    messages = reader.texts_in_turn(column) if format == "ultrachat" else reader.conversation(column)
     if format == "ultrafeedback":
         others.refuse_another_prompt(reader, column, messages)
     others.mark_by_list(reader, column, messages)

@@ -6,8 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from handbook_utils.data.keys.names import mapping_for
-from handbook_utils.data.shapes.messages import SPOKEN, messages_in_cell, messages_in_text, speaker_of
+from handbook_utils.data.keys.names import mapping_for, mapping_line
+from handbook_utils.data.shapes.glaive import is_glaive
+from handbook_utils.data.shapes.messages import (
+    SPOKEN,
+    is_exchange,
+    messages_in_cell,
+    messages_in_text,
+    speaker_of,
+)
 from handbook_utils.data.shapes.transcripts import is_transcript
 from handbook_utils.data.shapes.values import ShapeError, is_liked, list_in_text, shown
 from handbook_utils.errors import DataError, suggest
@@ -15,6 +22,8 @@ from handbook_utils.schema.sections import PairsSection
 from handbook_utils.schema.stage_table import Kind
 
 Row = Mapping[str, Any]
+# columns whose texts may be turns; a list of texts may as well be tags
+_DIALOGUES = ("dialogue", "dialog", "conversation", "turns", "utterances", "chat")
 # shapes that an error lists; the chapter on data shows all
 SHAPES = 6
 KINDS = get_args(Kind)
@@ -133,7 +142,42 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
         "Other names can be mapped: `columns: {theirs: ours}` in a recipe, `--column theirs=ours` for "
         "`handbook data`."
     )
-    return f"{message} {mapping_for(list(row), kind) or f'{near} {rename}'}".replace("  ", " ")
+    held = _held_turns(row) if kind in ("conversation", "prompt") else _held_ratings(row)
+    return f"{message} {mapping_for(list(row), kind) or held or f'{near} {rename}'}".replace("  ", " ")
+
+
+def _held_turns(row: Row) -> str:
+    """How to read a column of an unknown name that holds turns; "" where none does."""
+    for column, value in row.items():
+        turns = list_in_text(value)
+        first = turns[0] if isinstance(turns, list | tuple) and turns else None
+        is_text = isinstance(first, Mapping) and first.keys() == {"label", "text"}
+        if is_text:
+            return (
+                f"'{column}' lists texts with a label, which a template has rendered already (axolotl's "
+                "input_output). Write messages; `weight: 0` in one says that it is not learned."
+            )
+        if speaker_of(first) is not None or is_exchange(first):
+            return mapping_line("messages", {column: "messages"})
+        if isinstance(first, str) and len(turns) > 1 and str(column).lower() in _DIALOGUES:
+            return mapping_line("what user and assistant say in turn", {column: "data"})
+    return ""
+
+
+def _held_ratings(row: Row) -> str:
+    """How to read two lists of one length, of answers and of their ratings; "" where there are none."""
+    lists = {
+        column: values for column, value in row.items() if isinstance(values := list_in_text(value), list)
+    }
+    for column, answers in lists.items():
+        if len(answers) < 2 or not all(isinstance(answer, str) for answer in answers):
+            continue
+        for other, ratings in lists.items():
+            numbers = all(isinstance(r, int | float) and not isinstance(r, bool) for r in ratings)
+            if len(ratings) == len(answers) and numbers:
+                line = mapping_line("rated answers", {column: "generations", other: "ratings"})
+                return f"{line} The prompt is 'instruction' then, and `pairs: {{rating: ratings}}` chooses."
+    return ""
 
 
 def _reason(name: str) -> str:
@@ -209,6 +253,16 @@ def _lists_messages(row: Row) -> bool:
     return not isinstance(row["messages"], str)  # beside a plain text nothing says that it holds messages
 
 
+def _holds_turns(row: Row) -> bool:
+    turns = list_in_text(row["conversation"])
+    return isinstance(turns, list | tuple) and len(turns) > 0 and isinstance(turns[0], Mapping)
+
+
+def _lists_texts(row: Row) -> bool:
+    texts = list_in_text(row["data"])
+    return isinstance(texts, list | tuple) and len(texts) > 1 and all(isinstance(t, str) for t in texts)
+
+
 def _is_rated(row: Row) -> bool:
     return "helpfulness" in row  # HelpSteer's; rows with other ratings are named by `format`
 
@@ -219,6 +273,9 @@ _VALUES: dict[str, Callable[[Row], bool]] = {
     "prompt": _is_bare,
     "rated_answers": _lists_objects,
     "swift_ranking": _lists_messages,
+    "conversation": _holds_turns,
+    "ultrachat": _lists_texts,
+    "glaive": lambda row: is_glaive(row["chat"]),
     "rated_rows": _is_rated,
     "messages_feedback": _is_labelled,
     "sharegpt_feedback": _is_labelled,
@@ -349,6 +406,15 @@ FORMATS: dict[str, Format] = {
         _PAIR,
         {"prompt": "2 + 2?", "answer_a": "4", "answer_b": "5", "preference": "a"},
     ),
+    "arena": Format(
+        ("conversation_a", "conversation_b", "winner"),
+        ("preference", "feedback"),
+        {
+            **{"conversation_a": [_ASK, _ANSWER], "conversation_b": [_ASK, _WRONG]},
+            "winner": "model_a",
+        },
+        names={"conversation_a": "answer_a", "conversation_b": "answer_b", "winner": "preference"},
+    ),
     "ultrafeedback_ratings": Format(
         ("instruction", "completions"),
         _PAIR,
@@ -390,6 +456,16 @@ FORMATS: dict[str, Format] = {
                 {"role": "user", "parts": [{"text": "2 + 2?"}]},
                 {"role": "model", "parts": [{"text": "4"}]},
             ]
+        },
+    ),
+    "conversation": Format(("conversation",), _TALK, {"conversation": [{"input": "2 + 2?", "output": "4"}]}),
+    "ultrachat": Format(("data",), _TALK, {"data": ["2 + 2?", "4", "And 3 + 3?", "6"]}),
+    "glaive": Format(
+        ("chat",),
+        _TALK,
+        {
+            "system": "SYSTEM: You are a helpful assistant.",
+            "chat": "USER: 2 + 2?\n\n\nASSISTANT: 4 <|endoftext|>\n\n\n",
         },
     ),
     "prompt": Format(("prompt",), ("prompt",), {"prompt": "2 + 2?"}),

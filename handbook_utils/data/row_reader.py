@@ -13,7 +13,9 @@ from handbook_utils.data.keys.messages import thinking_beside, unread_keys
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.shapes.called import are_calls, with_calls
 from handbook_utils.data.shapes.calls import first_of, read_tools
+from handbook_utils.data.shapes.glaive import glaive_system, glaive_turns
 from handbook_utils.data.shapes.messages import (
+    in_turn,
     listed,
     messages_in_cell,
     messages_in_text,
@@ -23,7 +25,7 @@ from handbook_utils.data.shapes.messages import (
 )
 from handbook_utils.data.shapes.parts import read_parts
 from handbook_utils.data.shapes.transcripts import transcript_turns
-from handbook_utils.data.shapes.values import is_liked, parse_text, shown
+from handbook_utils.data.shapes.values import is_liked, list_in_text, parse_text, shown
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message, ToolUse
 
@@ -82,7 +84,7 @@ class RowReader:
 
     def error(self, column: str, problem: str) -> DataError:
         """An error about one column, to be raised."""
-        return DataError(f"{self.place}, column '{self._theirs.get(column, column)}': {problem}")
+        return DataError(f"{self.place}, column '{self.their_name(column)}': {problem}")
 
     def value(self, column: str) -> Any:
         """A column's value as it is."""
@@ -156,12 +158,32 @@ class RowReader:
             )
         return self.messages(column, role="user")
 
+    def texts_in_turn(self, column: str) -> list[Message]:
+        """The messages of a column that lists texts, the user's first."""
+        texts = list_in_text(self.value(column))
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise self.error(column, f"expected texts of user and assistant in turn, found {shown(texts)}.")
+        return self.over({column: in_turn(texts)}).messages(column, role="user")
+
     def transcript(self, column: str) -> list[Message]:
         """Messages of one text in which "Human:" or "Assistant:" opens each turn."""
         return [
             Message(role=role, content=text)
             for role, text in self._shaped(column, transcript_turns, self.text(column))
         ]
+
+    def from_glaive(self) -> RowReader:
+        """A reader of the messages and tools that a row of Glaive's holds as text."""
+        system, tools = self._shaped("system", glaive_system, self.optional_text("system"))
+        turns = self._shaped("chat", glaive_turns, self.text("chat"))
+        begin = [{"role": "system", "content": system}] if system else []
+        rest = {column: value for column, value in self.row.items() if column not in ("chat", "system")}
+        # tools in a column of their own have to be the same
+        return self.over(rest | {"messages": [*begin, *turns]} | ({"functions": tools} if tools else {}))
+
+    def their_name(self, column: str) -> str:
+        """What the source calls a column that is read under our name."""
+        return self._theirs.get(column, column)
 
     def number(self, column: str) -> float:
         """A finite number, also where it was written as text."""

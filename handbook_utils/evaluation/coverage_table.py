@@ -30,7 +30,7 @@ class CoverageRow:
     """How often an interval of nominally 95 % held the true mean in simulated data sets of one setting.
 
     Attributes:
-        method: "auto" (what the functions use by themselves), "percentile" or "student-t".
+        method: "auto" (what the functions use by default), "percentile" or "student-t".
         distribution: of a single row: "gold-like", "bernoulli-0.5", "bernoulli-0.05" or "log-normal".
         prompts: independent prompts in a data set.
         rows: rows per prompt, correlated within the prompt.

@@ -1,4 +1,4 @@
-"""An sbatch file for a training run: one launcher per node, requeued and resumed by itself."""
+"""An sbatch file for a training run: one launcher per node; it requeues and resumes automatically."""
 
 from __future__ import annotations
 

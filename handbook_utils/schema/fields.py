@@ -14,7 +14,7 @@ RUN_OWNED = {
     "seed": "set `seed` at the top of the recipe",
     "data_seed": "set `seed` at the top of the recipe",
     "gradient_accumulation_steps": "it is derived from `global_batch_size`",
-    "resume_from_checkpoint": "an interrupted run resumes by itself",
+    "resume_from_checkpoint": "an interrupted run resumes automatically",
     "overwrite_output_dir": "use --overwrite",
     "model_init_kwargs": "the section `model` says how the model is loaded",
     "trust_remote_code": "code from a model's repository is never run",

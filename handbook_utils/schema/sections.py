@@ -134,11 +134,15 @@ class DataSource(Source):
         "helpsteer3",
         "argilla_ranking",
         "judged",
+        "arena",
         "ultrafeedback_ratings",
         "distilabel_ratings",
         "rated_answers",
         "rated_rows",
         "contents",
+        "conversation",
+        "ultrachat",
+        "glaive",
         "prompt",
     ] = "auto"
     columns: dict[str, str] = Field(default_factory=dict, description="their column names to ours")

@@ -141,7 +141,7 @@ def why_padded(model: Any) -> str | None:
     """Why a model's rows have to be computed together; None where they can be computed apart."""
     config = decoder_of(model).config
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
-        return f"{config.model_type} is no decoder by itself"
+        return f"{config.model_type} is no decoder on its own"
     if getattr(config, "output_router_logits", False):
         return "its router's logits are asked for, of the whole batch"
     return None

@@ -240,6 +240,26 @@ def test_a_method_without_a_stage_is_refused_by_its_name(
         convert_recipe({**FLAT, **keys}, stage=stage)
 
 
+def test_simpo_of_other_tools_is_a_loss_of_the_stage_cpo_with_their_defaults() -> None:
+    content, notes = convert_recipe({**AXOLOTL, "rl": "simpo", "rl_beta": 2.0, "simpo_gamma": 1.0})
+    assert content["stage"] == "cpo"
+    assert content["training"]["loss_type"] == "simpo"
+    assert (content["training"]["beta"], content["training"]["simpo_gamma"]) == (2.0, 1.0)
+    assert "cpo_alpha" not in content["training"]  # axolotl leaves it to TRL, as is said
+    assert any(note.key == "cpo_alpha" and "TRL's 1.0" in note.why for note in notes)
+    content, _ = convert_recipe({**AXOLOTL, "rl": "simpo", "cpo_alpha": 0.0})
+    assert content["training"]["cpo_alpha"] == 0.0
+    pairs = {**FACTORY, "stage": "dpo", "pref_loss": "simpo", "pref_beta": 2.0, "simpo_gamma": 0.8}
+    content, _ = convert_recipe(pairs)
+    assert content["stage"] == "cpo"
+    assert (
+        content["training"] | {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.8, "cpo_alpha": 0.0}
+        == (content["training"])
+    )
+    assert convert_recipe({**pairs, "pref_ftx": 0.2})[0]["training"]["cpo_alpha"] == 0.2
+    check_recipe(content, "converted")
+
+
 GRPO = {
     "model_name_or_path": "org/base-model",
     "dataset_name": "org/problems",
@@ -321,7 +341,6 @@ def test_what_grpo_and_rloo_share_is_a_guess() -> None:
         ({"actor_rollout_ref": {}, "data": {}}, "of verl"),
         ({"task": "llm-sft", "base_model": "m", "project_name": "p"}, "of AutoTrain"),
         ({**AXOLOTL, "rl": "grpo"}, "of axolotl for GRPO"),
-        ({**AXOLOTL, "rl": "simpo"}, "of axolotl for SIMPO"),
         ({**AXOLOTL, "adapter": "llama-adapter"}, "'adapter: llama-adapter' has no equal"),
         ({**AXOLOTL, "datasets": []}, "'datasets' names no data"),
         ({**AXOLOTL, "process_reward_model": True}, "of axolotl for a process reward model"),
@@ -341,7 +360,7 @@ def test_what_grpo_and_rloo_share_is_a_guess() -> None:
         ),
         ({**FACTORY, "stage": "pt"}, "of LLaMA-Factory for pre-training"),
         ({**FACTORY, "stage": "ppo"}, "of LLaMA-Factory for PPO"),
-        ({**FACTORY, "stage": "dpo", "pref_loss": "simpo"}, "of LLaMA-Factory for simpo"),
+        ({**FACTORY, "stage": "dpo", "pref_loss": "bco"}, "of LLaMA-Factory for bco"),
         ({**FACTORY, "finetuning_type": "freeze"}, "'finetuning_type: freeze' has no equal"),
     ],
 )

@@ -38,7 +38,7 @@ NEXT = {
     "faulty": "try the remedy of the first fault, train again, and diagnose that run",
     "caution": "try the remedies above, or let it train on and look again: --follow",
     "healthy": "a log cannot say whether answers are better: handbook evaluate --help",
-    "too_short": "look again when the log is longer; --follow does that by itself",
+    "too_short": "look again when the log is longer; --follow does that for you",
     "unknown": "if it is a training log, say what is trained: --kind sft, dpo, grpo, ...",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
 from handbook_utils.data.keys.marks import ROW_MARKS, is_learned, is_unknown_mark, put_aside
 from handbook_utils.data.keys.messages import EMPTY, is_switch, said_text
+from handbook_utils.data.keys.names import VERDICT
 from handbook_utils.data.row_reader import RowReader
 from handbook_utils.data.shapes.transcripts import open_turn, rendered_by, waits_for_answer
 from handbook_utils.data.shapes.values import ShapeError, list_in_text, parse_text
@@ -25,10 +26,7 @@ _SYSTEM = frozenset(
 )
 # how parts begin that are held as text
 _PARTS = re.compile(r"""\s*(?:\{\s*['"]parts['"]\s*:|\[\s*\{\s*['"](?:type|text)['"]\s*:)""")
-# a column that says which of two answers is better, and what stands there beside numbers and letters
-_VERDICT = re.compile(
-    r"^labels?$|(?:^|[^a-z])(?:winner|better|best|preferred|preference|safer|choice|vote|verdict)(?:[^a-z]|$)"
-)
+# what stands in a verdict beside numbers and letters
 _ONE_OF_TWO = re.compile(r"(?:model|answer|response|assistant|completion|output)[ _-]?[ab012]")
 # prompts in front of which earlier turns may stand
 _OPEN = ("instruction", "prompt")
@@ -302,7 +300,7 @@ def refuse_verdict(reader: RowReader, taken: Mapping[str, str]) -> None:
 
 def _is_verdict(name: str, value: Any) -> bool:
     said = str(value).strip().lower()
-    return _VERDICT.search(name.lower()) is not None and (
+    return VERDICT.search(name.lower()) is not None and (
         said in ("0", "1", "2", "0.0", "1.0", "2.0", "true", "false", "a", "b", "left", "right", "tie")
         or _ONE_OF_TWO.fullmatch(said) is not None
     )

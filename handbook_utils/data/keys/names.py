@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # what is asked, what more is given to it, and what is answered; in small letters, without separators
 _ASKS = (
@@ -22,6 +23,14 @@ _BETTER_TALKS = ("chosenconversations", "chosenconversation", "chosendialogue")
 _WORSE_TALKS = ("rejectedconversations", "rejectedconversation", "rejecteddialogue")
 _WORSE = ("rejected", "worse", "dispreferred", "negative", "rejectedresponse", "loser")
 
+# a column that says which of two answers is better
+VERDICT = re.compile(
+    r"^labels?$|(?:^|[^a-z])(?:winner|better|best|preferred|preference|safer|choice|vote|verdict)(?:[^a-z]|$)"
+)
+# columns of two answers, such as response_0 and response_1, and of what else there are two
+_ONE_OF_TWO = re.compile(r"(.*?)[ _-]?([ab012])", re.IGNORECASE)
+_SAID = re.compile(r"response|answer|output|completion|generation|reply|ref|text")
+
 
 def mapping_for(columns: Sequence[str], kind: str) -> str:
     """What to write into a recipe where columns have other names; "" where that cannot be told.
@@ -37,17 +46,19 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
     plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in columns}
     talks = _first(plain, _BETTER_TALKS), _first(plain, _WORSE_TALKS)
     if kind == "preference" and all(talks):
-        return _line("a pair of conversations", {str(talks[0]): "chosen", str(talks[1]): "rejected"})
+        return mapping_line("a pair of conversations", {str(talks[0]): "chosen", str(talks[1]): "rejected"})
     asks = _first(plain, _ASKS)
+    if kind == "preference" and (judged := _judged(list(map(str, columns)), asks)):
+        return judged
     if asks is None:
         return ""
     if kind == "prompt":
-        return _line("a prompt", {asks: "prompt"})
+        return mapping_line("a prompt", {asks: "prompt"})
     if kind == "preference":
         better, worse = _first(plain, _BETTER), _first(plain, _WORSE)
         found = better is not None and worse is not None
         names = {asks: "prompt", str(better): "chosen", str(worse): "rejected"}
-        return _line("a pair", names) if found else ""
+        return mapping_line("a pair", names) if found else ""
     answers = _first(plain, [name for name in _ANSWERS if plain.get(name) != asks])
     if kind not in ("conversation", "feedback") or answers is None:
         return ""
@@ -59,15 +70,39 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
     )
     if kind == "feedback":
         label = _first(plain, _LABELS)
-        return "" if label is None else _line("a labelled answer", {**names, label: "label"})
-    return _line("a question and its answer", names)
+        return "" if label is None else mapping_line("a labelled answer", {**names, label: "label"})
+    return mapping_line("a question and its answer", names)
+
+
+def _judged(columns: Sequence[str], asks: str | None) -> str:
+    """How to read two answers and a column that says which is better; "" where there are no such."""
+    sides: dict[str, list[str]] = {}
+    for column in columns:
+        if found := _ONE_OF_TWO.fullmatch(column):
+            sides.setdefault(found[1].lower(), []).append(column)
+    twos = {stem: pair for stem, pair in sides.items() if len(pair) == 2}
+    answers = next(
+        (pair for stem, pair in twos.items() if _SAID.search(stem) and not VERDICT.search(stem)), None
+    )
+    # one column for each answer that says whether it has won is another thing
+    if answers is None or any(VERDICT.search(stem) for stem in twos):
+        return ""
+    single = [column for column in columns if not any(column in pair for pair in twos.values())]
+    verdict = next((column for column in single if VERDICT.search(column.lower())), None)
+    if verdict is None:
+        return ""
+    first, second = sorted(answers)
+    names = {asks or "PROMPT": "prompt", first: "answer_a", second: "answer_b", verdict: "preference"}
+    line = mapping_line("two answers and which is better", names)
+    return f"{line} '{verdict}' then has to say a, b or tie, or 0 for the first and 1 for the second."
 
 
 def _first(plain: dict[str, str], names: Sequence[str]) -> str | None:
     return next((plain[name] for name in names if name in plain), None)
 
 
-def _line(what: str, names: dict[str, str]) -> str:
+def mapping_line(what: str, names: Mapping[str, str]) -> str:
+    """What to write so that columns are read under our names (theirs to ours); "" where they are ours."""
     renamed = {theirs: ours for theirs, ours in names.items() if theirs != ours}
     if not renamed:
         return ""

@@ -32,7 +32,7 @@ ARCHIVES = {
     **{".zip": "unzip", ".7z": "7z x", ".rar": "unrar x"},
     **{".zst": "zstd -d", ".bz2": "bunzip2 -k", ".xz": "unxz -k"},
 }
-# longer cells than the csv module takes by itself; a whole book fits
+# longer cells than the csv module takes by default; a whole book fits
 LONGEST_CELL = 1 << 28
 
 
@@ -147,7 +147,7 @@ def _rows_inside(content: Any) -> str:
     columns = list(content.values())
     if columns and all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
         return (
-            "It looks like what `DataFrame.to_json` of pandas writes by itself. Write "
+            "It looks like what `DataFrame.to_json` of pandas writes by default. Write "
             "`to_json('rows.jsonl', orient='records', lines=True)` and name that file."
         )
     lists = [repr(key) for key, rows in content.items() if isinstance(rows, list) and rows]

@@ -37,6 +37,8 @@ SPEAKERS = {
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message", "refusal")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
+# a question and its answer in one object: Capybara's
+_EXCHANGE = {"input", "output"}
 # what OpenAI's Responses API lists between messages
 _ITEMS = ("function_call", "function_call_output", "reasoning")
 # what stands beside the messages of a request, as OpenAI's preference files keep it
@@ -189,6 +191,12 @@ def speaker_of(message: Any) -> str | None:
     return "assistant" if role == CALLER else role
 
 
+def is_exchange(message: Any) -> bool:
+    """Whether an object holds a question and its answer, as Capybara's do."""
+    is_pair = isinstance(message, Mapping) and message.keys() >= _EXCHANGE
+    return is_pair and first_of(message, _WHO) is None
+
+
 def _is_ours(message: Any) -> bool:
     """Whether a message is text alone in our own notation, as most are."""
     return (
@@ -208,6 +216,8 @@ def _ours(message: Any) -> list[dict[str, Any]]:
         message = parse_text(message)
     if isinstance(message, Mapping) and (item := _response_item(message)):
         return [item]
+    if is_exchange(message):
+        return _exchange(message)
     who = (
         next((key for key in _WHO if message.get(key) is not None), None)
         if isinstance(message, Mapping)
@@ -249,6 +259,25 @@ def _ours(message: Any) -> list[dict[str, Any]]:
     if role == "tool" and (given := first_of(message, ("tool_use_id", *CALL_IDS[1:]))):
         own["tool_call_id"] = given
     return [*parts.results, own] if parts.text or calls or not parts.results else parts.results
+
+
+def _exchange(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A question and its answer; what else the object says is of the answer."""
+    rest = {key: value for key, value in message.items() if key not in _EXCHANGE}
+    return [
+        {"role": "user", "content": message["input"]},
+        {**rest, "role": "assistant", "content": message["output"]},
+    ]
+
+
+def in_turn(texts: Sequence[Any]) -> list[dict[str, Any]]:
+    """Texts of which the user says the first, the assistant the second, and so on: UltraChat's.
+
+    >>> in_turn(["Hi", "Hello."])
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}]
+    """
+    roles = ("user", "assistant")
+    return [{"role": roles[place % 2], "content": text} for place, text in enumerate(texts)]
 
 
 def _parts(role: str, content: Any) -> Parts:

@@ -62,10 +62,12 @@ def _of_two(reader: RowReader, format: str, pairs: PairsSection | None) -> list[
             f"{reader.place} holds two answers, so of `pairs` only `margin` counts. "
             "Leave out `rating` and `rejected`."
         )
-    columns = FORMATS[format].columns
+    known = FORMATS[format]
+    columns = {known.names.get(column, column) for column in known.columns}
     if column := next((name for name in COMPARED if name in columns), None):
         reader.value(column)
-        sides = compared_answers(reader.row, column, 0.0 if pairs is None else pairs.margin)
+        margin = 0.0 if pairs is None else pairs.margin
+        sides = compared_answers(reader.row, column, margin, named=reader.their_name(column))
         return [] if sides is None else [_pair(reader, *map(reader.value, sides))]
     if pairs is None:
         return [reader]

@@ -198,14 +198,24 @@ def _draw(texts: Sequence[str], count: int) -> int:
     return int.from_bytes(digest[:8]) % count
 
 
-def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tuple[str, str] | None:
+def compared_answers(
+    row: Mapping[str, Any], column: str, margin: float, *, named: str | None = None
+) -> tuple[str, str] | None:
     """The columns of the chosen and the rejected of two answers; None where they are a tie.
+
+    Args:
+        row: with both answers.
+        column: that says which is better.
+        margin: what is no larger than that is a tie.
+        named: the source's name of that column, for errors.
+    Raises:
+        ShapeError: the column does not say it.
 
     >>> compared_answers({"overall_preference": 2}, "overall_preference", 0.0)
     ('response2', 'response1')
     """
     if column == "preference" and row.keys() >= set(JUDGED):
-        return _judged(row[column], margin)
+        return _judged(row[column], margin, named or column)
     first, second = COMPARED[column]
     value = row[column]
     strength = number_of(value)
@@ -227,15 +237,15 @@ def compared_answers(row: Mapping[str, Any], column: str, margin: float) -> tupl
     return (first, second) if strength < 0 else (second, first)
 
 
-def _judged(value: Any, margin: float) -> tuple[str, str] | None:
+def _judged(value: Any, margin: float, column: str) -> tuple[str, str] | None:
     """The same of our own rows."""
-    number = judged_preference(value)
+    number = judged_preference(value, column)
     if abs(number) <= margin:
         return None
     return JUDGED if number < 0 else (JUDGED[1], JUDGED[0])
 
 
-def judged_preference(value: Any) -> float:
+def judged_preference(value: Any, column: str = "preference") -> float:
     """A verdict or a number from 0 to 1 as a number from -1 (the first answer is better) to 1 (the second).
 
     Raises:
@@ -249,8 +259,8 @@ def judged_preference(value: Any) -> float:
         number = 2.0 * value - 1.0
     if number is None:
         raise ShapeError(
-            'has in \'preference\' neither "a", "b" or "tie" nor a number from 0 (answer_a) to 1 (answer_b), '
-            f"found {shown(value)}."
+            f'has in \'{column}\' neither "a", "b" or "tie" nor a number from 0 (answer_a) to 1 '
+            f"(answer_b), found {shown(value)}."
         )
     return number
 
