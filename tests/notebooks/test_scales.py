@@ -27,6 +27,7 @@ REAL_SCALES = [scale for scale in SCALES if scale != "pocket"]
 # run folders that each notebook's last section leaves, and the stage each is of
 MADE = {
     "chat_templates": {},
+    "data": {},
     "dpo": {"dpo": "dpo", "evaluate-dpo": "evaluate"},
     "scaling": {"sft": "sft"},
     "objective": {"sft": "sft", "reward": "reward"},
