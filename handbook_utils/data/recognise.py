@@ -253,12 +253,20 @@ def _lists_messages(row: Row) -> bool:
     return not isinstance(row["messages"], str)  # beside a plain text nothing says that it holds messages
 
 
+# beside one of these, a column that collections call `conversation`, `data` or `chat` is something else
+_SAID = {"messages", "conversations", "contents", "prompt", "instruction", "chosen"}
+
+
 def _holds_turns(row: Row) -> bool:
+    if _SAID & row.keys():
+        return False
     turns = list_in_text(row["conversation"])
     return isinstance(turns, list | tuple) and len(turns) > 0 and isinstance(turns[0], Mapping)
 
 
 def _lists_texts(row: Row) -> bool:
+    if _SAID & row.keys():
+        return False
     texts = list_in_text(row["data"])
     return isinstance(texts, list | tuple) and len(texts) > 1 and all(isinstance(t, str) for t in texts)
 
@@ -275,7 +283,7 @@ _VALUES: dict[str, Callable[[Row], bool]] = {
     "swift_ranking": _lists_messages,
     "conversation": _holds_turns,
     "ultrachat": _lists_texts,
-    "glaive": lambda row: is_glaive(row["chat"]),
+    "glaive": lambda row: not _SAID & row.keys() and is_glaive(row["chat"]),
     "rated_rows": _is_rated,
     "messages_feedback": _is_labelled,
     "sharegpt_feedback": _is_labelled,

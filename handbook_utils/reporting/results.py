@@ -130,7 +130,7 @@ def write_result(
     clash = sorted(origin.keys() & payload.keys())
     if clash:
         raise DataError(
-            f"result '{name}': {', '.join(clash)} is written automatically; choose another name for the figure."
+            f"result '{name}': {', '.join(clash)} is written automatically; give the figure another name."
         )
     path = project_root() / "book" / "results" / f"{name}.json"
     write_json(path, {**origin, **payload})

@@ -87,6 +87,23 @@ def test_a_list_of_other_things_is_no_conversation() -> None:
         assert "needs the columns" in refusal([{"data": data}])
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"data": ["web", "2024"]},
+        {"conversation": [{"input": "a", "output": "b"}]},
+        {"chat": "USER: a\nASSISTANT: b"},
+    ],
+)
+def test_beside_messages_such_a_column_is_something_else(beside: dict[str, Any]) -> None:
+    normalise = Normaliser(kind="conversation")
+    normalise(1, {"messages": TALK, **beside})
+    with pytest.warns(UserWarning, match=f"'{next(iter(beside))}'"):
+        normalise.unread.tell()
+    assert normalise.found is not None
+    assert normalise.found.format == "messages"
+
+
 # --- other names
 
 
