@@ -160,18 +160,11 @@ def prepare(seed: int, out: Path, size: Size) -> Path:
 def changes_of(job: Job, size: Size, folder: Path) -> dict[str, Any]:
     """What a run changes in its packaged recipe."""
     variant = VARIANTS[job.loss]
-    prompts, samples = (
-        (f"test[:{size.test}]", size.samples)
-        if job.reports
-        else (
-            f"dev[:{size.validation}]",
-            size.tried,
-        )
-    )
+    prompts = f"test[:{size.test}]" if job.reports else f"dev[:{size.validation}]"
     looks = {
         "data": [{"name": "pocket:prompts", "split": prompts}],
         "every": size.every if job.reports else 10**6,  # then only before and after
-        "samples": samples,
+        "samples": size.samples if job.reports else size.tried,
         "scorers": {"gold": {"name": "pocket:gold"}},
     }
     changes: dict[str, Any] = {
