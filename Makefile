@@ -21,7 +21,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint types format book notebooks figures compatible mutate bench bench-gpu sabotage calibrate clean
+.PHONY: help venv demo test test-fast lint types format book epub notebooks figures compatible mutate bench bench-gpu sabotage calibrate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ format: $(VENV)/.test ## let ruff mend what it can
 
 book: $(VENV)/.test ## build the book into _build/html from the stored notebook outputs
 	$(BIN)/python book/tools/build_book.py
+
+epub: $(VENV)/.test ## build the book as one file for e-readers, _build/epub; `make book` then links it
+	$(BIN)/python book/tools/build_epub.py
 
 notebooks: $(VENV)/.test ## run every notebook, refresh its stored outputs and stamp them
 	$(OFFLINE) $(BIN)/python book/tools/run_notebooks.py refresh

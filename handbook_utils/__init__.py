@@ -111,6 +111,7 @@ _PUBLIC = {
     "follows_instructions": "sampling.scoring.instructions.following",
     "Followed": "sampling.scoring.instructions.following",
     "instruction_report": "sampling.scoring.instructions.report",
+    "InstructionGain": "sampling.scoring.instructions.gains",
     "InstructionReport": "sampling.scoring.instructions.report",
     "OneInstruction": "sampling.scoring.instructions.report",
     "StageRecipe": "schema.training",
@@ -153,6 +154,7 @@ __all__ = [
     "Followed",
     "GoldScorer",
     "HandbookError",
+    "InstructionGain",
     "InstructionReport",
     "InstructionsScorer",
     "JudgeScorer",
@@ -309,6 +311,7 @@ if TYPE_CHECKING:
     from handbook_utils.sampling.generation.generate import generate
     from handbook_utils.sampling.rows import AnsweredRow, read_answered
     from handbook_utils.sampling.scoring.instructions.following import Followed, follows_instructions
+    from handbook_utils.sampling.scoring.instructions.gains import InstructionGain
     from handbook_utils.sampling.scoring.instructions.report import (
         InstructionReport,
         OneInstruction,

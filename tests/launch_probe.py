@@ -20,7 +20,8 @@ def main() -> None:
     folder, action = Path(sys.argv[1]), sys.argv[2]
     with failure_told():
         (folder / f"{rank()}").write_text(str(os.getpid()), encoding="utf-8")
-        print(f"here is {rank()} of {world_size()}", file=sys.stderr)
+        # in one piece, or the line of another process may come between it and its end
+        sys.stderr.write(f"here is {rank()} of {world_size()}\n")
         while len(list(folder.iterdir())) < world_size():
             time.sleep(0.01)
         if action == "end":

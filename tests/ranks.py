@@ -21,7 +21,7 @@ _GONE = re.compile(r"gloo/transport/tcp/.*(Connection (reset|closed) by peer|Bro
 
 
 def run_ranks(
-    task: Task, *, count: int = 2, kill_after_s: float | None = None, timeout_s: float = 60
+    task: Task, *, count: int = 2, kill_after_s: float | None = None, timeout_s: float = 600
 ) -> list[int]:
     """Run `task` in forked processes that meet as those of a launcher do.
 

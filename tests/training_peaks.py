@@ -153,7 +153,9 @@ def _dataset(cell: Cell, lengths: Lengths) -> Dataset:
     return Dataset.from_list(rows)
 
 
-class _AfterFirst(TrainerCallback):
+class AfterFirst(TrainerCallback):
+    """Forgets the peaks of the first step."""
+
     def __init__(self, counter: LiveBytes) -> None:
         self.counter = counter
 
@@ -198,7 +200,7 @@ def measured(cell: Cell) -> int:
             model=model,
             tokenizer=tokenizer,
             data=(Dataset.from_list([GIVEN[cell.trainer]] * len(rows)), None),
-            callbacks=[_AfterFirst(counter)],
+            callbacks=[AfterFirst(counter)],
         )
         trainer.train_dataset = rows
         with ExitStack() as stack:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from handbook_epub import EPUB
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.fileutil import copy_asset
@@ -57,6 +58,8 @@ def fold_details(app: Sphinx, domain: str, objtype: str, content: addnodes.desc_
 
 def narrow_chart(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put a chart's upright version beside it, for narrow screens."""
+    if app.builder.name == EPUB:
+        return
     for picture in list(doctree.findall(nodes.image)):
         uri = picture["uri"]
         narrow = Path(app.srcdir) / f"{uri.removesuffix('.svg')}{NARROW}"
@@ -71,7 +74,7 @@ def narrow_chart(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def copy_charts(app: Sphinx, error: Exception | None) -> None:
     """Copy the upright charts to where the pages look for them."""
-    if not error:
+    if not error and app.builder.name != EPUB:
         for chart in sorted((Path(app.srcdir) / FIGURES).glob(f"*{NARROW}")):
             copy_asset(str(chart), str(Path(app.outdir) / "_images"))
 

@@ -19,21 +19,31 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "_build" / "book-source"
 HTML = ROOT / "_build" / "html"
+PAGES = {".md", ".ipynb", ".json", ".svg", ".bib"}  # what the text of a page is made of
+EPUB = ROOT / "_build" / "epub" / "alignment-handbook.epub"  # what build_epub.py makes
 
 
-def lay_out(notebooks: Path) -> None:
+def lay_out(notebooks: Path, source: Path | None = None) -> Path:
     """Put the book's sources beside the chosen notebooks, at the paths they have in the repository.
 
     The paths stay, so the pages' Colab and edit links lead to the tracked files.
+
+    Args:
+        notebooks: folder of the notebooks whose outputs are shown.
+        source: the folder to fill, emptied first; `_build/book-source` if not given.
+    Returns:
+        That folder.
     """
-    shutil.rmtree(SOURCE, ignore_errors=True)
-    SOURCE.mkdir(parents=True)
+    source = source or SOURCE
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(ROOT / name, SOURCE / name)
-    shutil.copytree(ROOT / "book", SOURCE / "book", ignore=shutil.ignore_patterns("__pycache__", "tools"))
-    (SOURCE / "notebooks").mkdir()
+        shutil.copy2(ROOT / name, source / name)
+    shutil.copytree(ROOT / "book", source / "book", ignore=shutil.ignore_patterns("__pycache__", "tools"))
+    (source / "notebooks").mkdir()
     for path in sorted(notebooks.glob("*.ipynb")):
-        shutil.copy2(path, SOURCE / "notebooks" / path.name)
+        shutil.copy2(path, source / "notebooks" / path.name)
+    return source
 
 
 def build(notebooks: Path) -> subprocess.CompletedProcess[str]:
@@ -42,18 +52,27 @@ def build(notebooks: Path) -> subprocess.CompletedProcess[str]:
     Args:
         notebooks: folder of the notebooks whose outputs are shown; nothing is executed.
     """
-    lay_out(notebooks)
+    source = lay_out(notebooks)
+    if epub_is_current():
+        shutil.copy2(EPUB, source / "book" / "files" / EPUB.name)  # the first page links it
     # an incremental build loses the warnings of pages it does not touch
     for stale in (HTML, ROOT / "_build" / ".doctrees"):
         shutil.rmtree(stale, ignore_errors=True)
     program = Path(sys.executable).with_name("jupyter-book")
-    command = [program, "build", SOURCE, "--path-output", ROOT]
+    command = [program, "build", source, "--path-output", ROOT]
     done = subprocess.run(
         [*command, "-W", "-n", "--keep-going", "--all"], cwd=ROOT, text=True, capture_output=True, check=False
     )
     if done.returncode == 0:
         write_llms()
     return done
+
+
+def epub_is_current() -> bool:
+    """Whether there is a file for e-readers, made after the last change of a page."""
+    found = (path for folder in ("book", "notebooks") for path in (ROOT / folder).rglob("*"))
+    newest = max(path.stat().st_mtime for path in found if path.suffix in PAGES)
+    return EPUB.is_file() and EPUB.stat().st_mtime >= newest
 
 
 def write_llms(html: Path = HTML) -> Path:

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
 from handbook_utils.chat.loss_masks import encode_conversations
 from handbook_utils.errors import ModelError, TemplateError
 from handbook_utils.export.talks import TALKS
+
+# what is kept of a model's generation settings: which tokens begin, end and fill up an answer
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class TrainedLM(HFLM):  # type: ignore[misc]  # the harness has no types
@@ -18,6 +22,9 @@ class TrainedLM(HFLM):  # type: ignore[misc]  # the harness has no types
     The harness cuts white space from the end of a prompt and counts it to each choice. Behind a chat template
     that is the line break after the mark that opens an answer, so the model is asked in a form that it was
     never trained in. Here a rendered prompt stays whole, and its choices follow it.
+
+    What a task does not say of how answers are drawn, the harness leaves to the model's own settings: with a
+    repetition penalty in them its greedy answers are not the likeliest. Here the task alone decides.
 
     Args:
         model: a language model.
@@ -35,6 +42,8 @@ class TrainedLM(HFLM):  # type: ignore[misc]  # the harness has no types
             # a template writes the beginning of a text itself, as in training
             add_bos_token=False if by_template else None,
         )
+        own = model.generation_config
+        model.generation_config = GenerationConfig(**{name: getattr(own, name) for name in SPECIAL})
         self.by_template = by_template
         self.cut: set[str] = set()
 

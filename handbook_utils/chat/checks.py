@@ -290,8 +290,8 @@ def _pad_apart(probe: TemplateProbe) -> Verdict:
         return _pass(f"Padding is {probe.tokenizer.pad_token!r}, and no end.")
     return _fail(
         f"{probe.tokenizer.pad_token!r} is both padding and end-of-turn token.",
-        "The trainers here mask padding by its place, so nothing is lost. A collator that masks labels by "
-        "token id would mask the end of every answer: give padding a token of its own.",
+        "Give padding a token of its own. The trainers here mask padding by its place, but a reward model "
+        "reads its score before the end, and a collator that masks labels by token id masks every end.",
     )
 
 

@@ -18,6 +18,7 @@ from handbook_utils.cli.view import say_next
 from handbook_utils.convert.flat import convert_recipe
 from handbook_utils.convert.notes import Note
 from handbook_utils.errors import RecipeError
+from handbook_utils.reporting.expected import expected_results
 from handbook_utils.runs.atomic import write_text
 from handbook_utils.schema.cards import NOT_LOADED, RecipeCard, hyperparameters, recipe_card
 from handbook_utils.schema.recipe import (
@@ -119,12 +120,18 @@ def card_sections(card: RecipeCard) -> list[tuple[str, list[str]]]:
         ("About", [card.about] if card.about else []),
         ("Hardware", [card.hardware]),
         ("Not run here", [NOT_LOADED]),
-        ("Measured by us", card.measured or ["nothing"]),
+        ("Measured by us", [_measured(place) for place in card.measured] or ["nothing"]),
         ("Published by others, not reproduced here", published or ["nothing that we cite"]),
         ("Changed from the file it is converted from", [f"{k}: {why}" for k, why in card.changed.items()]),
         ("Remarks", card.remarks),
     ]
     return [(title, lines) for title, lines in sections if lines]
+
+
+def _measured(place: str) -> str:
+    """One place in the book's results, with the figures to expect from a run of one's own."""
+    expected = ", ".join(f"{name} {figure}" for name, figure in expected_results(place).items())
+    return f"{place}: {expected}" if expected else place
 
 
 def convert_file(file: Path, *, out: Path | None, stage: str | None, processes: int, json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,13 +139,21 @@ def show_result(result: RunResult, json: bool) -> None:
     console = Console()
     if result.final_metrics:
         console.print(metrics_table(result.final_metrics))
-    _show_cautions(console, result.cautions)
+    _show_cautions(console, _cautions(result))
     speed = f", {result.tokens_per_s:,.0f} tokens/s" if result.tokens_per_s else ""
     was = "already finished; --overwrite runs it again. It took " if result.reused else ""
     console.print(
         f"{result.path}: {was}{result.runtime_s:.1f} s, {result.peak_memory_gib:.2f} GiB{speed}", style="dim"
     )
     say_next(next_step(result.stage, result.path))
+
+
+def _cautions(result: RunResult) -> list[str]:
+    """What the run itself cautions of, and what of it lies outside of what its recipe gives."""
+    from handbook_utils.reporting.expected import unexpected
+    from handbook_utils.runs.state import read_manifest
+
+    return [*result.cautions, *unexpected(read_manifest(result.path)["recipe"], result.final_metrics)]
 
 
 def _show_cautions(console: Console, cautions: Sequence[str]) -> None:
@@ -163,7 +171,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
         "runtime_s": result.runtime_s,
         "peak_memory_gib": result.peak_memory_gib,
         "tokens_per_s": result.tokens_per_s,
-        "cautions": list(result.cautions),
+        "cautions": _cautions(result),
     }
 
 
@@ -175,6 +183,20 @@ def metrics_table(metrics: Mapping[str, Estimate]) -> Table:
         table.add_row(
             name, value, f"{interval} {figure.level:.0%}".replace("[", r"\["), figure.unit, str(figure.n)
         )
+    return table
+
+
+def paired_table(rows: Iterable[tuple[str, Estimate, float, float]], *, difference: str, of: str) -> Table:
+    """Figures beside a baseline's: name, difference, p-value, and p-value corrected for their number.
+
+    Args:
+        rows: as named; a difference says over how many it was taken.
+        difference: heading of the differences.
+        of: what they were taken over, such as "prompts".
+    """
+    table = Table("against the baseline", difference, "p", "p, Holm", of)
+    for name, gain, p_value, corrected in rows:
+        table.add_row(Text(name), str(gain), f"{p_value:.3f}", f"{corrected:.3f}", str(gain.n))
     return table
 
 
@@ -198,6 +220,7 @@ class PipelineWatcher:
         first = ", ".join(f"{key} {figure}" for key, figure in list(result.final_metrics.items())[:2])
         line = Text.assemble(f"{place}  {took}  ", (f"{name:<28}", "bold"), f" {first}")
         self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        _show_cautions(self._console, _cautions(result))
 
 
 def show_pipeline(folder: Path, report: Path, json: bool) -> None:

@@ -22,7 +22,7 @@ from handbook_utils.convert.tables import (
 )
 from handbook_utils.convert.tools import READ, refuse_methods, tool_of
 from handbook_utils.errors import RecipeError, suggest
-from handbook_utils.schema.fields import RUN_OWNED, trainer_fields
+from handbook_utils.schema.fields import RUN_OWNED, trainer_fields, unread_smoothing
 from handbook_utils.schema.stage_table import STAGES, training_stages
 from handbook_utils.schema.training import OnlineRecipe, TrainingRecipe
 
@@ -249,6 +249,8 @@ def _training(work: Work, stage: str, has_held_out: bool, *, learned_all: bool) 
         for key in ("eval_strategy", "evaluation_strategy", "eval_steps", "per_device_eval_batch_size"):
             if key in work.left:
                 work.drop(key, "there is no eval_data")
+    for key, why in unread_smoothing(kind.trainer, work.left).items():
+        work.drop(key, why)
     training: dict[str, Any] = {}
     for key, value in list(work.left.items()):
         name = _placed(work, key, value, fields)

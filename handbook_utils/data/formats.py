@@ -153,7 +153,7 @@ class Normaliser:
 
 def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | None = None) -> list[Row]:
     """Examples of one row whose format is known."""
-    if kind != "prompt" and not others.is_row_learned(reader):
+    if not others.is_row_learned(reader, kind):
         return []
     if kind == "text":
         return [{"text": reader.text("text")}]
@@ -167,9 +167,7 @@ def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | No
         rows = _feedback(reader, format, pairs)
     else:
         return [_prompt(reader, format)]
-    given = {"tools": reader.tools(), TEMPLATE_OPTIONS: reader.template_options()}
-    extra = {column: value for column, value in given.items() if value}
-    return [{**row, **extra} for row in rows] if extra else rows
+    return reader.with_tools(rows)
 
 
 def prompt_hash(prompt: list[Message]) -> str:
@@ -192,6 +190,7 @@ def _check_names(reader: RowReader, renamed: Mapping[str, str]) -> None:
         reader.value(theirs)
         if ours in reader.row and ours not in renamed:
             raise reader.error(ours, f"is there already, so `columns` cannot give '{theirs}' its name.")
+    others.refuse_verdict(reader, renamed)
 
 
 def _conversations(reader: RowReader, format: str) -> list[Row]:

@@ -21,7 +21,7 @@ from handbook_utils.data.mixture import (
     warn_of_useless,
     without_test_rows,
 )
-from handbook_utils.data.reading.tables import rows_at
+from handbook_utils.data.reading.arrow import rows_at
 from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.data.sources import Origin, is_own, read_rows

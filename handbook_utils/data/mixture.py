@@ -9,10 +9,15 @@ from typing import Any
 
 from handbook_utils.data.formats import prompt_hash
 from handbook_utils.data.recognise import Row
+from handbook_utils.data.shapes.called import says_tools
 from handbook_utils.data.shapes.transcripts import written_end
 from handbook_utils.errors import DataError
+from handbook_utils.records import Message
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.stage_table import Kind
+
+# what stands for a file in the text of LLaVA, LLaMA-Factory and Qwen
+_PICTURES = ("<image>", "<video>", "<audio>", "<|vision_start|>", "<|image_pad|>")
 
 
 class LeakedRowsWarning(UserWarning):
@@ -25,6 +30,14 @@ class UselessExamplesWarning(UserWarning):
 
 class WrittenEndsWarning(UserWarning):
     """Answers end with the end mark of some chat template, written out."""
+
+
+class ToolsTwiceWarning(UserWarning):
+    """Tools stand in the system's text, and the chat template shows them once more."""
+
+
+class NoPictureWarning(UserWarning):
+    """Text speaks of an image or another file that is not there."""
 
 
 class LeftOutPromptsWarning(UserWarning):
@@ -131,6 +144,42 @@ def warn_of_useless(name: str, examples: Sequence[Row], *, where: str = "") -> N
             )
             warn_and_log(message, UselessExamplesWarning)
     _warn_of_written_ends(name, examples, where)
+    _warn_of_tools_twice(name, examples, where)
+    _warn_of_no_picture(name, examples, where)
+
+
+def _warn_of_tools_twice(name: str, examples: Sequence[Row], where: str) -> None:
+    """Warn of tools that the model sees twice, in two forms, of which one says how to call them."""
+    found = [
+        n for n, row in enumerate(examples, 1) if row.get("tools") and says_tools(row["prompt"], row["tools"])
+    ]
+    if found:
+        message = (
+            f"{name}: in {len(found):,} of {len(examples):,} examples{where} the system's text lists the "
+            "tools, and the column 'tools' has the chat template show them again; the first is example "
+            f"{found[0]:,}. Leave one of the two out: `columns: {{tools: tools_note}}` beside the source "
+            "keeps the text."
+        )
+        warn_and_log(message, ToolsTwiceWarning)
+
+
+def _warn_of_no_picture(name: str, examples: Sequence[Row], where: str) -> None:
+    """Warn of prompts with the mark of an image, as LLaVA writes it, in rows that have none."""
+    marked = [(n, mark) for n, row in enumerate(examples, 1) if (mark := _picture(row.get("prompt") or []))]
+    if marked:
+        number, mark = marked[0]
+        message = (
+            f"{name}: {len(marked):,} of {len(examples):,} examples{where} ask about a file that is not "
+            f"there ('{mark}'); the first is example {number:,}. It is trained on as text. Leave such "
+            "rows out."
+        )
+        warn_and_log(message, NoPictureWarning)
+
+
+def _picture(prompt: Sequence[Message]) -> str:
+    """The mark of a file that opens or closes what the user said last; "" where there is none."""
+    text = prompt[-1]["content"].strip() if prompt and prompt[-1]["role"] == "user" else ""
+    return next((mark for mark in _PICTURES if text.startswith(mark) or text.endswith(mark)), "")
 
 
 def _warn_of_written_ends(name: str, examples: Sequence[Row], where: str) -> None:

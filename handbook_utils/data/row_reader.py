@@ -11,6 +11,7 @@ from handbook_utils.chat.thinking import THINKING_KEYS
 from handbook_utils.data.keys.marks import mark_of
 from handbook_utils.data.keys.messages import thinking_beside, unread_keys
 from handbook_utils.data.recognise import Row
+from handbook_utils.data.shapes.called import are_calls, with_calls
 from handbook_utils.data.shapes.calls import first_of, read_tools
 from handbook_utils.data.shapes.messages import (
     listed,
@@ -138,6 +139,8 @@ class RowReader:
                 return [Message(role=role, content=self.text(column))]
         if isinstance(value, Mapping):
             value = listed(value)
+        if role == "assistant" and self.row.get("tools") and are_calls(value):
+            value = [{"role": role, "tool_calls": value}]
         if not isinstance(value, list | tuple) or not value:
             raise self.error(column, f"expected text or a list of messages, found {shown(value)}.")
         read = self._shaped(column, read_messages, with_parts(value))
@@ -181,13 +184,17 @@ class RowReader:
 
     def tools(self) -> list[Any]:
         """The tools that a conversation may use, as JSON schemas; [] where there are none."""
-        self.read |= {"tools", "functions"}
+        self.read |= {"tools", "functions", "toolConfig"}
         prompt = self.row.get("prompt")
         if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
             prompt = self._shaped("prompt", request_in_text, prompt)
         inside = prompt.get("tools") if isinstance(prompt, Mapping) else None
-        # the latter are OpenAI's former name, and tools beside the messages of its preference files
-        given = {"tools": self.row.get("tools"), "functions": self.row.get("functions"), "prompt": inside}
+        config = self._parsed("toolConfig", "a list of tools")
+        # OpenAI's former name, tools beside the messages of its preference files, and Bedrock's name
+        given = {
+            **{"tools": self.row.get("tools"), "functions": self.row.get("functions"), "prompt": inside},
+            "toolConfig": config.get("tools") if isinstance(config, Mapping) else None,
+        }
         read = {name: self._shaped(name, read_tools, value) for name, value in given.items() if value}
         tools: list[Any]
         tools, *others = [found for found in read.values() if found] or [[]]
@@ -196,6 +203,14 @@ class RowReader:
             raise self.error("tools", f"{names} name different tools. Keep one list.")
         self._json("tools", tools)
         return tools
+
+    def with_tools(self, rows: list[Row]) -> list[Row]:
+        """Examples of this row with its tools, which they may call, and what it tells the template."""
+        given = {"tools": self.tools(), TEMPLATE_OPTIONS: self.template_options()}
+        extra = {column: value for column, value in given.items() if value}
+        if tools := list(given["tools"]):
+            rows = self._shaped("tools", lambda made: with_calls(made, tools), rows)
+        return [{**row, **extra} for row in rows] if extra else rows
 
     def template_options(self) -> dict[str, Any]:
         """What the row tells its chat template, such as `enable_thinking`; {} where it says nothing."""

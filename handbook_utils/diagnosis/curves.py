@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handbook_utils.diagnosis.keys import (
+    CLOCKS,
     SUMMARY,
     held_out_scores,
     kind_of,
@@ -224,7 +225,8 @@ def _of_another_record(table: Table, name: str, ours: Mapping[str, str]) -> npt.
     beside, others = np.zeros(table.records, dtype=bool), np.zeros(table.records, dtype=bool)
     if not len(good):
         return beside
-    for other in set(table.names()) - {ours.get("step"), ours.get("epoch"), name}:
+    counters = {other for other in table.names() if plain_name(other) in CLOCKS}
+    for other in set(table.names()) - counters - {ours.get("step"), ours.get("epoch"), name}:
         found, numbers = table.column(other)
         finite = np.zeros(table.records, dtype=bool)
         finite[found] = np.isfinite(numbers)

@@ -23,7 +23,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "episode",
     ),
     "epoch": ("epoch", "epochs"),
-    "loss": ("loss", "training_loss", "train_loss", "actor/pg_loss", "loss/policy_avg", "policy_loss"),
+    "loss": (
+        *("loss", "training_loss", "train_loss", "train_loss_step", "loss_step", "lm_loss"),
+        *("reduced_train_loss", "actor/pg_loss", "loss/policy_avg", "policy_loss", "train_loss_epoch"),
+    ),
     "eval_loss": ("eval_loss", "validation_loss", "val_loss", "valid_loss", "test_loss", "dev_loss"),
     "learning_rate": ("learning_rate", "lr", "actor/lr", "actor_lr"),
     "grad_norm": ("grad_norm", "gradient_norm", "actor/grad_norm", "actor_grad_norm"),
@@ -81,10 +84,16 @@ PART_STD = re.compile(r"^rewards/([^/]+?)/std$")
 PART_AVERAGE = re.compile(r"^(.+_reward)_avg$")
 # what a summary at the end of training holds: no step of it
 SUMMARY = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
+# what a tracker writes beside every record, of training and of evaluation alike
+CLOCKS = {
+    *("_step", "_runtime", "_timestamp", "timestamp", "runtime", "relative_time", "wall_time", "time"),
+    *("epoch", "global_step", "step", "trainer/global_step"),
+}
 # names that runs of other models log: nothing here is known of their curves
 OTHER_TASKS = re.compile(
     r"^(?:eval_|val_|test_|train_)?(mse|mae|rmse|r2|map|map_?50.*|iou|miou|box_loss|cls_loss|dfl_loss|psnr|"
-    r"ssim|fid|wer|cer|f1|f1_score|auc|roc_auc|precision|recall|top-?[15](?:_acc)?|mrr|ndcg.*|matthews.*)$",
+    r"ssim|fid|wer|cer|f1|f1_score|auc|roc_auc|precision|recall|top-?[15](?:_acc)?|mrr|ndcg.*|matthews.*|"
+    r"[dg]_loss|rollout/ep_.*|ep_(?:rew|len)_mean|episodic_return|episode_reward)$",
     re.IGNORECASE,
 )
 LANGUAGE = ("token_accuracy", "nll_loss", "length", "clipped", "logps_chosen", "log_odds", "chosen")
@@ -105,7 +114,8 @@ def plain_name(name: str) -> str:
     if re.match(r"(eval|val|valid|validation|test)/(?!ratio|num_eos|clipfrac)", found, re.IGNORECASE):
         head, _, rest = found.partition("/")
         found = f"{'eval' if head.lower().startswith('eval') else 'val'}_{rest}"
-    renamed = found.lower()
+    # Lightning names the optimiser beside the rate
+    renamed = re.sub(r"^lr-\w+$", "lr", found.lower())
     return renamed if renamed in _ALL else found
 
 
@@ -174,6 +184,8 @@ def kind_of(names: Collection[str]) -> str:
     if "chosen" in ours or "eval_chosen" in ours:
         has_kl = "kl" in ours or "eval_kl" in plain
         return "kto" if has_kl and not {"accuracy", "eval_accuracy"} & ours.keys() else "dpo"
+    if {"accuracy", "val_accuracy"} <= plain and "step" not in ours:  # Keras, once an epoch
+        return "other"
     if any(OTHER_TASKS.match(name) for name in plain) and not any(name in ours for name in LANGUAGE):
         return "other"
     if "margin" in ours or {"min_reward", "max_reward", "mean_reward"} & plain:

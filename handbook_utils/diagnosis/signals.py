@@ -83,6 +83,13 @@ def noise(values: npt.NDArray[np.float64]) -> float:
     return middle or float(np.mean(differences)) / math.sqrt(2)
 
 
+def jitter(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation of the noise around a curve, from second differences, which no slope moves."""
+    if len(values) < FEWEST:
+        return 0.0
+    return float(np.median(np.abs(np.diff(values, 2)))) * _MAD / math.sqrt(6)
+
+
 def counted(number: int, what: str = "record") -> str:
     """A number of things in words.
 

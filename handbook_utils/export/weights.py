@@ -18,7 +18,8 @@ from handbook_utils.export.source import (
 )
 from handbook_utils.models.adapters import read_base
 from handbook_utils.models.merge import merge_adapter
-from handbook_utils.models.merge_shards import INDEX, MergePlan, check_merged, write_merged
+from handbook_utils.models.merge_shards import MergePlan, check_merged, write_merged
+from handbook_utils.models.model_files import INDEX
 from handbook_utils.models.multimodal import copy_processor
 from handbook_utils.models.places import is_adapter, local_folder, resolve_model
 from handbook_utils.models.precision import DTYPES

@@ -28,6 +28,7 @@ from handbook_utils.models.adapters import (
     read_base,
 )
 from handbook_utils.models.embeddings import embedding_rows
+from handbook_utils.models.padding import padding_of
 from handbook_utils.models.places import INIT, is_adapter, not_found, resolve_model
 from handbook_utils.models.precision import (
     Head,
@@ -84,7 +85,7 @@ def load_tokenizer(
             "'eos_token' into the tokenizer_config.json of a copy of that folder."
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = padding_of(tokenizer)
     if chat_template is not None:
         tokenizer.chat_template = chat_template_text(chat_template)
     if for_chat and not tokenizer.chat_template:
@@ -314,6 +315,29 @@ def _check_weights(name: str, head: Head, info: dict[str, Any]) -> None:
             "counts fewer layers. Where that is not meant, look at num_hidden_layers of its config.json.",
             UnusedWeightsWarning,
         )
+
+
+def check_numbers(model: Any, name: str) -> None:
+    """Refuse a model with a weight that is no number: nothing can be trained on it, and no loss would tell.
+
+    Each weight is summed, which costs a small part of one step; only a sum that is no number is looked into.
+
+    Args:
+        model: loaded; weights that are held elsewhere (ZeRO-3) or rounded to integers are left out.
+        name: what it was loaded from; opens the error message.
+    Raises:
+        ModelError: names the first such weight.
+    """
+    for key, weight in model.named_parameters():
+        plain = weight.detach()
+        if plain.is_meta or not plain.is_floating_point() or plain.sum().isfinite():
+            continue
+        if broken := int((~plain.isfinite()).sum()):
+            raise ModelError(
+                f"{name}: {broken:,} of {plain.numel():,} numbers of the weight {key} are NaN or infinite, "
+                "so nothing can be trained on this model. Take an earlier checkpoint, or fetch the files "
+                "again."
+            )
 
 
 def _drawn_seed() -> int:

@@ -143,12 +143,16 @@ def sequence_rewards(
     model: Any, sequences: Sequence[Sequenced], *, pad_token_id: int, batch_size: int = 64
 ) -> Floats:
     """As `reward_scores`, for (ids, start) pairs."""
+    # transformers 5.24 reads the score at the last token that is not this one, whatever the mask says: a
+    # padding token of another number would be read itself, in all but the longest row
+    own = model.config.get_text_config().pad_token_id
+    filler = pad_token_id if own is None else own
 
     def measure(_: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return scores.squeeze(-1).double()
 
-    return _by_length(model, sequences, pad_token_id, batch_size, measure)
+    return _by_length(model, sequences, filler, batch_size, measure)
 
 
 Measure = Callable[[Sequence[int], torch.Tensor, torch.Tensor], torch.Tensor]

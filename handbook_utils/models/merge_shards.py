@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 
 from handbook_utils.errors import ModelError
+from handbook_utils.models.model_files import INDEX, WHOLE
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 # random directions in which each merged weight is compared, and how far roundings may add up, in units of the
 # norm of all: they go beyond with a chance below 1e-13 (Hoeffding's inequality, 2 exp(-8^2 / 2))

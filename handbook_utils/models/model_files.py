@@ -1,4 +1,4 @@
-"""The files of a model folder: placeholders, half a download, missing shards; told before any loading."""
+"""The files of a model folder: placeholders, half downloads, shards missing or left over; told in advance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from handbook_utils.data.reading.placeholders import BEGIN, placeholder_of
 from handbook_utils.errors import ModelError
 
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model")
 AGAIN = "Download it again, such as with `hf download`."
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse a folder whose files are placeholders, cut short, or not all there.
+    """Refuse a folder whose files are placeholders, cut short, not all there, or there twice.
 
     Only the beginnings of files are read.
 
@@ -26,7 +27,9 @@ def check_model_files(folder: Path) -> None:
     for pattern in READ:
         for file in sorted(folder.glob(pattern)):
             _check_file(file)
-    missing = sorted({*_listed(folder), *_numbered(folder)} - {file.name for file in folder.iterdir()})
+    there = {file.name for file in folder.iterdir()}
+    _check_once(folder, there)
+    missing = sorted({*_listed(folder, there), *_numbered(folder)} - there)
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} of its files of weights are missing, such as {missing[0]}. {AGAIN}"
@@ -76,12 +79,30 @@ def _json(file: Path) -> object:
         raise ModelError(f"{file}: {what}. {AGAIN}") from None
 
 
-def _listed(folder: Path) -> Iterator[str]:
-    """The weight files that an index names."""
+def _check_once(folder: Path, there: set[str]) -> None:
+    """Refuse weights in one file beside others in shards; transformers 5.24 would load the one file.
+
+    Where both are, a model was saved over an earlier one in shards: `save_pretrained` leaves the old file.
+    """
+    if {WHOLE, INDEX} <= there and (shards := (_named(folder / INDEX) - {WHOLE}) & there):
+        raise ModelError(
+            f"{folder}: weights are there twice, in {WHOLE} and in {len(shards)} files that {INDEX} names, "
+            f"such as {min(shards)}. One of the two is left over from an earlier save. Delete that one: "
+            f"{WHOLE}, or those files and the index."
+        )
+
+
+def _listed(folder: Path, there: set[str]) -> Iterator[str]:
+    """The weight files that an index names, but for one left over by weights that are now in one file."""
     for index in folder.glob("*.safetensors.index.json"):
-        content = _json(index)
-        names = content.get("weight_map", {}) if isinstance(content, dict) else {}
-        yield from {str(name) for name in names.values()}
+        if index.name != INDEX or WHOLE not in there:
+            yield from _named(index)
+
+
+def _named(index: Path) -> set[str]:
+    content = _json(index)
+    names = content.get("weight_map", {}) if isinstance(content, dict) else {}
+    return {str(name) for name in names.values()}
 
 
 def _numbered(folder: Path) -> Iterator[str]:

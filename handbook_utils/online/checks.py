@@ -75,8 +75,6 @@ def checked_prompts(recipe: OnlineRecipe, run: Locator) -> OnlinePrompts:
     data = load_training_data(recipe, run)
     assert isinstance(data.train, Dataset)  # held by the schema
     tokenizer = start_tokenizer(recipe, source)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it pads
     train = _fitted(recipe, source, tokenizer, _distinct(data.train))
     held_out = FittedPrompts()
     if data.evaluation is not None:

@@ -14,6 +14,11 @@ SHORTEST = 256
 MOST_PROCESSES = 64
 
 
+# a run with one change, what it is, what to write, and what it costs
+Changed = tuple["Run", str, str, str]
+Way = Callable[["Run"], Iterator[Changed]]
+
+
 @dataclass(frozen=True)
 class Run:
     """A run whose memory is asked for.
@@ -64,6 +69,26 @@ class Run:
             has_loss_head=self.setup.trainer != "reward",
         )
 
+    @property
+    def smallest(self) -> int:
+        """Rows that a pass has at least."""
+        return 2 if self.setup.trainer == "kto" else 1
+
+    @property
+    def group(self) -> int:
+        """Rows that stay together: a pass has a multiple of them."""
+        return 1
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether its processes may split the weights between them."""
+        return True
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """What can be changed, the cheapest first."""
+        return (precompute, checkpoint, smaller, shard, adapter, quantise, _shorten)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -90,8 +115,8 @@ def changes_to_fit(run: Run, room: int) -> list[Change]:
     """
     found: list[Change] = []
     memory = run.memory.total
-    for step in _STEPS:
-        for changed, what, how, costs in step(run):
+    for way in run.ways:
+        for changed, what, how, costs in way(run):
             if memory <= room:
                 return found
             after = changed.memory.total
@@ -103,6 +128,8 @@ def changes_to_fit(run: Run, room: int) -> list[Change]:
 
 def processes_to_fit(run: Run, room: int) -> Change | None:
     """The fewest processes among which the recipe as it is fits, its weights split between them."""
+    if not run.can_shard:
+        return None
     count = 2
     examples = run.per_device * run.accumulation * run.setup.processes
     while count <= MOST_PROCESSES:
@@ -118,29 +145,29 @@ def processes_to_fit(run: Run, room: int) -> Change | None:
     return None
 
 
-_Step = Callable[[Run], Iterator[tuple[Run, str, str, str]]]
-
-
-def _precompute(run: Run) -> Iterator[tuple[Run, str, str, str]]:
+def precompute(run: Run) -> Iterator[Changed]:
+    """Compute DPO's reference before training."""
     if run.setup.trainer == "dpo" and run.setup.second_pass:
         setup = replace(run.setup, reference="none", second_pass=False)
         how = "training.precompute_ref_log_probs=true"
         yield replace(run, setup=setup), "reference computed in advance", how, "nothing: it saves time"
 
 
-def _checkpoint(run: Run) -> Iterator[tuple[Run, str, str, str]]:
+def checkpoint(run: Run) -> Iterator[Changed]:
+    """Compute activations again instead of keeping them."""
     if not run.setup.checkpointing:
         setup = replace(run.setup, checkpointing=True)
         how = "training.gradient_checkpointing=true"
         yield replace(run, setup=setup), "activations computed again", how, "about a third more time"
 
 
-def _smaller(run: Run) -> Iterator[tuple[Run, str, str, str]]:
-    least = 2 if run.setup.trainer == "kto" else 1
+def smaller(run: Run) -> Iterator[Changed]:
+    """Fewer rows per pass, and more passes."""
     size, total = run.per_device, run.per_device * run.accumulation
-    while size > least and run.max_tokens is None:
-        size = max(each for each in range(1, size) if total % each == 0)
-        if size < least:
+    while size > run.smallest and run.max_tokens is None:
+        fits = (each for each in range(run.smallest, size) if total % each == 0 and each % run.group == 0)
+        size = max(fits, default=0)
+        if not size:
             return
         changed = replace(run, per_device=size, accumulation=total // size)
         how = f"training.per_device_train_batch_size={size}"
@@ -148,26 +175,29 @@ def _smaller(run: Run) -> Iterator[tuple[Run, str, str, str]]:
         yield changed, f"{rows} per pass, {total // size} passes", how, "little time"
 
 
-def _shard(run: Run) -> Iterator[tuple[Run, str, str, str]]:
-    if run.setup.processes > 1 and run.setup.strategy in ("ddp", "zero2"):
+def shard(run: Run) -> Iterator[Changed]:
+    """Split the weights between the GPUs there are."""
+    if run.can_shard and run.setup.processes > 1 and run.setup.strategy in ("ddp", "zero2"):
         setup = replace(run.setup, strategy="fsdp2")
         yield replace(run, setup=setup), "weights split between the GPUs", "--strategy fsdp2", "traffic"
 
 
-def _adapter(run: Run) -> Iterator[tuple[Run, str, str, str]]:
+def adapter(run: Run) -> Iterator[Changed]:
+    """Train a low-rank adapter."""
     if run.setup.lora is None:
         held = run.setup.half or run.setup.held_in
         setup = replace(run.setup, lora=LoraSection(), held_in=held, reference="none")
         yield replace(run, setup=setup), "LoRA", "lora.rank=16", "may learn less: chapter LoRA and QLoRA"
 
 
-def _quantise(run: Run) -> Iterator[tuple[Run, str, str, str]]:
+def quantise(run: Run) -> Iterator[Changed]:
+    """Pack the weights that are not trained."""
     if run.setup.quantization == "none" and run.setup.strategy != "zero3":
         setup = replace(run.setup, quantization="nf4")
         yield replace(run, setup=setup), "QLoRA", "model.quantization=nf4", "rounded weights, some time"
 
 
-def _shorten(run: Run) -> Iterator[tuple[Run, str, str, str]]:
+def _shorten(run: Run) -> Iterator[Changed]:
     length = run.max_length or int(run.rows.sequences.max())
     while length // 2 >= SHORTEST:
         length //= 2
@@ -179,6 +209,3 @@ def _shorten(run: Run) -> Iterator[tuple[Run, str, str, str]]:
             f"training.max_length={length}",
             costs,
         )
-
-
-_STEPS: tuple[_Step, ...] = (_precompute, _checkpoint, _smaller, _shard, _adapter, _quantise, _shorten)

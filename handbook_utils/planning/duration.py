@@ -21,12 +21,37 @@ class Duration:
     Attributes:
         flops: floating-point operations in all.
         tokens: of all rows, over all epochs.
-        hours: (fastest, slowest); None where the GPU's rate is unknown.
+        hours: (fastest, slowest); None where the GPU's rate is unknown, or hours cannot be told from it.
+        unknown: why they cannot be told even where the rate is known; "" where they can.
     """
 
     flops: float
     tokens: float
     hours: tuple[float, float] | None
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Operations of a model's forward pass.
+
+    Attributes:
+        token: of a token through its weights, the head apart.
+        head: of a token that is projected to the vocabulary.
+        pair: of attention, for a row, per squared token; half the pairs are masked.
+    """
+
+    token: float
+    head: float
+    pair: float
+
+
+def costs_of(setup: Setup, plan: MemoryPlan) -> Costs:
+    """Two operations per weight and token (Kaplan et al. 2020); attention two per pair and channel, twice."""
+    text = setup.config.get_text_config()
+    head = text.vocab_size * text.hidden_size
+    body = max(0, active_parameters(text, plan.parameters) - head * (1 if text.tie_word_embeddings else 2))
+    return Costs(2.0 * body, 2.0 * head, 2.0 * text.num_hidden_layers * _channels(text))
 
 
 def estimate_duration(
@@ -40,9 +65,8 @@ def estimate_duration(
 ) -> Duration:
     """Operations of a run over its rows, without padding.
 
-    A token takes two operations per weight in the forward pass (Kaplan et al. 2020), and attention two per
-    pair of tokens and channel, twice, over half the pairs. The backward pass takes twice as much, or once
-    where an adapter is trained; checkpointing one forward pass more, a reference one more.
+    The forward pass takes what `costs_of` says. The backward pass takes twice as much, or once where an
+    adapter is trained; checkpointing one forward pass more, a reference one more.
 
     Args:
         setup: how it is trained.
@@ -52,22 +76,22 @@ def estimate_duration(
         tflops: the GPU's rate; None: unknown.
         mfu: (lowest, highest) share of it that training reaches.
     """
-    text = setup.config.get_text_config()
+    costs = costs_of(setup, plan)
     sequences = rows.sequences.astype(np.float64)
-    head = text.vocab_size * text.hidden_size
-    body = max(0, active_parameters(text, plan.parameters) - head * (1 if text.tie_word_embeddings else 2))
-    attended = 2.0 * text.num_hidden_layers * _channels(text)
-    each = 2 * body * sequences + attended * sequences**2
-    loss = 0.0 if setup.trainer == "reward" else 2.0 * head * float(rows.answers.sum())
+    each = costs.token * sequences + costs.pair * sequences**2
+    loss = 0.0 if setup.trainer == "reward" else costs.head * float(rows.answers.sum())
     forward = float(each.sum()) + loss
-    backward = 1 if setup.lora is not None else 2
-    share = 1 + backward + (1 if setup.checkpointing else 0) + (1 if setup.second_pass else 0)
-    flops = forward * share * passes
+    flops = forward * (learning_passes(setup) + (1 if setup.second_pass else 0)) * passes
     hours = None
     if tflops is not None:
         slowest, fastest = (flops / (setup.processes * tflops * 1e12 * rate * 3600) for rate in mfu)
         hours = (fastest, slowest)
     return Duration(flops=flops, tokens=float(sequences.sum()) * passes, hours=hours)
+
+
+def learning_passes(setup: Setup) -> int:
+    """Forward and backward pass in units of the forward pass."""
+    return 1 + (1 if setup.lora is not None else 2) + (1 if setup.checkpointing else 0)
 
 
 def active_parameters(text: Any, parameters: int) -> int:

@@ -50,6 +50,8 @@ class AsComputed(TorchFunctionMode):
             return value
         if not (value.is_leaf and value.requires_grad):
             return value.to(self.half)
+        if torch.is_inference_mode_enabled():
+            return value.to(self.half)
         # autocast keeps what it made of a trained weight for the rest of the pass
         if id(value) not in self._cast:
             self._cast[id(value)] = value.to(self.half)

@@ -62,8 +62,9 @@ def batch_of(rows: Lengths, *, shares: bool = False, has_loss_head: bool = True)
         has_loss_head: whether the tokens with a loss are projected to the vocabulary.
 
     >>> rows = Lengths(np.array([3, 2]), np.array([[4, 2], [3, 3]]))
-    >>> batch_of(rows, shares=True)
-    Batch(rows=4, width=7, loss_tokens=12, is_padded=True, shared=(2, 9))
+    >>> batch = batch_of(rows, shares=True)
+    >>> batch.rows, batch.width, batch.loss_tokens, batch.shared
+    (4, 7, 12, (2, 9))
     """
     sequences = rows.sequences
     # the first token of a sequence is given, never predicted

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 
 from handbook_utils.planning.gpus import GIB
-from handbook_utils.planning.step import Batch, Bytes, Step, Trainer, step_bytes
+from handbook_utils.planning.skeleton import Step, Trainer
+from handbook_utils.planning.step import Batch, Bytes, step_bytes
 from handbook_utils.schema.sections import LoraSection
 
 # what only a GPU shows, and nobody has measured here: the context and workspaces of CUDA and NCCL, and the
@@ -44,7 +45,7 @@ class Setup:
 
     Attributes:
         config: the model's, as transformers reads it, with its attention set.
-        trainer: sft, reward, dpo, orpo, cpo or kto.
+        trainer: sft, reward, dpo, orpo, cpo, kto, grpo or rloo.
         held_in: number format of weights.
         half: number format that is computed in where that is another (mixed precision); None: as held.
         checkpointing: activations are computed again in the backward pass.
@@ -102,7 +103,7 @@ class MemoryPlan:
     Attributes:
         weights: of the model; of a quantised one, packed weights and those that stay whole.
         adapters: low-rank adapters.
-        reference: the frozen copy of DPO and KTO.
+        reference: the frozen copy of the start model.
         gradients: of what is trained.
         optimiser: its states.
         activations: what the forward pass keeps and passes need for themselves.
@@ -111,6 +112,9 @@ class MemoryPlan:
         margin: what only a GPU shows: not measured.
         trained: weights that are trained, a count over all devices.
         parameters: weights of the model, a count.
+        scorers: weights of the reward models that an online stage scores with.
+        keys_and_values: of prompts and answers that are being sampled.
+        moment: what is going on at that moment, where a run does more than learn.
     """
 
     weights: int
@@ -124,6 +128,9 @@ class MemoryPlan:
     margin: int
     trained: int
     parameters: int
+    scorers: int = 0
+    keys_and_values: int = 0
+    moment: str = "learning"
 
     @property
     def parts(self) -> dict[str, int]:
@@ -132,10 +139,12 @@ class MemoryPlan:
             "weights": self.weights,
             "adapters": self.adapters,
             "reference": self.reference,
+            "scorers": self.scorers,
             "gradients": self.gradients,
             "optimiser": self.optimiser,
             "activations": self.activations,
             "loss head": self.loss_head,
+            "keys and values": self.keys_and_values,
             "communication": self.communication,
             "margin, not measured": self.margin,
         }
@@ -179,7 +188,11 @@ def plan_memory(setup: Setup, batch: Batch) -> MemoryPlan:
         and found.gradients_in_full > plan.gradients + plan.activations + plan.loss_head
     ):
         plan = replace(plan, gradients=found.gradients_in_full, activations=0, loss_head=0)
-    plan = _shared_out(plan, setup, found)
+    return with_margin(_shared_out(plan, setup, found), setup)
+
+
+def with_margin(plan: MemoryPlan, setup: Setup) -> MemoryPlan:
+    """The plan with the margin of what is counted; on a CPU there is none."""
     if setup.on_cpu:
         return plan
     return replace(plan, margin=MARGIN_BYTES + int(MARGIN_SHARE * plan.counted))
@@ -200,7 +213,10 @@ def _shared_out(plan: MemoryPlan, setup: Setup, found: Bytes) -> MemoryPlan:
     if setup.strategy == "ddp":
         # gradients are copied into buckets, which are averaged while the backward pass goes on
         return replace(plan, communication=found.gradients_in_full)
-    split = {"gradients": found.gradients_in_full // count, "optimiser": plan.optimiser // count}
+    split: dict[str, Any] = {
+        "gradients": found.gradients_in_full // count,
+        "optimiser": plan.optimiser // count,
+    }
     computed = (setup.half or setup.held_in).itemsize
     layer = found.largest_layer * computed
     if setup.strategy == "zero2":

@@ -13,10 +13,12 @@ FILLS = {
     "weights": "#0072b2",
     "adapters": "#56b4e9",
     "reference": "#cc79a7",
+    "scorers": "#f0a3c8",
     "gradients": "#d55e00",
     "optimiser": "#e69f00",
     "activations": "#009e73",
     "loss head": "#7fc97f",
+    "keys and values": "#2f4b7c",
     "communication": "#8e6bbf",
     "margin, not measured": "#999999",
 }

@@ -25,9 +25,15 @@ from handbook_utils.planning.changes import Run
 from handbook_utils.planning.gpus import Gpu
 from handbook_utils.planning.lengths import Lengths
 from handbook_utils.planning.memory import OPTIMISERS, Reference, Setup
-from handbook_utils.planning.step import Step, skeleton
+from handbook_utils.planning.skeleton import Step, skeleton
 from handbook_utils.schema.sections import WITHOUT_REFERENCE
-from handbook_utils.schema.training import BatchedRecipe, DpoRecipe, PairRecipe, TrainingRecipe
+from handbook_utils.schema.training import (
+    BatchedRecipe,
+    DpoRecipe,
+    OnlineRecipe,
+    PairRecipe,
+    TrainingRecipe,
+)
 from handbook_utils.shared_prefix.decoder import why_not_shared
 from handbook_utils.training.arguments import RENAMED
 from handbook_utils.training.initial_model import start_tokenizer
@@ -59,6 +65,15 @@ def model_config(recipe: TrainingRecipe, source: str) -> Any:
     Raises:
         ModelError: there is none, or it names a model that transformers does not know.
     """
+    return config_at(source, revision=recipe.model.revision, attention=recipe.model.attention)
+
+
+def config_at(source: str, *, revision: str | None = None, attention: str = "auto") -> Any:
+    """As `model_config`, of a model that is no start model.
+
+    Raises:
+        ModelError: as `model_config`.
+    """
     folder = Path(source).expanduser()
     if (folder / "config.json").is_file() and not is_adapter(str(folder)):
         try:
@@ -68,13 +83,13 @@ def model_config(recipe: TrainingRecipe, source: str) -> Any:
                 f"{folder}/config.json is no configuration that transformers reads: {error}"
             ) from None
     else:
-        config = read_config(source, revision=recipe.model.revision)
+        config = read_config(source, revision=revision)
     for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
         value = getattr(config.get_text_config(), name, None)
         if not isinstance(value, int) or value < 1:
             raise ModelError(f"{source}: its configuration has no '{name}', so its memory cannot be planned.")
-    if recipe.model.attention != "auto":
-        set_attention(config, recipe.model.attention)
+    if attention != "auto":
+        set_attention(config, attention)
     return config
 
 
@@ -96,7 +111,8 @@ def setup_of(recipe: TrainingRecipe, config: Any, *, processes: int, on_cpu: boo
         reference=_reference(recipe, half, on_cpu=on_cpu),
         second_pass=_has_reference(recipe),
         optimiser=str(setting(recipe, "optim")),
-        dropout=not setting(recipe, "disable_dropout"),
+        # a policy that drops would not be the one that samples
+        dropout=not (isinstance(recipe, OnlineRecipe) or setting(recipe, "disable_dropout")),
         strategy=recipe.launch.strategy,
         processes=processes,
         on_cpu=on_cpu,
@@ -154,7 +170,7 @@ def measure_lengths(recipe: TrainingRecipe, located: Locator, *, all_rows: bool 
             tokenizer = start_tokenizer(recipe, located.locate(recipe.model))
             data = load_training_data(recipe, located)
     except HandbookError as error:
-        if not _elsewhere(recipe) or not limit:
+        if not is_elsewhere(recipe) or not limit:
             raise
         said = (
             f"rows could not be read here, so each is taken to be training.max_length = {limit} tokens long"
@@ -232,7 +248,7 @@ def assumptions(run: Run, measured: Measured, *, skips_padding: bool) -> list[st
     return said
 
 
-def _elsewhere(recipe: TrainingRecipe) -> bool:
+def is_elsewhere(recipe: TrainingRecipe) -> bool:
     """Whether data or model are named by the hub, so that they may be missing here."""
     from handbook_utils.models.places import is_hub_name
 
@@ -267,7 +283,14 @@ def _has_reference(recipe: TrainingRecipe) -> bool:
 
 
 def _reference(recipe: TrainingRecipe, half: torch.dtype | None, *, on_cpu: bool) -> Reference:
-    if not _has_reference(recipe) or recipe.lora is not None or recipe.model.adapter == "continue":
+    keeps_start = isinstance(recipe, OnlineRecipe) and (
+        bool(setting(recipe, "beta")) or recipe.held_out is not None
+    )
+    if (
+        not (_has_reference(recipe) or keeps_start)
+        or recipe.lora is not None
+        or recipe.model.adapter == "continue"
+    ):
         return "none"
     return "bfloat16 copy" if half is torch.bfloat16 and not on_cpu else "copy"
 

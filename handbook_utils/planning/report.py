@@ -19,11 +19,12 @@ COLOURS = {
     "weights": "blue",
     "adapters": "cyan",
     "reference": "magenta",
+    "scorers": "bright_magenta",
     "gradients": "red",
     "optimiser": "yellow",
     "activations": "green",
     "loss head": "bright_green",
-    "keys and values": "green",
+    "keys and values": "bright_cyan",
     "communication": "bright_blue",
     "margin, not measured": "bright_black",
 }
@@ -80,6 +81,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     return {
         "bytes": plan.memory.parts,
         "total_bytes": plan.memory.total,
+        "moment": plan.memory.moment,
         "measured_on_gpu": False,
         "trained_weights": plan.memory.trained,
         "parameters": plan.memory.parameters,
@@ -177,6 +179,8 @@ def _time(plan: Plan) -> Text:
     if not duration.tokens:
         return Text("Time: not known, because the rows could not be counted.")
     amount = f"{duration.tokens:,.0f} tokens, {duration.flops:.2g} operations"
+    if duration.unknown:
+        return Text(f"Time: {amount}; {duration.unknown}.")
     if duration.hours is None:
         return Text(f"Time: {amount}; name a GPU (--gpu a100-80gb) to see hours.")
     fastest, slowest = duration.hours

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 
-from handbook_utils.planning.kernels import AsComputed, LossHead, LowRank, PackedLinear
+from handbook_utils.libraries.transformers_internals import cache_name
+from handbook_utils.planning.kernels import AsComputed, LossHead
 from handbook_utils.planning.live_bytes import ACTIVATIONS, GRADIENTS, LiveBytes
-from handbook_utils.schema.sections import WITHOUT_REFERENCE, LoraSection
+from handbook_utils.planning.skeleton import Step, skeleton, text_config
+from handbook_utils.schema.sections import WITHOUT_REFERENCE
 
 HEAD = "loss head"
 WEIGHTS, ADAPTERS, QUANTISED = "weights", "adapters", "quantised weights"
 # layers of which a step is computed; what deeper models take grows by the same amount with each layer
 DEPTHS = (2, 3)
-BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-# the name of one of TRL's trainers, as `TrainingRecipe.trainer` has it
-Trainer = str
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Batch:
         width: tokens of the longest, to which the others are padded.
         loss_tokens: tokens of all rows that carry a loss.
         is_padded: whether any row is shorter.
-        shared: (rows, width) as the decoder computes them, where a pair's prompt stands once; None: as above.
+        shared: (rows, width) as computed, where a prompt stands once for its answers; None: as above.
+        cached: (rows, width) of prompts that fill a cache first, from which the rows, answers alone, go on.
     """
 
     rows: int
@@ -40,39 +40,7 @@ class Batch:
     loss_tokens: int
     is_padded: bool = True
     shared: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """How a step is computed.
-
-    Attributes:
-        config: the model's, as transformers reads it; its attention is "eager" or a fused one.
-        trainer: which loss.
-        held_in: number format of weights.
-        half: number format that is computed in where that is another; None: as held.
-        checkpointing: whether a layer's activations are computed again in the backward pass.
-        lora: an adapter is trained; None: all weights.
-        quantization: of the linear layers: "none", "int8", "nf4", "fp4".
-        reference: whether a second pass without gradients is made for a reference.
-        accumulates: whether gradients of an earlier pass are there already.
-        gradient_share: of the gradients, what this device keeps: less than 1 where they are split.
-        dropout: whether the model's own dropout is left on.
-        folds: whether kernels of a GPU fold the loss head's tiles and drop attention weights.
-    """
-
-    config: Any
-    trainer: Trainer
-    held_in: torch.dtype = torch.float32
-    half: torch.dtype | None = None
-    checkpointing: bool = False
-    lora: LoraSection | None = None
-    quantization: str = "none"
-    reference: bool = False
-    accumulates: bool = False
-    gradient_share: float = 1.0
-    dropout: bool = False
-    folds: bool = True
+    cached: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +79,7 @@ def step_bytes(step: Step, batch: Batch) -> Bytes:
     of the step (the end of the forward pass, the last layer's backward pass, the first layer's) takes the
     same amount more with each layer.
     """
-    layers = _text(step.config).num_hidden_layers
+    layers = text_config(step.config).num_hidden_layers
     if layers <= DEPTHS[1]:
         traced = _trace(step, batch, layers)
         return _bytes([traced, traced], 0, step.gradient_share)
@@ -120,7 +88,7 @@ def step_bytes(step: Step, batch: Batch) -> Bytes:
 
 def step_weights(step: Step) -> int:
     """Bytes of the weights alone."""
-    layers = _text(step.config).num_hidden_layers
+    layers = text_config(step.config).num_hidden_layers
     sizes = []
     for depth in (layers, layers) if layers <= DEPTHS[1] else DEPTHS:
         model = skeleton(step, depth)
@@ -147,12 +115,7 @@ def _bytes(traced: list[_Traced], more: int, share: float) -> Bytes:
     def grown(one: float, other: float) -> int:
         return int(one + more * (other - one))
 
-    moments = []
-    for phase in shallow.peaks.keys() & deeper.peaks.keys():
-        low, high = shallow.peaks[phase], deeper.peaks[phase]
-        moments.append(
-            {name: grown(low.get(name, 0), high.get(name, 0)) for name in low.keys() | high.keys()}
-        )
+    moments = deepened(shallow.peaks, deeper.peaks, more).values()
     highest = max(moments, key=lambda parts: sum(parts.values()) - (1 - share) * parts.get(GRADIENTS, 0))
     held = {name: grown(size, deeper.held[name]) for name, size in shallow.held.items()}
     return Bytes(
@@ -169,71 +132,19 @@ def _bytes(traced: list[_Traced], more: int, share: float) -> Bytes:
     )
 
 
-def _text(config: Any) -> Any:
-    return config.get_text_config()
-
-
-def shallow_config(config: Any, layers: int) -> Any:
-    """A copy of a configuration with so many layers, which are as its first ones."""
-    copied = type(config).from_dict(config.to_dict())
-    copied._attn_implementation = config._attn_implementation
-    text = _text(copied)
-    text.num_hidden_layers = layers
-    for name in ("layer_types", "mlp_layer_types"):
-        if getattr(text, name, None):
-            setattr(text, name, list(getattr(text, name))[:layers])
-    return copied
-
-
-def skeleton(step: Step, layers: int) -> Any:
-    """The model without data, with its adapter and its packed layers."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from transformers.initialization import no_init_weights
-
-    is_reward = step.trainer == "reward"
-    auto = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
-    config = shallow_config(step.config, layers)
-    if is_reward:
-        config.num_labels = 1
-    with torch.device("meta"), no_init_weights():
-        model = auto.from_config(config, dtype=step.held_in)
-    model.tie_weights()
-    for module in () if step.dropout else model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    if step.quantization != "none":
-        _replace_layers(model, lambda layer: _packed(layer, step))
-    if step.lora is not None:
-        model.requires_grad_(False)
-        _replace_layers(model, lambda layer: _adapted(layer, step), targets=step.lora.targets)
-        for name, module in model.named_modules():
-            if name.rpartition(".")[2] in (*step.lora.modules_to_save, *(("score",) if is_reward else ())):
-                module.requires_grad_(True)
-    return model.train()
-
-
-def _packed(layer: torch.nn.Linear, step: Step) -> PackedLinear:
-    return PackedLinear(layer, BYTES_PER_WEIGHT[step.quantization], step.half or step.held_in)
-
-
-def _adapted(layer: Any, step: Step) -> LowRank:
-    assert step.lora is not None
-    # the trainers hold adapters in float32 where they compute in half precision
-    dtype = torch.float32 if step.half is not None else step.held_in
-    return LowRank(layer, step.lora.rank, step.lora.dropout, dtype)
-
-
-def _replace_layers(model: Any, make: Callable[[Any], Any], *, targets: Any = "all-linear") -> None:
-    """Put another layer in the place of each linear one below the head."""
-    head = model.get_output_embeddings()
-    for name, module in list(model.named_modules()):
-        is_linear = isinstance(module, (torch.nn.Linear, PackedLinear)) or type(module).__name__ == "Conv1D"
-        last = name.rpartition(".")[2]
-        wanted = targets == "all-linear" or last in targets
-        if is_linear and wanted and module is not head and last != "score":
-            if not hasattr(module, "in_features"):
-                module.in_features, module.out_features = module.weight.shape
-            model.set_submodule(name, make(module))
+def deepened(
+    shallow: Mapping[str, Mapping[str, int]], deeper: Mapping[str, Mapping[str, int]], more: int
+) -> dict[str, dict[str, int]]:
+    """Bytes of each moment with so many layers more than the first of two models that differ by one."""
+    return {
+        phase: {
+            name: low.get(name, 0) + more * (high.get(name, 0) - low.get(name, 0))
+            for name in low.keys() | high.keys()
+        }
+        for phase, low, high in (
+            (each, shallow[each], deeper[each]) for each in shallow.keys() & deeper.keys()
+        )
+    }
 
 
 def _trace(step: Step, batch: Batch, layers: int) -> _Traced:
@@ -306,12 +217,12 @@ def _pass(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> None:
 
 
 def _loss(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> torch.Tensor:
-    with _computing(step, batch):
+    with computing(step, is_padded=batch.is_padded):
         if step.trainer == "reward":
             return _scores(batch, model, step).float().sum()
         if step.trainer in WITHOUT_REFERENCE:
             return _full_logits(batch, model, step, counter)
-        hidden = _hidden(batch, model, step)
+        hidden = hidden_states(batch, model, step)
         with counter.named(HEAD):
             picked = _picked(hidden, batch)
             compute = step.half or hidden.dtype
@@ -325,7 +236,9 @@ def _loss(step: Step, batch: Batch, model: Any, counter: LiveBytes) -> torch.Ten
 
 def _picked(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Hidden states of the tokens that carry a loss."""
-    flat = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    # the last token of a row predicts nothing; behind a cached prompt a row begins one token earlier
+    predicting = hidden if batch.cached is not None else hidden[:, :-1]
+    flat = predicting.reshape(-1, hidden.shape[-1])
     places = torch.empty(min(batch.loss_tokens, len(flat)), dtype=torch.long)
     return flat[places]
 
@@ -344,7 +257,10 @@ def _inputs(batch: Batch, model: Any, step: Step) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
 
 
-def _hidden(batch: Batch, model: Any, step: Step) -> torch.Tensor:
+def hidden_states(batch: Batch, model: Any, step: Step) -> torch.Tensor:
+    """What the decoder gives for the rows of a batch, each at its own place."""
+    if batch.cached is not None:
+        return _continued(batch, batch.cached, model)
     hidden: torch.Tensor = model.base_model(**_inputs(batch, model, step), use_cache=False).last_hidden_state
     return hidden if batch.shared is None else _restored(hidden, batch)
 
@@ -356,14 +272,30 @@ def _restored(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     return taken * (places != 0)[..., None]
 
 
+def _continued(batch: Batch, prompts: tuple[int, int], model: Any) -> torch.Tensor:
+    """Hidden states of answers that go on from a cache of their prompts, each copied for its answers."""
+    given, owners = torch.empty(prompts, dtype=torch.long), torch.empty(batch.rows, dtype=torch.long)
+    mask = torch.ones_like(given) if batch.is_padded else None
+    filled = model.base_model(input_ids=given, attention_mask=mask, use_cache=True, position_ids=given)
+    name = cache_name(model.base_model)
+    cache = getattr(filled, name)
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[owners], layer.values[owners]
+    ids = torch.empty(batch.rows, batch.width, dtype=torch.long)
+    seen = torch.ones(batch.rows, prompts[1] + batch.width, dtype=torch.long)
+    answered = model.base_model(input_ids=ids, attention_mask=seen, position_ids=ids, **{name: cache})
+    hidden: torch.Tensor = answered.last_hidden_state
+    return hidden
+
+
 def _scores(batch: Batch, model: Any, step: Step) -> torch.Tensor:
-    scores: torch.Tensor = model.score(_hidden(batch, model, step))
+    scores: torch.Tensor = model.score(hidden_states(batch, model, step))
     return scores[:, 0]
 
 
 def _full_logits(batch: Batch, model: Any, step: Step, counter: LiveBytes) -> torch.Tensor:
     """ORPO's and CPO's loss: all logits, the chosen ones once more, log-probabilities of all of them."""
-    hidden = _hidden(batch, model, step)
+    hidden = hidden_states(batch, model, step)
     with counter.named(HEAD):
         logits = model.get_output_embeddings()(hidden)
         if step.half is not None:
@@ -377,15 +309,20 @@ def _full_logits(batch: Batch, model: Any, step: Step, counter: LiveBytes) -> to
 
 
 @contextmanager
-def _computing(step: Step, batch: Batch) -> Iterator[None]:
-    how = AsComputed(step.half, is_padded=batch.is_padded, drops=step.folds)
-    with how, torch.device("meta"):
+def computing(step: Step, *, is_padded: bool) -> Iterator[None]:
+    """Within it, a model without data allocates what a real one does, on no device."""
+    with AsComputed(step.half, is_padded=is_padded, drops=step.folds), torch.device("meta"):
         yield
 
 
 def _checkpoint(step: Step, batch: Batch, model: Any) -> None:
     """Compute a layer's activations again in the backward pass, and then as in the forward pass."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), _computing(step, batch))})
+    enable(
+        {
+            "use_reentrant": False,
+            "context_fn": lambda: (nullcontext(), computing(step, is_padded=batch.is_padded)),
+        }
+    )
     if step.lora is not None:
         model.enable_input_require_grads()

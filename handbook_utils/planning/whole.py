@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from handbook_utils.data.load import Locator
-from handbook_utils.errors import RecipeError
 from handbook_utils.planning.duration import MFU, estimate_duration
 from handbook_utils.planning.gpus import Gpu
+from handbook_utils.planning.memory import Setup
 from handbook_utils.planning.recipe import (
     Measured,
     assumptions,
@@ -16,17 +16,10 @@ from handbook_utils.planning.recipe import (
     setup_of,
 )
 from handbook_utils.planning.report import Plan, make_plan
+from handbook_utils.planning.rollouts.duration import online_operations
+from handbook_utils.planning.rollouts.recipe import measure_prompts, online_assumptions, online_run
 from handbook_utils.schema.training import OnlineRecipe, TrainingRecipe
 from handbook_utils.training.plan import setting
-
-
-def refuse_online(recipe: TrainingRecipe) -> None:
-    """Raise RecipeError for a stage that samples while it trains: its memory is not estimated."""
-    if isinstance(recipe, OnlineRecipe):
-        raise RecipeError(
-            f"stage '{recipe.stage}' samples while it trains, and its memory and time are not estimated yet. "
-            "`handbook train RECIPE --dry-run` checks all else; to measure, run it with --set steps=1."
-        )
 
 
 def plan_training_memory(
@@ -57,13 +50,14 @@ def plan_training_memory(
         RecipeError: the batch cannot be split over the processes.
         DataError: as `measure_lengths`.
     """
-    refuse_online(recipe)
     if processes is None:
         asked = recipe.launch.processes
         processes = 1 if asked == "auto" else int(asked)
     on_cpu = planned_on_cpu(recipe, gpu)
     config = model_config(recipe, located.locate(recipe.model))
     setup = setup_of(recipe, config, processes=processes, on_cpu=on_cpu)
+    if isinstance(recipe, OnlineRecipe):
+        return _plan_online(recipe, setup, located, gpu, all_rows=all_rows)
     measured = measured or measure_lengths(recipe, located, all_rows=all_rows)
     run = run_of(recipe, setup, measured.lengths)
     memory = run.memory
@@ -73,12 +67,27 @@ def plan_training_memory(
     rate = None if gpu is None else gpu.tflops
     duration = estimate_duration(setup, memory, cut, passes=passes, tflops=rate, mfu=mfu)
     assumed = assumptions(run, measured, skips_padding=skips)
-    if recipe.training.get("use_cpu") and not on_cpu:
-        assumed.append(
-            "Planned for a GPU: --gpu overrides the recipe's training.use_cpu: true. `train` keeps to "
-            "the CPU unless you set training.use_cpu=false."
-        )
+    return make_plan(run, gpu, duration, [*assumed, *_overrides(recipe, setup)])
+
+
+def _plan_online(
+    recipe: OnlineRecipe, setup: Setup, located: Locator, gpu: Gpu | None, *, all_rows: bool
+) -> Plan:
+    """As `plan_training_memory`, of a stage that samples what it learns from."""
+    train, looked_at = measure_prompts(recipe, located, setup.config, all_rows=all_rows)
+    run = online_run(recipe, setup, located, train, looked_at)
+    duration = online_operations(run, run.memory, recipe)
+    assumed = [*online_assumptions(run, train), *_overrides(recipe, setup)]
     return make_plan(run, gpu, duration, assumed)
+
+
+def _overrides(recipe: TrainingRecipe, setup: Setup) -> list[str]:
+    if not recipe.training.get("use_cpu") or setup.on_cpu:
+        return []
+    return [
+        "Planned for a GPU: --gpu overrides the recipe's training.use_cpu: true. `train` keeps to "
+        "the CPU unless you set training.use_cpu=false."
+    ]
 
 
 def _passes(recipe: TrainingRecipe, measured: Measured) -> float:

@@ -65,6 +65,33 @@ def _fits(value: Any, kinds: list[str]) -> bool:
     return any(isinstance(value, PYTHON_TYPES[kind]) for kind in kinds)
 
 
+# the losses that `label_smoothing` has an effect on
+SMOOTHED_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")
+
+
+def losses_of(training: dict[str, Any]) -> set[str]:
+    """The losses that a recipe names; none where it leaves them to the trainer."""
+    named = training.get("loss_type") or ()
+    return {named} if isinstance(named, str) else set(named)
+
+
+def unread_smoothing(trainer: str, training: dict[str, Any]) -> dict[str, str]:
+    """Settings that smooth labels and that TRL 1.16 passes over without a word; each with why.
+
+    Conservative DPO, the smoothed sigmoid loss, is gone from TRL; the losses of `SMOOTHED_LOSSES` are left.
+    """
+    unread = {}
+    is_smoothed = trainer == "dpo" and training.get("label_smoothing")
+    if is_smoothed and losses_of(training).isdisjoint(SMOOTHED_LOSSES):
+        unread["label_smoothing"] = (
+            f"TRL reads it for the losses {', '.join(SMOOTHED_LOSSES)} alone, and no longer for sigmoid; "
+            "where that share of all pairs is the wrong way round, take `training.loss_type` robust"
+        )
+    if training.get("label_smoothing_factor") and trainer != "sft":
+        unread["label_smoothing_factor"] = "TRL reads it for sft alone"
+    return unread
+
+
 # what a recipe says in one place only, and where
 ONLINE_OWNED = {
     "num_generations": "`samples` says how many answers a prompt gets",

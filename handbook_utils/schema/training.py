@@ -7,7 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from handbook_utils.errors import suggest
-from handbook_utils.schema.fields import check_online_fields, checked_field, trainer_fields
+from handbook_utils.schema.fields import (
+    check_online_fields,
+    checked_field,
+    losses_of,
+    trainer_fields,
+    unread_smoothing,
+)
 from handbook_utils.schema.sampling import HeldOutSamples, ScorerSection
 from handbook_utils.schema.sections import (
     WITHOUT_REFERENCE,
@@ -65,7 +71,10 @@ class TrainingRecipe(StageRecipe):
     @classmethod
     def _known_fields(cls, training: dict[str, Any]) -> dict[str, Any]:
         fields = trainer_fields(cls.trainer)
-        return {key: checked_field(key, value, fields) for key, value in training.items()}
+        training = {key: checked_field(key, value, fields) for key, value in training.items()}
+        for key, why in unread_smoothing(cls.trainer, training).items():
+            raise ValueError(f"`training.{key}` would have no effect: {why}. Else drop it.")
+        return training
 
     @model_validator(mode="after")
     def _test_rows_stay_out(self) -> Self:
@@ -101,8 +110,7 @@ def check_batching(recipe: Any) -> Any:
     if not asked:
         return recipe
     training = recipe.training
-    losses = training.get("loss_type", ())
-    unfit = set([losses] if isinstance(losses, str) else losses) & set(OF_A_BATCH)
+    unfit = losses_of(training) & set(OF_A_BATCH)
     problems = {
         "`{}` cannot be combined with `streaming`, because it sorts the rows.": recipe.streaming,
         "`{}` sorts rows by length, and packing makes them equally long: drop one.": training.get("packing"),

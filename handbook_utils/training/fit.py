@@ -19,6 +19,7 @@ from handbook_utils.models.adapters import save_adapter
 from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import check_vocabulary, load_model
 from handbook_utils.models.multimodal import copy_processor
+from handbook_utils.models.padding import warn_if_end_pads
 from handbook_utils.models.precision import Head
 from handbook_utils.records import Estimate
 from handbook_utils.runs.folder import RunFolder
@@ -102,6 +103,8 @@ def fit(
             set_seed(recipe.seed)  # a new score head or adapter is drawn from the global generator
             start = start_model(recipe, run, head)
             check_vocabulary(start.model, tokenizer, source)
+            if head == "reward":
+                warn_if_end_pads(tokenizer, source)
             settle_generation(start.model, tokenizer, name=source)
             run.note(**start.facts(recipe.model.adapter))
             _train(recipe, run, plan, start, tokenizer, (rows, held_out), beside)

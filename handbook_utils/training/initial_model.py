@@ -14,6 +14,7 @@ from handbook_utils.models.adapters import AdapterBase, check_adapter, new_adapt
 from handbook_utils.models.generation_settings import settle_generation
 from handbook_utils.models.load import (
     adapter_base,
+    check_numbers,
     load_merged,
     load_model,
     load_on_base,
@@ -187,6 +188,7 @@ def start_tokenizer(recipe: TrainingRecipe, source: str) -> Any:
 def start_model(recipe: TrainingRecipe, run: RunFolder, head: Head) -> Start:
     """The model to train, with its adapter where there is one; what is new is drawn from torch's seed."""
     start = start_base(recipe, run, head)
+    check_numbers(start.model, run.locate(recipe.model))
     if recipe.model.adapter != "continue":
         freeze_towers(start.model)
     if recipe.lora is not None and recipe.model.adapter != "continue":

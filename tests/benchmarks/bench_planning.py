@@ -19,9 +19,10 @@ from pathlib import Path
 from _record import record
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import online_peaks
 from training_peaks import FIXED, Cell, drawn, error_of
 
-REPEATS = 5
+REPEATS, ONLINE = 5, 12
 _IMPORTS = "import time; import torch, transformers; begun = time.process_time()"
 _PLAN = """
 import numpy as np
@@ -76,6 +77,12 @@ def main(cells: int | None = None) -> None:
     print(f"seed {seed}, {len(errors)} runs: median error {median:.1%}, worst {worst:.1%}")
     record(name="plan_error_worst", value=worst, unit="of the peak", goal=0.10)
     record(name="plan_error_median", value=median, unit="of the peak")
+    online = []
+    for run in online_peaks.drawn(seed, ONLINE):
+        found = online_peaks.errors_of(run)
+        online += map(abs, found.values())
+        print(found, run, flush=True)
+    record(name="plan_online_error_worst", value=max(online), unit="of the peak", goal=0.10)
     spent = [sum(seconds()) for _ in range(REPEATS)]
     record(
         name="plan_8b_cpu_seconds",

@@ -120,9 +120,13 @@ def test_every_metric_of_a_generated_answer_is_there_too(result):
 
 
 def asked(model: Path, *, by_template: bool = True) -> Any:
+    return asked_with(load_model(str(model)), load_tokenizer(str(model)), by_template=by_template)
+
+
+def asked_with(model: Any, tokenizer: Any, *, by_template: bool = True) -> Any:
     from handbook_utils.benchmarks.chat_lm import TrainedLM
 
-    return TrainedLM(load_model(str(model)), load_tokenizer(str(model)), rows=2, by_template=by_template)
+    return TrainedLM(model, tokenizer, rows=2, by_template=by_template)
 
 
 def test_a_prompt_that_ends_with_a_line_break_keeps_it(model):
@@ -136,6 +140,32 @@ def test_a_prompt_that_ends_with_a_line_break_keeps_it(model):
     assert ours._encode_pair(text, "pear")[0] == trained
     theirs = HFLM(pretrained=load_model(str(model)), tokenizer=tokenizer, device="cpu")
     assert theirs._encode_pair(text, "pear")[0] == trained[:-1]
+
+
+def test_greedy_answers_are_the_likeliest_whatever_the_models_own_settings(model):
+    """lm-eval 0.4.13 with transformers 5.24 applies a penalty of the model: if not, ours can go."""
+    import torch
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    question, tokenizer = "apple pear apple pear", load_tokenizer(str(model))
+    plain, penalised = load_model(str(model)), load_model(str(model))
+    penalised.generation_config.repetition_penalty = 1.8
+    ids = tokenizer(question, add_special_tokens=False)["input_ids"]
+    likeliest: list[int] = []
+    while len(likeliest) < 12 and tokenizer.eos_token_id not in likeliest:
+        with torch.inference_mode():
+            likeliest.append(int(plain(torch.tensor([ids + likeliest])).logits[0, -1].argmax()))
+
+    def answer(harness: Any) -> str:
+        task = {"until": ["<never>"], "max_gen_toks": 12, "do_sample": False}
+        return harness.generate_until([Instance("generate_until", {}, (question, task), 0)])[0]
+
+    theirs = HFLM(pretrained=penalised, tokenizer=tokenizer, device="cpu", add_bos_token=False)
+    assert answer(theirs) != tokenizer.decode(likeliest, skip_special_tokens=True)
+    ours = asked_with(penalised, tokenizer)
+    assert answer(ours) == tokenizer.decode(likeliest, skip_special_tokens=True)
+    assert ours.model.generation_config.eos_token_id == plain.generation_config.eos_token_id
 
 
 def test_a_beginning_of_text_that_the_template_writes_is_not_written_twice(model, tmp_path):

@@ -14,11 +14,13 @@ from datasets import Dataset
 
 from handbook_utils.cli.papers import methods
 from handbook_utils.data.load import load_dataset
+from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.errors import RecipeError
 from handbook_utils.models.load import load_model
 from handbook_utils.models.logprobs import render_ids, response_logprob_sums, sequence_logprob_sums
-from handbook_utils.schema.fields import trainer_fields
+from handbook_utils.schema.fields import SMOOTHED_LOSSES, trainer_fields
 from handbook_utils.schema.sections import WITHOUT_REFERENCE
+from handbook_utils.training.trl_bridge import training_conditions
 from tests.contract.conftest import train
 
 Build = Callable[..., Any]
@@ -160,6 +162,21 @@ def test_every_loss_of_dpo_trains_two_steps(loss: str, trainer_on: Build, pairs:
 def test_exo_pair_without_label_smoothing_is_refused(trainer_on: Build, pairs: Dataset) -> None:
     with pytest.raises(ValueError, match="Label smoothing must be greater than"):
         trainer_on("dpo", pairs, loss_type="exo_pair")
+
+
+def test_the_losses_that_heed_label_smoothing_are_those_we_list(trainer_on: Build, pairs: Dataset) -> None:
+    # TRL 1.16.0, dpo_trainer.py: sigmoid is -log sigmoid(beta * delta_score), whatever label_smoothing says
+    trainer = trainer_on("dpo", pairs)
+    with torch.no_grad():
+        trainer.model.get_output_embeddings().weight.mul_(3)  # apart from the reference
+    batch = next(iter(trainer.get_train_dataloader()))
+
+    def value(loss: str, share: float) -> float:
+        trainer.loss_types, trainer.loss_weights, trainer.label_smoothing = [loss], [1.0], share
+        with torch.no_grad(), quiet_libraries(), training_conditions():
+            return float(trainer.compute_loss(trainer.model, dict(batch)))
+
+    assert {loss for loss in LOSSES if value(loss, 0.1) != value(loss, 0.3)} == set(SMOOTHED_LOSSES)
 
 
 def test_losses_are_added_by_their_weights(trainer_on: Build, pairs: Dataset) -> None:

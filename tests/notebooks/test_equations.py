@@ -270,6 +270,25 @@ def test_state_is_the_frozen_weights_and_sixteen_bytes_for_each_trained_one() ->
     assert state_bytes(0, 0, 1) == pytest.approx(0.516, abs=5e-4)
 
 
+@equation("scaling-hours")
+@pytest.mark.parametrize(("checkpointing", "share"), [(False, 3), (True, 4)])
+def test_hours_are_operations_over_the_rate_that_is_reached(checkpointing: bool, share: int) -> None:
+    """The worked example in the package's own plan: 10^8 tokens, in rows so short that attention is free."""
+    from transformers import LlamaConfig
+
+    from handbook_utils.planning.duration import estimate_duration
+
+    config = LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
+    setup = SimpleNamespace(config=config, trainer="sft", lora=None, second_pass=False, processes=8)
+    setup.checkpointing = checkpointing
+    rows = SimpleNamespace(sequences=np.ones(1000), answers=np.zeros(1000))
+    plan = SimpleNamespace(parameters=8_000_000_000)
+    found = estimate_duration(setup, plan, rows, passes=1e5, tflops=400, mfu=(0.4, 0.4))  # type: ignore[arg-type]
+    by_hand = 2 * share * 8e9 * 1e8 / (3600 * 8 * 4e14 * 0.4)
+    assert found.hours == pytest.approx((by_hand, by_hand), rel=1e-4)
+    assert share == 3 or by_hand == pytest.approx(1.4, abs=0.02)
+
+
 @equation("scaling-shared")
 def test_tokens_of_a_batch_of_pairs_apart_and_once() -> None:
     draw = np.random.default_rng(0)
@@ -527,6 +546,34 @@ def test_the_mean_shrinks_the_margin_by_the_length() -> None:
     assert margin(2.0, -3.0, 0.0, 0.0, beta=0.3) == pytest.approx(
         from_notebook("dpo.ipynb", "mean_margin")(2.0, -3.0, 10, 10, beta=3.0)
     )
+
+
+@equation("dpo-ipo")
+def test_ipo_pulls_a_pair_back_that_is_too_far_apart_and_dpo_does_not() -> None:
+    """Beta 0.1: the aim is 5 nats. The gradient changes its sign there, and that of DPO nowhere."""
+    gap = torch.tensor([4.0, 5.0, 6.0], requires_grad=True)
+    ((gap - 1 / (2 * 0.1)) ** 2).sum().backward()
+    assert gap.grad is not None
+    assert gap.grad.tolist() == [-2.0, 0.0, 2.0]
+    gap = torch.tensor([4.0, 5.0, 6.0], requires_grad=True)
+    from_notebook("dpo.ipynb", "dpo_loss")(0.1 * gap).backward()
+    assert gap.grad is not None
+    assert (gap.grad < 0).all()
+
+
+@equation("dpo-nll")
+def test_the_added_loss_pulls_the_chosen_answer_up_by_alpha_over_its_length() -> None:
+    """The worked example's second pair; chosen of 10 tokens, alpha 0.2: 0.02 more than DPO's own pull."""
+    loss = from_notebook("dpo.ipynb", "dpo_loss")
+    margin = from_notebook("dpo.ipynb", "dpo_margin")
+    pulls = []
+    for alpha in (0.0, 0.2):
+        chosen = torch.tensor(-19.0, requires_grad=True)
+        (loss(margin(chosen, torch.tensor(-25.0), -18.0, -20.0, beta=0.3)) - alpha * chosen / 10).backward()
+        assert chosen.grad is not None
+        pulls.append(-chosen.grad.item())
+    assert pulls[0] == pytest.approx(0.3 * 0.2315, abs=1e-4)
+    assert pulls[1] - pulls[0] == pytest.approx(0.2 / 10)
 
 
 CHOSEN, REJECTED = torch.tensor([1.0, -1.0]), torch.tensor([-3.0, -5.0])

@@ -33,7 +33,7 @@ def shown(page: str) -> list[str]:
     found = []
     for notebook, lines in DIRECTIVE.findall((ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")):
         options: dict[str, Any] = dict(re.findall(r":(\w+): (.*)", lines))
-        options |= {"blocks": int(options["blocks"])} if "blocks" in options else {}
+        options |= {name: int(options[name]) for name in ("blocks", "skip") if name in options}
         found.append(handbook_outputs.stored_output(ROOT / "notebooks" / f"{notebook}.ipynb", **options))
     return found
 
@@ -44,7 +44,7 @@ def value(name: str, key: str) -> float:
 
 def the_control_answers_another_question() -> bool:
     """Its loss is the higher one, and neither answer names a thing that was asked for."""
-    (text,) = shown("sft")
+    text = shown("sft")[2]  # after the masked row and an answer of the base model
     pairs = re.findall(r"USER  (.*)\nMODEL (.*)", text)
     # words with a meaning: names, countries, things
     strange = all(not _content(asked) & _content(answered) for asked, answered in pairs)
@@ -56,7 +56,7 @@ def _content(text: str) -> set[str]:
 
 
 def chosen_fell_a_little_and_rejected_several_times_as_far() -> bool:
-    (line,) = shown("dpo")
+    line = shown("dpo")[1]  # after a pair
     chosen, rejected = (tuple(map(float, each)) for each in re.findall(TRIPLE, line))
     return chosen[2] < 0 and rejected[2] < 0 and rejected[0] < 2 * chosen[0]
 
@@ -168,6 +168,7 @@ def test_an_output_is_found_by_its_cell_and_cut_to_blocks_and_lines(tmp_path: Pa
     path = notebook_that_prints(tmp_path, ("show(1)", "a 1\nb 1\n\na 2\n\n"), ("other()", "c\n"))
     assert handbook_outputs.stored_output(path, "show(") == "a 1\nb 1\n\na 2"
     assert handbook_outputs.stored_output(path, "show(", blocks=1) == "a 1\nb 1"
+    assert handbook_outputs.stored_output(path, "show(", skip=1, blocks=1) == "a 2"
     assert handbook_outputs.stored_output(path, "show(", matching="b") == "b 1"
 
 
@@ -179,6 +180,19 @@ def test_an_output_that_is_not_there_is_named(tmp_path: Path, cell: str, matchin
     path = notebook_that_prints(tmp_path, ("show(1)", "a\n"), ("other()", "c\n"))
     with pytest.raises(handbook_outputs.NoOutputError, match=said):
         handbook_outputs.stored_output(path, cell, matching=matching)
+
+
+def test_code_is_shown_as_the_notebook_defines_it_and_in_the_order_asked_for(tmp_path: Path) -> None:
+    path = notebook_that_prints(tmp_path, ("def a():\n    return 1  # one\n\n\ndef b(): ...\n\n\na()", "1\n"))
+    assert handbook_outputs.stored_code(path, ["b", "a"]) == "def b(): ...\n\n\ndef a():\n    return 1  # one"
+
+
+def test_code_that_is_not_there_or_too_long_for_a_page_is_named(tmp_path: Path) -> None:
+    path = notebook_that_prints(tmp_path, ("def long():\n" + "    pass\n" * 15, ""))
+    with pytest.raises(handbook_outputs.NoOutputError, match="defines no 'short'"):
+        handbook_outputs.stored_code(path, ["short"])
+    with pytest.raises(handbook_outputs.NoOutputError, match=r"16 lines of .* are more than the 15"):
+        handbook_outputs.stored_code(path, ["long"])
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ NOT_PROSE = [
     re.compile(r"\{[\w:]+\}`[^`]*`"),  # roles, {result} among them
     re.compile(r"`[^`\n]*`"),
     re.compile(r"95 % intervals?"),
+    re.compile(r"^\*\*\d\. .*\*\* \(\w+, \d+ minutes\)$", re.MULTILINE),  # an exercise's head: a guess
 ]
 
 
@@ -71,6 +72,7 @@ def test_a_typed_result_is_found(planted: str) -> None:
         "Others measured a gain of 1.41 {cite:p}`rafailov2023direct`.",
         "An estimate of the reward is written `0.52 [0.48, 0.56]`.",
         "The loss of $0.5 x$ is a formula.",
+        "**3. A loss by hand.** (medium, 15 minutes)\nWrite it.",
     ],
 )
 def test_what_is_no_typed_result_passes(allowed: str) -> None:

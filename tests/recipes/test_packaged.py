@@ -26,15 +26,15 @@ TRAINING.sort(key=lambda name: LOADED[name].model.from_ is not None or LOADED[na
 
 
 def test_no_recipe_was_lost() -> None:
-    assert len(NAMES) == 106
-    assert len(TRAINING) == 66
+    assert len(NAMES) == 107
+    assert len(TRAINING) == 67
     assert len(PIPELINES) == 17
 
 
 def test_pocket_recipes_train_on_the_cpu_with_a_gpu_at_hand_too() -> None:
     """In bfloat16, as a GPU would train, the book's figures would be others."""
     pocket = [LOADED[name] for name in TRAINING if name.startswith("pocket/")]
-    assert len(pocket) == 12
+    assert len(pocket) == 13
     assert all(recipe.training["use_cpu"] is True for recipe in pocket)
 
 

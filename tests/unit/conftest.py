@@ -10,6 +10,11 @@ from socketserver import BaseServer
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# on a busy machine an example may take any time, which says nothing of the code
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 Served = TypeVar("Served", bound=BaseServer)
 

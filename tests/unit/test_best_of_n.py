@@ -42,7 +42,7 @@ def brute_force(proxy: list[float], values: list[float], n: int) -> float:
         )
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_estimator_equals_enumeration_of_all_subsets_with_ties(case: tuple[list[float], list[float]]) -> None:
     proxy, values = case
     exact = [brute_force(proxy, values, n) for n in range(1, len(proxy) + 1)]
@@ -76,7 +76,7 @@ def test_weights_stay_finite_and_sum_to_one_at_1024() -> None:
 
 
 @given(st.lists(st.lists(st.integers(-5, 5).map(float), min_size=6, max_size=6), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_best_of_n_of_the_proxy_itself_never_falls(proxy: list[list[float]]) -> None:
     curve = best_of_n_values(proxy, proxy)
     assert (np.diff(curve, axis=1) >= -1e-9).all()

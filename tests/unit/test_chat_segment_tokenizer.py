@@ -68,7 +68,7 @@ def plainly(tokenizer: Any, turn: Turn) -> tuple[list[int], list[bool], int, int
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(talks=st.lists(EXCHANGES, min_size=1, max_size=3))
 def test_rows_are_those_of_the_plain_definition(
     name: str, talks: Sequence[Sequence[tuple[str, str]]]
@@ -126,7 +126,7 @@ ROUGH = st.lists(
 
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("kind", ADDED)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(texts=st.lists(ROUGH.map("".join), max_size=4))
 def test_pieces_give_the_tokens_of_the_whole_text(kind: str, other: str, texts: list[str]) -> None:
     tokenizer = prefixing_tokenizer(ADDED[kind], *OTHERS[other])

@@ -82,7 +82,7 @@ TEXTS = st.lists(st.sampled_from(PARTS), max_size=12).map("".join)
 
 @pytest.mark.parametrize("normalizer", [None, "NFC"])
 @pytest.mark.parametrize("cut", CUTS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(texts=st.lists(TEXTS, max_size=4), places=st.lists(st.integers(0, 40), max_size=6))
 def test_words_give_the_tokens_and_spans_of_the_whole_text(
     cut: str, normalizer: str | None, texts: list[str], places: list[int]

@@ -214,6 +214,15 @@ def test_a_guess_of_the_stage_is_called_a_guess(keys: dict[str, Any], stage: str
     assert said in note.why
 
 
+def test_smoothing_that_trl_passes_over_today_is_left_out_with_the_loss_that_heeds_it() -> None:
+    recipe, notes = convert_recipe({**FLAT, "beta": 0.1, "label_smoothing": 0.1})
+    (note,) = (note for note in notes if note.key == "label_smoothing")
+    assert (note.outcome, "label_smoothing" in recipe["training"]) == ("left out", False)
+    assert "`training.loss_type` robust" in note.why
+    kept, _ = convert_recipe({**FLAT, "beta": 0.1, "label_smoothing": 0.1, "loss_type": "robust"})
+    assert kept["training"]["label_smoothing"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("keys", "method"),
     [

@@ -222,7 +222,7 @@ def plain_fingerprint(rows: list[dict[str, Any]]) -> str:
 SAID = st.text(st.sampled_from('ab"\\\n\r\t\b\x00\x7fé中🙂\u2028'), max_size=5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(said=st.lists(st.tuples(SAID, SAID, st.integers(0, 3)), min_size=1, max_size=6))
 def test_a_fingerprint_is_of_the_rows_as_json(said: list[tuple[str, str, int]]) -> None:
     rows: list[dict[str, Any]] = [

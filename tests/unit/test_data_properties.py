@@ -31,7 +31,6 @@ def messages(exchanges: list[tuple[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-@settings(deadline=None)
 @given(exchanges=EXCHANGES, system=st.none() | TEXTS)
 def test_a_conversation_is_the_same_in_every_format_it_can_be_written_in(
     exchanges: list[tuple[str, str]], system: str | None
@@ -60,7 +59,6 @@ def test_a_conversation_is_the_same_in_every_format_it_can_be_written_in(
         assert normalise_rows([row], kind="conversation") == expected[:examples]
 
 
-@settings(deadline=None)
 @given(exchanges=st.lists(st.tuples(PLAIN, PLAIN), min_size=1, max_size=3), other=PLAIN)
 def test_a_pair_is_the_same_in_every_format_it_can_be_written_in(
     exchanges: list[tuple[str, str]], other: str
@@ -116,7 +114,7 @@ VALUES = st.recursive(
 ROWS = st.lists(st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=5) | VALUES, max_size=3)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(rows=ROWS, kind=st.sampled_from(KINDS), format=st.sampled_from(["auto", *FORMATS]))
 def test_rows_of_any_content_are_read_or_refused_by_a_data_error(rows: Any, kind: Any, format: str) -> None:
     with contextlib.suppress(DataError):
@@ -124,7 +122,7 @@ def test_rows_of_any_content_are_read_or_refused_by_a_data_error(rows: Any, kind
         assert json.dumps(made, ensure_ascii=False).encode()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=ROWS, kind=st.sampled_from(KINDS))
 def test_a_file_of_any_json_is_loaded_or_refused_by_a_data_error(rows: Any, kind: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +132,7 @@ def test_a_file_of_any_json_is_loaded_or_refused_by_a_data_error(rows: Any, kind
             assert len(load_dataset(str(path), kind=kind)) > 0
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     content=st.binary(max_size=200), suffix=st.sampled_from([".jsonl", ".json", ".csv", ".parquet", ".arrow"])
 )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from handbook_utils import load_tokenizer, render_conversation
 from handbook_utils.data.load import ResolvedInputs, load_dataset
-from handbook_utils.data.reading.tables import FilledNullsWarning
+from handbook_utils.data.reading.arrow import FilledNullsWarning
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.errors import DataError
 from handbook_utils.libraries.exact_json import exact_json
@@ -167,7 +167,7 @@ TEXTS = st.sampled_from(LOOKALIKES) | st.text(
 
 
 @every_writer
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
 def test_rows_of_any_text_come_back_equal(
     tmp_path_factory: pytest.TempPathFactory, form: str, texts: list[tuple[str, str]]

@@ -309,3 +309,28 @@ def test_a_finding_says_all_that_is_promised() -> None:
         assert all((finding.evidence, finding.means, finding.remedy, finding.source, finding.picture))
     worst = [finding.severity for finding in found.findings]
     assert worst == sorted(worst, key=["fault", "caution", "note"].index)
+
+
+def noisy(seed: int, *, n: int = 200, lost: float = 0.0) -> Records:
+    """A run that logs each of its small batches; it may lose again what it had gained, in its second half."""
+    drawn = noise(n, 0.35, seed)
+    back = [max(0.0, (i - n / 2) / (n / 2)) * lost for i in range(n)]
+    return sft(1.0 + math.exp(-6 * i / n) + up + e for i, (e, up) in enumerate(zip(drawn, back, strict=True)))
+
+
+def test_noise_alone_is_no_divergence_however_long_the_log() -> None:
+    assert [diagnose(noisy(seed)).verdict for seed in range(20)] == ["healthy"] * 20
+    lost = [{finding.rule for finding in diagnose(noisy(seed, lost=1.2)).findings} for seed in range(20)]
+    assert sum("diverged" in rules for rules in lost) >= 18
+
+
+def test_noisy_evaluations_are_no_overfitting_and_a_rise_beyond_their_noise_is() -> None:
+    def evaluated(rise: float, seed: int) -> Records:
+        held_out = [1.2 + rise * max(0, i - 20) / 20 + e for i, e in enumerate(noise(40, 0.04, seed))]
+        return [*sft(falling(400)), *({"step": 10 * i + 10, "eval_loss": x} for i, x in enumerate(held_out))]
+
+    def cautioned(rise: float) -> int:
+        found = (diagnose(sorted(evaluated(rise, seed), key=lambda r: r["step"])) for seed in range(20))
+        return sum("overfitting" in {finding.rule for finding in one.findings} for one in found)
+
+    assert (cautioned(0.0), cautioned(0.4)) == (0, 20)

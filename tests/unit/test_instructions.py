@@ -497,6 +497,43 @@ def test_the_command_refuses_pairs_strangers_and_instructions_it_cannot_check(
 
 
 @pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
+def test_a_gain_over_a_baseline_is_the_difference_of_the_two_reports_on_the_prompts_that_both_answered(
+    handbook: Any, tmp_path: Path
+) -> None:
+    texts = [("The Po", "So, no"), ("Go, now", "I"), ("The Po", "The Po"), ("Up, up", "Up")]
+    asked = [{**PROMPTS[0], "prompt": f"{PROMPTS[0]['prompt']} {number}"} for number in range(20)]
+    asked += [{**PROMPTS[1], "prompt": f"{PROMPTS[1]['prompt']} {number}"} for number in range(20)]
+    prompts = write(tmp_path / "input_data.jsonl", [{"key": 1, **row} for row in asked])
+    files = [
+        write(
+            tmp_path / f"{side}.jsonl",
+            [
+                {"prompt": row["prompt"], "response": texts[number % 4][side]}
+                for number, row in enumerate(asked)
+                if number < last
+            ],
+        )
+        for side, last in ((0, 40), (1, 39))
+    ]
+    before, after = (instruction_report(str(file), str(prompts), split="train[:39]") for file in files)
+    report = instruction_report(str(files[1]), str(prompts), against=str(files[0]))
+    assert list(report.gains) == list(report.metrics)
+    for name, gain in report.gains.items():
+        assert gain.difference.n == 39
+        assert gain.difference.value == pytest.approx(after.metrics[name].value - before.metrics[name].value)
+        assert gain.difference.low < gain.difference.value < gain.difference.high
+        assert gain.p_value <= gain.p_holm <= 1
+    assert "prompts answered on one side only: 1; the comparison is of 39" in report.cautions
+    code, out, _ = handbook("instruction-report", files[1], "-p", prompts, "--against", files[0])
+    assert code == 0
+    assert "against the baseline" in out
+    stranger = write(tmp_path / "stranger.jsonl", [{"prompt": asked[39]["prompt"], "response": "I"}])
+    code, _, err = handbook("instruction-report", files[1], "-p", prompts, "--against", stranger)
+    assert code == 2
+    assert "answers none of the prompts" in err
+
+
+@pytest.mark.filterwarnings("ignore::handbook_utils.evaluation.statistics.CoverageWarning")
 def test_scored_rows_and_stages_show_the_reports_figures(
     handbook: Any, prompts: Path, tmp_path: Path
 ) -> None:

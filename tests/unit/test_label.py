@@ -317,7 +317,9 @@ def test_a_server_that_is_gone_ends_the_run_and_keeps_what_was_bought(serve, lab
     before = len(server.seen)
     code, _, _ = label(server, "--planted", 0)
     assert code == 0
-    assert len(server.seen) - before == 5  # of eight, three were bought before
+    # of eight questions three were bought before; a busy machine may ask one of the others twice
+    asked = {json.dumps(body["messages"]) for *_, body in server.seen[before:]}
+    assert len(asked) == 5
 
 
 def test_a_killed_run_has_kept_its_replies_and_counts_what_was_in_flight(serve, tmp_path: Path) -> None:

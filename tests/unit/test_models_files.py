@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from handbook_utils.errors import ModelError
+from handbook_utils.models.load import check_numbers, load_model
 from handbook_utils.models.places import resolve_model
 
 WEIGHTS = "model.safetensors"
@@ -77,6 +80,30 @@ def test_a_missing_shard_is_named(has_index: bool, sharded: Path) -> None:
         resolve_model(str(sharded))
 
 
+def test_weights_that_are_there_twice_are_refused_for_the_older_ones_would_load(
+    folder: Path, sharded: Path
+) -> None:
+    older = AutoModelForCausalLM.from_pretrained(folder)
+    newer = AutoModelForCausalLM.from_pretrained(sharded)
+    with torch.no_grad():
+        newer.lm_head.weight += 1
+    newer.save_pretrained(folder, max_shard_size="40KB")
+    # transformers 5.24: the one file, saved before, is left beside the shards and is what loads
+    found = AutoModelForCausalLM.from_pretrained(folder).lm_head.weight
+    assert torch.equal(found, older.lm_head.weight)
+    with pytest.raises(ModelError, match=rf"{WEIGHTS} and in \d+ files .*such as model-00001-of.*Delete"):
+        resolve_model(str(folder))
+    (folder / WEIGHTS).unlink()
+    resolve_model(str(folder))
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder).lm_head.weight, newer.lm_head.weight)
+
+
+def test_an_index_that_is_left_beside_one_file_does_not_matter(sharded: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(sharded).save_pretrained(sharded)
+    assert {file.name for file in sharded.glob("*.safetensors*")} == {WEIGHTS, f"{WEIGHTS}.index.json"}
+    resolve_model(str(sharded))
+
+
 def test_a_link_to_a_file_that_is_gone_is_named(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder.parent / "blob")
     (folder / WEIGHTS).symlink_to(folder.parent / "blob")
@@ -94,3 +121,18 @@ def test_other_files_beside_a_model_do_not_matter(
     (folder / "training.json").write_text(json.dumps([1]), encoding="utf-8")
     resolve_model(str(folder))
     resolve_model(str(tiny_architecture("llama")))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_model_with_a_weight_that_is_no_number_is_refused_by_the_weights_name(
+    broken: float, folder: Path
+) -> None:
+    model = load_model(str(folder))
+    check_numbers(model, "mine")
+    name, weight = next((name, w) for name, w in model.named_parameters() if "mlp" in name)
+    with torch.no_grad():
+        weight.fill_(60_000.0)
+        check_numbers(model.half(), "mine")  # whose sum is beyond float16, and whose numbers are not
+        dict(model.named_parameters())[name].view(-1)[0] = broken
+    with pytest.raises(ModelError, match=f"mine: 1 of .* numbers of the weight {re.escape(name)} are NaN"):
+        check_numbers(model, "mine")

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from handbook_utils.errors import ModelError, TemplateError
 from handbook_utils.models.load import UnusedWeightsWarning, load_model, load_tokenizer
+from handbook_utils.models.padding import PaddingIsEndWarning, warn_if_end_pads
 from handbook_utils.models.precision import resolve_dtype
 from tests.tiny_models import tiny_model
 
@@ -62,6 +64,41 @@ def test_a_reward_model_knows_its_padding(tiny_model_folder: Path, tmp_path: Pat
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}), encoding="utf-8")
     model = load_model(str(folder), head="reward")
     assert model.config.pad_token_id == load_tokenizer(str(folder)).pad_token_id
+
+
+@pytest.mark.parametrize(
+    ("tokens", "padding"),
+    [
+        ({}, "<|pad|>"),  # known to the tokenizer, which does not say what it is for
+        ({"vocab": {"<|pad|>": "<|filler|>"}, "unk_token": "<|filler|>"}, "<|filler|>"),
+        ({"vocab": {"<|pad|>": "<|filler|>"}}, "<|end|>"),
+    ],
+)
+def test_a_tokenizer_without_padding_gets_one_that_no_answer_ends_in(
+    tokens: dict[str, Any], padding: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_model_folder, tmp_path / "model")
+    for name, key in (("tokenizer_config.json", "pad_token"), ("config.json", "pad_token_id")):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content.pop(key)
+        more = {"unk_token": tokens["unk_token"]} if "unk_token" in tokens and key == "pad_token" else {}
+        (folder / name).write_text(json.dumps(content | more), encoding="utf-8")
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    for old, new in tokens.get("vocab", {}).items():
+        text = text.replace(old, new)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.pad_token == padding
+    model = load_model(str(folder), head="reward", device="cpu")
+    end = tokenizer.eos_token_id
+    rows = torch.tensor([[5, 6, end], [5, 6, tokenizer.pad_token_id]])
+    whole, cut = model(rows, attention_mask=torch.ones_like(rows)).logits.flatten().tolist()
+    # transformers 5.24 reads the score at the last token that is not padding: not at an end that pads
+    assert (abs(whole - cut) < 1e-5) == (padding == "<|end|>")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warn_if_end_pads(tokenizer, str(folder))
+    assert [each.category for each in told] == [PaddingIsEndWarning] * (padding == "<|end|>")
 
 
 def test_missing_weights_are_an_error_and_not_noise(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -131,6 +131,17 @@ def test_reward_scores_equal_a_loop_over_single_rows(
     np.testing.assert_allclose(reward_scores(model, tokenizer, rows, batch_size=7), expected, atol=1e-5)
 
 
+def test_a_row_is_filled_with_the_padding_that_the_reward_model_knows(
+    tiny_model_folder: Path, tokenizer: Any, rows: list[Conversation]
+) -> None:
+    # transformers 5.24 finds the last token of a row by the configuration's padding token, not by the mask
+    model = load_model(str(tiny_model_folder), head="reward", device="cpu")
+    model.config.pad_token_id = tokenizer.convert_tokens_to_ids("!")
+    assert model.config.pad_token_id != tokenizer.pad_token_id
+    alone = [reward_scores(model, tokenizer, [row])[0] for row in rows[:6]]
+    np.testing.assert_allclose(reward_scores(model, tokenizer, rows[:6]), alone, atol=1e-5)
+
+
 def test_samples_of_one_prompt_are_scored_each_by_its_own_answer(
     tiny_model_folder: Path, tokenizer: Any
 ) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig
 
 from handbook_utils.errors import HandbookError, RecipeError, TrainingError
 from handbook_utils.models.load import load_model, load_tokenizer
@@ -579,12 +580,43 @@ def test_a_reward_model_that_was_trained_on_the_prompts_is_told(
         checked_prompts(make(scorers=scorers), ResolvedInputs())
 
 
-def test_memory_of_these_stages_is_not_made_up(make: Make, tmp_path: Path) -> None:
+def test_memory_of_a_run_is_planned_from_its_prompts_and_scorers(make: Make, tmp_path: Path) -> None:
     from handbook_utils.data.load import ResolvedInputs
     from handbook_utils.pipeline.checks.preflight import preflight
+    from handbook_utils.planning.gpus import read_gpu
     from handbook_utils.planning.whole import plan_training_memory
 
-    with pytest.raises(RecipeError, match="not estimated yet"):
-        plan_training_memory(make(), ResolvedInputs())
-    with pytest.raises(RecipeError, match="--dry-run"):
-        preflight(make(), tmp_path / "run")
+    plan = plan_training_memory(make(prompts_per_step=4, training={"beta": 0.04}), ResolvedInputs())
+    assert plan.memory.reference == plan.memory.weights
+    assert plan.memory.scorers == 0, "a function holds no weights"
+    assert any("6 tokens" in sentence for sentence in plan.assumed)
+    found = preflight(make(), tmp_path / "run", gpu=read_gpu("24GiB"))
+    lights = {finding.check: finding.light for finding in found.findings if finding.check != "scorers"}
+    assert lights["prompts"] == lights["memory"] == "green"
+    said = [finding.says for finding in found.findings if finding.check == "scorers"]
+    assert sum("runs no code" in sentence for sentence in said) == 2, "the reward and the second opinion"
+    few = preflight(make(prompts_per_step=13), tmp_path / "run")
+    assert few.light == "red"
+    assert any("12 distinct prompts" in finding.says for finding in few.findings)
+    with pytest.raises(RecipeError, match="12 distinct prompts"):
+        plan_training_memory(make(prompts_per_step=13), ResolvedInputs())
+
+
+def test_a_reward_model_s_weights_are_held_and_too_small_a_gpu_is_told_what_fits(
+    make: Make, tmp_path: Path
+) -> None:
+    from handbook_utils.data.load import ResolvedInputs
+    from handbook_utils.planning.gpus import read_gpu
+    from handbook_utils.planning.whole import plan_training_memory
+
+    wide = LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, vocab_size=256, num_attention_heads=16
+    )
+    wide.save_pretrained(tmp_path / "reward")
+    changes = {"scorers": {"proxy": {"name": str(tmp_path / "reward")}}, "rows_per_batch": 512}
+    recipe = make(**changes, samples=64, max_new_tokens=64)
+    plan = plan_training_memory(recipe, ResolvedInputs(), gpu=read_gpu("3500MiB"))
+    assert plan.memory.scorers > 2**31, "a billion weights in bfloat16"
+    assert plan.memory.moment.startswith("scoring")
+    assert plan.changes[0].how.startswith("rows_per_batch=")
+    assert plan.shared is None, "answers are sampled with whole weights"

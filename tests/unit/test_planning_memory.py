@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from online_peaks import OnlineCell, errors_of
 from rich.console import Console
 from training_peaks import FIXED, Cell, drawn, error_of
 from transformers import LlamaConfig
@@ -72,6 +73,15 @@ def test_so_it_is_for_a_shape_that_nobody_chose() -> None:
     trainer, attention = draw.choice(("sft", "reward", "dpo")), draw.choice(("eager", "sdpa"))
     cell = Cell(shape, trainer, attention, "float32", draw.random() < 0.5)
     assert abs(error_of(cell)) < 0.10, f"seed {seed}: {cell}"
+
+
+def test_sampling_scoring_and_learning_online_are_each_within_a_tenth_of_the_counted_peak() -> None:
+    # mixed: sampling keeps no casts of the weights; a cache of prompts: one is copied for each answer
+    small = replace(SMALL, rows=2, tokens=60)
+    cell = OnlineCell(small, "grpo", dtype="mixed", layout="cache", new_tokens=20, groups=1)
+    errors = errors_of(cell)
+    assert errors.keys() == {"sampling", "scoring", "learning"}
+    assert all(abs(error) < 0.10 for error in errors.values()), errors
 
 
 def test_storages_are_counted_once_and_until_they_are_freed() -> None:

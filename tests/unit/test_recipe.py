@@ -108,6 +108,34 @@ def test_a_recipe_whose_batches_cannot_be_made_is_refused_with_the_remedy(write,
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DPO + "training: {label_smoothing: 0.1}", "`training.loss_type` robust. Else drop it."),
+        (DPO + "training: {label_smoothing: 0.1, loss_type: [sigmoid, sft]}", "no longer for sigmoid"),
+        (DPO + "training: {label_smoothing_factor: 0.1}", "TRL reads it for sft alone. Else drop it."),
+        (SFT.replace("sft", "reward", 1) + "training: {label_smoothing_factor: 0.1}", "for sft alone"),
+    ],
+)
+def test_smoothing_of_labels_that_would_have_no_effect_is_refused_with_what_has_one(write, text, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DPO + "training: {label_smoothing: 0.1, loss_type: robust}",
+        DPO + "training: {label_smoothing: 0.1, loss_type: [sigmoid, aot]}",
+        DPO + "training: {label_smoothing: 0.0}",
+        SFT + "training: {label_smoothing_factor: 0.1}",
+    ],
+)
+def test_smoothing_of_labels_that_has_an_effect_is_taken(write, text):
+    load_recipe(write(text))
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         (

@@ -22,7 +22,7 @@ from handbook_utils.sampling.selection.select import select, select_control, sel
 from handbook_utils.sampling.selection.strategies import statistical_rejection
 
 # the first example pays for imports
-unhurried = settings(deadline=None, max_examples=40)
+few_examples = settings(max_examples=40)
 # few distinct scores and texts, so that ties and repeats are common; NaN is a score that could not be had
 SAMPLES = st.lists(
     st.lists(
@@ -68,7 +68,7 @@ def named(table: pa.Table, choice: Choice) -> dict[str, list[tuple[str, int]]]:
     return {part: sorted(keys(table, getattr(choice, part))) for part in ("chosen", "control", "unscored")}
 
 
-@unhurried
+@few_examples
 @given(prompts=SAMPLES, rule=RULES)
 def test_every_control_has_the_prompts_and_the_size_of_its_selection_and_no_sample_twice(prompts, rule):
     assume(min(map(len, prompts)) >= rule.takes)
@@ -82,7 +82,7 @@ def test_every_control_has_the_prompts_and_the_size_of_its_selection_and_no_samp
     assert len(set(control)) == len(control) or rule.strategy == "rso_pairs"
 
 
-@unhurried
+@few_examples
 @given(prompts=SAMPLES, rule=RULES, order=st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_neither_selection_nor_control(prompts, rule, order):
     assume(min(map(len, prompts)) >= rule.takes)
@@ -93,7 +93,7 @@ def test_the_order_of_rows_changes_neither_selection_nor_control(prompts, rule, 
     assert named(table, choose(table, "proxy", rule)) == named(mixed, choose(mixed, "proxy", rule))
 
 
-@unhurried
+@few_examples
 @given(prompts=SAMPLES, rule=RULES)
 def test_a_missing_score_is_named_and_neither_chosen_nor_a_control(prompts, rule):
     assume(min(map(len, prompts)) >= rule.takes)

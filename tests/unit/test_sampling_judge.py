@@ -23,11 +23,12 @@ from handbook_utils.pipeline.stages import run_stage
 from handbook_utils.records import Completion
 from handbook_utils.runs.state import read_manifest
 from handbook_utils.sampling import endpoint_client
+from handbook_utils.sampling.asking import reply_text
 from handbook_utils.sampling.chat_endpoint import ChatEndpoint
 from handbook_utils.sampling.endpoint_client import RefusedError
+from handbook_utils.sampling.judging import judge_messages, read_verdict
 from handbook_utils.sampling.ledger import Bound, BoundReachedError, Ledger
 from handbook_utils.sampling.scoring.score import NoScore
-from handbook_utils.sampling.scoring.scorers.judge import judge_messages, read_verdict, reply_text
 from handbook_utils.sampling.scoring.scorers.load import load_scorers
 from handbook_utils.sampling.tables import UnscoredWarning, samples_table
 from handbook_utils.schema.recipe import check_recipe
@@ -167,7 +168,7 @@ def test_rubbish_for_a_verdict_is_counted_and_the_run_goes_on(serve, tmp_path):
     assert read_manifest(tmp_path / "run")["notes"]["failed"] == {"judge": 1}
     assert result.final_metrics["judge_failed_rate"].value == 1 / 4
     reasons = (tmp_path / "run" / "failures" / "part-00000.json").read_text(encoding="utf-8")
-    assert "no verdict in the judge's reply, which ends: 'Both are fine.'" in reasons
+    assert "no verdict in the reply, which ends: 'Both are fine.'" in reasons
 
 
 def test_a_reply_is_bought_once_and_the_key_is_in_no_file(serve, tmp_path):
@@ -255,7 +256,7 @@ def test_an_answer_that_has_seen_the_marks_of_another_comparison_cannot_use_them
     assert (shown["answer-a"], shown["answer-b"]) == (attack, "honest")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     a=st.text(alphabet="<>/answer-b0123456789abcdef\n", max_size=80),
     b=st.text(alphabet="<>/answer-b0123456789abcdef\n", max_size=80),

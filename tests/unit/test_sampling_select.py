@@ -39,14 +39,14 @@ SCORED = st.lists(
 )
 SEEDS = st.integers(0, 5)
 # the first example pays for imports
-unhurried = settings(deadline=None, max_examples=50)
+few_examples = settings(max_examples=50)
 
 
 def keys(rows: list[ScoredCompletion]) -> list[tuple[str, int]]:
     return [(one.prompt_id, one.sample_index) for one in rows]
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS)
 def test_best_takes_one_sample_of_each_prompt_and_none_scores_higher(rows, seed):
     chosen = select_best(rows, "proxy", seed=seed)
@@ -56,7 +56,7 @@ def test_best_takes_one_sample_of_each_prompt_and_none_scores_higher(rows, seed)
         assert one.scores["proxy"] == max(r.scores["proxy"] for r in rows if r.prompt_id == one.prompt_id)
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS, k=st.integers(1, 3))
 def test_top_k_takes_the_k_highest_scores_best_first(rows, seed, k):
     for group in by_prompt(select_top_k(rows, "proxy", k=k, seed=seed)):
@@ -66,7 +66,7 @@ def test_top_k_takes_the_k_highest_scores_best_first(rows, seed, k):
     assert all(values[i] >= values[i + 1] for i in range(len(values) - 1) if (i + 1) % k)
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS, k=st.integers(1, 3))
 def test_the_random_control_is_as_large_as_the_selection_and_has_no_sample_twice(rows, seed, k):
     control = select_random(rows, k=k, seed=seed)
@@ -76,7 +76,7 @@ def test_the_random_control_is_as_large_as_the_selection_and_has_no_sample_twice
     assert len(set(keys(control))) == len(control)
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS, order=st.randoms(use_true_random=False))
 def test_no_selection_depends_on_the_order_of_rows(rows, seed, order: random.Random):
     shuffled = rows[:]
@@ -92,7 +92,7 @@ def test_no_selection_depends_on_the_order_of_rows(rows, seed, order: random.Ran
     }
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS)
 def test_a_choice_does_not_depend_on_the_other_prompts(rows, seed):
     alone = [r for r in rows if r.prompt_id == "p0"]
@@ -100,7 +100,7 @@ def test_a_choice_does_not_depend_on_the_other_prompts(rows, seed):
     assert keys(select_random(rows, seed=seed))[:1] == keys(select_random(alone, seed=seed))
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS)
 def test_pairs_join_the_best_and_the_worst_and_leave_out_prompts_that_score_alike(rows, seed):
     pairs = {pair.prompt_id: pair for pair in select_pairs(rows, "proxy", seed=seed)}
@@ -113,7 +113,7 @@ def test_pairs_join_the_best_and_the_worst_and_leave_out_prompts_that_score_alik
             assert (values[pair.chosen], values[pair.rejected]) == (high, low)
 
 
-@unhurried
+@few_examples
 @given(rows=SCORED, seed=SEEDS)
 def test_random_pairs_are_of_the_same_prompts_and_of_two_texts(rows, seed):
     control = select_random_pairs(rows, "proxy", seed=seed)
@@ -121,7 +121,7 @@ def test_random_pairs_are_of_the_same_prompts_and_of_two_texts(rows, seed):
     assert all(pair.chosen != pair.rejected for pair in control)
 
 
-@unhurried
+@few_examples
 @given(seed=st.integers(0, 100))
 def test_the_random_control_ignores_scores(seed):
     low, high = ([row("p", i, value * i) for i in range(5)] for value in (-1.0, 1.0))

@@ -115,7 +115,7 @@ def test_percentile_interval_agrees_with_scipy() -> None:
 
 @quiet
 @given(scores, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_order_of_prompts_changes_nothing(values: list[float], random: object) -> None:
     shuffled = list(values)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -125,7 +125,7 @@ def test_order_of_prompts_changes_nothing(values: list[float], random: object) -
 
 @quiet
 @given(scores, st.integers(-20, 20), st.sampled_from([0.25, 2.0, 1000.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_interval_follows_shift_and_scale(values: list[float], shift: int, scale: float) -> None:
     # Wilson's interval is for zeros and ones, which a shift takes away: keep to real scores
     base = [value + 0.5 for value in values]
@@ -141,7 +141,7 @@ def test_interval_follows_shift_and_scale(values: list[float], shift: int, scale
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 7.0, -3.0, 1e-9, 1e12]), min_size=1, max_size=12),
     st.integers(1, 4),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_an_interval_always_holds_its_value_and_is_never_nan(values: list[float], rows: int) -> None:
     ids = np.arange(len(values)) // rows
     for estimate in (

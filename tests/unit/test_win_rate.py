@@ -35,7 +35,7 @@ def test_ties_count_half_and_all_pairs_within_a_prompt_are_compared() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=20),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_win_rates_of_either_side_add_to_one(pairs: list[tuple[int, int]]) -> None:
     ids = [f"p{i}" for i in range(len(pairs))]
     a, b = ([float(pair[side]) for pair in pairs] for side in (0, 1))

@@ -210,11 +210,8 @@ def _show(result: BenchmarkResult, compared: list[BenchmarkComparison], left_out
         table.add_row(Text(score.task), Text(score.metric), f"{score.theirs:.4f}", stderr, ours, n)
     console.print(table)
     if compared:
-        table = Table("against the baseline", "B minus A", "p", "p, Holm", "questions")
-        for row in compared:
-            p, corrected = f"{row.paired.p_value:.3f}", f"{row.p_holm:.3f}"
-            table.add_row(Text(row.name), str(row.paired.difference), p, corrected, str(row.paired.n))
-        console.print(table)
+        rows = ((row.name, row.paired.difference, row.paired.p_value, row.p_holm) for row in compared)
+        console.print(view.paired_table(rows, difference="B minus A", of="questions"))
     for line in left_out:
         console.print(Text(f"not compared: {line}", style="dim"))
     for caution in result.cautions:

@@ -26,6 +26,11 @@ def instruction_report(
     ] = None,
     split: Annotated[str, typer.Option(help="Which answers to read, such as train[:200].")] = "train",
     prompts_split: Annotated[str, typer.Option(help="Which prompts to read.")] = "train",
+    against: Annotated[
+        str | None,
+        typer.Option(help="A baseline's answers to the same prompts, to compare with.", show_default=False),
+    ] = None,
+    against_split: Annotated[str, typer.Option(help="Which of the baseline's answers to read.")] = "train",
     level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     ids: Annotated[
         bool, typer.Option("--ids", help="List the instructions that can be checked, and nothing else.")
@@ -37,12 +42,15 @@ def instruction_report(
     A row of --prompts has prompt, instruction_id_list and kwargs, as IFEval's input_data.jsonl; a row of
     answers has prompt and response. Strict takes an answer as it stands. Loose also takes it without its
     first line, its last line, or stars. An instruction that cannot be checked is refused by its name.
+    --against compares with a baseline prompt by prompt, with p-values corrected for the four accuracies.
 
     Examples:
 
     handbook instruction-report answers.jsonl --prompts input_data.jsonl
 
     handbook instruction-report runs/evaluate --prompts pocket:instructions --prompts-split test
+
+    handbook instruction-report new.jsonl -p input_data.jsonl --against old.jsonl
 
     handbook instruction-report --ids
     """
@@ -58,7 +66,15 @@ def instruction_report(
         raise DataError(f"--level must be between 0 and 1, got {level:g}")
     from handbook_utils.sampling.scoring.instructions.report import instruction_report as report_on
 
-    report = report_on(answers, prompts, split=split, prompts_split=prompts_split, level=level)
+    report = report_on(
+        answers,
+        prompts,
+        split=split,
+        prompts_split=prompts_split,
+        against=against,
+        against_split=against_split,
+        level=level,
+    )
     if json:
         print(json_module.dumps(report.to_json()))
     else:
@@ -106,6 +122,9 @@ def _show(report: InstructionReport) -> None:
 
     console = Console(highlight=False)
     console.print(view.metrics_table(report.metrics))
+    if report.gains:
+        rows = ((name, g.difference, g.p_value, g.p_holm) for name, g in report.gains.items())
+        console.print(view.paired_table(rows, difference="gain", of="prompts"))
     table = Table("instruction", "asked", "strict", "loose")
     for one in report.instructions:
         mark = " *" if one.differs else ""

@@ -147,11 +147,7 @@ def _inputs(name: str, recipe: TrainingRecipe, out: Path) -> dict[str, Path]:
         return resolve_inputs(recipe, out)
     except RecipeError as error:
         reads = [(key, source.from_) for key, source in sources_of(recipe) if source.from_ is not None]
-        instead = {
-            key.partition(".")[0]: "'model={name: MODEL}'" if key == "model" else "'data=[{name: FILE}]'"
-            for key, _ in reads
-            if key == "model" or key.startswith("data.")
-        }
+        instead = dict(_stand_in(key) for key, _ in reads if not key.startswith("eval_data"))
         said = (
             f"{error} To plan without it: --set {' --set '.join(instead.values())}."
             if instead
@@ -164,6 +160,14 @@ def _inputs(name: str, recipe: TrainingRecipe, out: Path) -> dict[str, Path]:
             lines = [f"handbook {command} {each}" for command, each in zip(commands, made, strict=True)]
             said += f" What it reads is made by: {'; '.join(lines)}."
         raise RecipeError(said) from None
+
+
+def _stand_in(key: str) -> tuple[str, str]:
+    """What `--set` takes so that a recipe reads no earlier run at this place, and its key."""
+    if key.startswith("data."):
+        return "data", "'data=[{name: FILE}]'"
+    is_data = key.endswith((".answers", ".prompts"))
+    return key, f"'{key}={{name: {'FILE' if is_data else 'MODEL'}}}'"
 
 
 def _rates(text: str) -> tuple[float, float]:

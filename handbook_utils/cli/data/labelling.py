@@ -241,9 +241,9 @@ def _server(
 def _labelled(
     opened: Sequence[SourceRows], folder: Path, asking: Asking, bound: Bound, server: _Server, *, show: bool
 ) -> Labels:
-    from handbook_utils.sampling.annotation.feedback.asking import Asker
     from handbook_utils.sampling.annotation.feedback.label import REPLIES
     from handbook_utils.sampling.annotation.feedback.label import label as label_rows
+    from handbook_utils.sampling.asking import Asker
     from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
     from handbook_utils.sampling.ledger import Ledger

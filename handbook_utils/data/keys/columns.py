@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from handbook_utils.chat.thinking import THINKING_KEYS, thinking_of
-from handbook_utils.data.keys.marks import ROW_MARKS, is_learned, is_unknown_mark
+from handbook_utils.data.keys.marks import ROW_MARKS, is_learned, is_unknown_mark, put_aside
 from handbook_utils.data.keys.messages import EMPTY, is_switch, said_text
 from handbook_utils.data.row_reader import RowReader
 from handbook_utils.data.shapes.transcripts import open_turn, rendered_by, waits_for_answer
@@ -19,11 +20,16 @@ HISTORY = "history"
 _SYSTEM = frozenset(
     {
         *("system", "systemprompt", "systemmessage", "systemmsg", "systeminstruction", "systeminstructions"),
-        *("systemtext", "systemcontent", "sysprompt", "sysmessage", "sysmsg"),
+        *("systemtext", "systemcontent", "sysprompt", "sysmessage", "sysmsg", "preamble"),
     }
 )
 # how parts begin that are held as text
 _PARTS = re.compile(r"""\s*(?:\{\s*['"]parts['"]\s*:|\[\s*\{\s*['"](?:type|text)['"]\s*:)""")
+# a column that says which of two answers is better, and what stands there beside numbers and letters
+_VERDICT = re.compile(
+    r"^labels?$|(?:^|[^a-z])(?:winner|better|best|preferred|preference|safer|choice|vote|verdict)(?:[^a-z]|$)"
+)
+_ONE_OF_TWO = re.compile(r"(?:model|answer|response|assistant|completion|output)[ _-]?[ab012]")
 # prompts in front of which earlier turns may stand
 _OPEN = ("instruction", "prompt")
 
@@ -203,12 +209,25 @@ def _thinking_columns(reader: RowReader) -> list[str]:
     return [key for key in THINKING_KEYS if (text := said_text(reader.row.get(key))) and not is_switch(text)]
 
 
-def is_row_learned(reader: RowReader) -> bool:
-    """Whether the row's own weight says that it is learned.
+def is_row_learned(reader: RowReader, kind: str) -> bool:
+    """Whether the row's own weight says that it is learned, and no other column that it is not to be used.
 
     Raises:
-        DataError: a weight that is neither 0 nor 1.
+        DataError: a weight that is neither 0 nor 1, or a prompt that is not to be used.
     """
+    said_of_use = put_aside(reader.row)
+    reader.read |= said_of_use.keys()
+    if aside := next((key for key, is_out in said_of_use.items() if is_out), None):
+        if kind == "prompt":
+            raise reader.error(
+                aside,
+                "says that the row is not to be used. Leave it out of the file, or, where the column means "
+                f"something else, rename it: `columns: {{{aside}: {aside}_note}}`.",
+            )
+        reader.skipped.append((aside, Message(role="", content="")))
+        return False
+    if kind == "prompt":  # a weight says nothing of what is sampled
+        return True
     said: dict[str, bool] = {}
     for key, value in _row_marks(reader):
         reader.read.add(key)
@@ -257,6 +276,36 @@ def refuse_marks(reader: RowReader, *answers: Message) -> None:
     for key, value in _row_marks(reader):
         if isinstance(value, list | tuple):
             raise reader.error(key, "gives messages their weight, and only turns of a conversation have one.")
+
+
+def refuse_verdict(reader: RowReader, taken: Mapping[str, str]) -> None:
+    """Refuse a pair whose answers were mapped to ours, and that says beside them which one is better.
+
+    Args:
+        reader: of the row.
+        taken: what `columns` says: their names to ours.
+    Raises:
+        DataError: a column says so, and the same one would be chosen in every row.
+    """
+    chosen = next((theirs for theirs, ours in taken.items() if ours == "chosen"), None)
+    others = (name for name in reader.row if name not in taken)
+    verdict = chosen and next((name for name in others if _is_verdict(str(name), reader.row[name])), None)
+    if verdict:
+        raise reader.error(
+            verdict,
+            f"says which answer is better, and '{chosen}' would be the chosen one in every row. Read the "
+            f"answers as 'answer_a' and 'answer_b' and '{verdict}' as 'preference', which is a, b or tie, or "
+            "0 for the first and 1 for the second. If it is no verdict: "
+            f"`columns: {{{verdict}: {verdict}_note}}`.",
+        )
+
+
+def _is_verdict(name: str, value: Any) -> bool:
+    said = str(value).strip().lower()
+    return _VERDICT.search(name.lower()) is not None and (
+        said in ("0", "1", "2", "0.0", "1.0", "2.0", "true", "false", "a", "b", "left", "right", "tie")
+        or _ONE_OF_TWO.fullmatch(said) is not None
+    )
 
 
 def _row_marks(reader: RowReader) -> list[tuple[str, Any]]:

@@ -35,11 +35,26 @@ ROW_MARKS = frozenset(
         "trainable",
     }
 )
+# of a row or a message that is not to be used at all: one kind of name says so by true, the other by false
+_OUT = frozenset(
+    {
+        *("exclude", "excluded", "is_excluded", "skip", "skipped", "ignore", "ignored", "drop", "dropped"),
+        *("delete", "deleted", "is_deleted", "remove", "removed", "discard", "discarded", "is_discarded"),
+    }
+)
+_IN = frozenset({"include", "included", "is_included", "keep", "kept", "valid", "is_valid"})
+_ASIDE = _OUT | _IN | {"status", "answer"}
+# Argilla's records and Prodigy's tasks say it in words; the latter by a column that may be anybody's
+_STATUS = {"discarded", "deleted"}
+_PRODIGY, _ANSWERED = ("_input_hash", "_task_hash"), ("accept", "reject", "ignore")
+# of an answer that is only begun, for the model to go on: DeepSeek's and Mistral's name, Moonshot's
+BEGUN = ("prefix", "partial")
 # parts of a message that are learned: no answer is learned in part here
 PARTIAL = frozenset({"train_detail", "training_detail", "mask"})
 # what a name says that is about what is learned, known here or not
 _ABOUT = re.compile(
-    r"(?:^|[^a-z])(?:no|skip|is)?(?:loss|losses|train|trained|masks?|masked|learn|learned)(?:[^a-z]|$)"
+    r"(?:^|[^a-z])(?:no|skip|is)?(?:loss|losses|train|trained|training|masks?|masked|learn|learned"
+    r"|supervised?|backprop)(?:[^a-z]|$)"
 )
 _YES_OR_NO = {"true", "false", "0", "1", "0.0", "1.0"}
 _WORDS = {"true": 1.0, "false": 0.0}
@@ -50,11 +65,16 @@ def mark_of(message: Mapping[str, Any], *, is_answer: bool) -> tuple[str, bool] 
 
     Raises:
         ValueError: a mark that cannot be heeded, with the key's name: a share of the loss, a part of a
-            message, two that contradict each other, or a question or result that is to be learned.
+            message, two that contradict each other, a question or result that is to be learned, or a message
+            that is not to be used or only begun.
 
     >>> mark_of({"role": "assistant", "content": "5", "weight": 0}, is_answer=True)
     ('weight', False)
     """
+    if key := next((key for key, is_out in put_aside(message).items() if is_out), None):
+        raise ValueError(f"'{key}' says that the message is not to be used. Take it out of the conversation.")
+    if key := next((key for key in BEGUN if _yes_or_no(message.get(key))), None):
+        raise ValueError(f"'{key}' says that the answer is only begun. Give it whole, or leave the row out.")
     for key in PARTIAL & message.keys():
         if message[key] not in (None, "", [], {}):
             raise ValueError(f"'{key}' cannot be heeded: an answer is learned as a whole. Take the key out.")
@@ -76,15 +96,41 @@ def mark_of(message: Mapping[str, Any], *, is_answer: bool) -> tuple[str, bool] 
     return next(iter(said.items()), None)
 
 
+def put_aside(row: Mapping[str, Any]) -> dict[str, bool]:
+    """The keys by which a row or a message says that it is not to be used (True) or is (False).
+
+    >>> put_aside({"exclude": True, "is_valid": "true"}), put_aside({"valid": "2024-05-01", "skip": None})
+    ({'exclude': True, 'is_valid': False}, {})
+    """
+    return {} if _ASIDE.isdisjoint(row) else dict(_aside(row))
+
+
+def _aside(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    for key in filter(_ASIDE.__contains__, row):
+        value = row[key]
+        if (says := _yes_or_no(value)) is not None and key in _OUT | _IN:
+            yield key, says == (key in _OUT)
+        elif key == "status" and isinstance(value, str) and value.lower() in _STATUS:
+            yield key, True
+        elif key == "answer" and value in _ANSWERED and any(name in row for name in _PRODIGY):
+            yield key, value != "accept"
+
+
+def _yes_or_no(value: Any) -> bool | None:
+    """A value that says yes or no, also as a number or a text; None for any other."""
+    text = str(value).strip().lower() if isinstance(value, bool | int | float | str) else ""
+    return text in ("true", "1", "1.0") if text in _YES_OR_NO else None
+
+
 def is_unknown_mark(key: str, value: Any) -> bool:
     """Whether a key of another name says yes or no to something about the loss.
 
     >>> is_unknown_mark("no_loss", True), is_unknown_mark("train_id", "a7"), is_unknown_mark("weight", 0)
     (True, False, False)
     """
-    if key in MESSAGE_MARKS or key in PARTIAL or not isinstance(value, bool | int | float | str):
+    if key in MESSAGE_MARKS or key in PARTIAL or _yes_or_no(value) is None:
         return False
-    return bool(_ABOUT.search(key.lower())) and str(value).strip().lower() in _YES_OR_NO
+    return bool(_ABOUT.search(key.lower()))
 
 
 def _said(message: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from handbook_utils.chat.thinking import THINKING_KEYS, UNREAD_THINKING
-from handbook_utils.data.keys.marks import MESSAGE_MARKS, PARTIAL
+from handbook_utils.data.keys.marks import BEGUN, MESSAGE_MARKS, PARTIAL, put_aside
 from handbook_utils.data.shapes.calls import CALL_IDS
 from handbook_utils.data.shapes.messages import UNREAD
 
 # what `shapes` makes of a message, and the names of ids that it has read
 _CONTENT = ("role", "content", "tool_calls", "tool_call_id", "name", "tool_use_id", *CALL_IDS[1:], UNREAD)
-READ = frozenset({*_CONTENT, *THINKING_KEYS, *MESSAGE_MARKS, *PARTIAL})
+READ = frozenset({*_CONTENT, *THINKING_KEYS, *MESSAGE_MARKS, *PARTIAL, *BEGUN})
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 # what says how a model is to think, and is no thought
@@ -43,7 +43,8 @@ def is_switch(text: str) -> bool:
 
 def unread_keys(message: Mapping[str, Any]) -> list[str]:
     """Keys of a message, and of the parts of its content, that say something and that nobody reads."""
-    own = [key for key in message if key not in READ and message[key] not in EMPTY]
+    read = READ | put_aside(message).keys()
+    own = [key for key in message if key not in read and message[key] not in EMPTY]
     own += [key for key in THINKING_KEYS if (text := said_text(message.get(key))) and is_switch(text)]
     return [*own, *(f"content.{key}" for key in message.get(UNREAD, ()))]
 

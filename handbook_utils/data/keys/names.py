@@ -13,7 +13,7 @@ _ASKS = (
 _GIVEN = ("input", "context", "inputs")
 _ANSWERS = (
     *("completion", "response", "answer", "output", "generation", "solution", "outputtext", "textoutput"),
-    *("target", "reply", "assistant", "gpt", "responsetext", "finalanswer"),
+    *("answers", "target", "reply", "assistant", "gpt", "responsetext", "finalanswer"),
 )
 _LABELS = ("label", "desirable", "liked", "thumbsup", "isgood")
 _BETTER = ("chosen", "better", "preferred", "positive", "chosenresponse", "winner", "accepted")

@@ -9,6 +9,7 @@ from handbook_utils.data.keys.messages import EMPTY
 from handbook_utils.data.recognise import FORMATS
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
 from handbook_utils.data.shapes.ratings import PAIR_RATINGS
+from handbook_utils.errors import DataError
 from handbook_utils.runs.log import warn_and_log
 
 # columns that rows of a format may have: read, or known to be of no use to what is made of them
@@ -21,6 +22,21 @@ _BESIDE = {"judged": ("label", "first", "seed")}
 _KNOWN = {
     name: frozenset({*known.columns, *known.example, *known.names.values(), *_ALWAYS, *_BESIDE.get(name, ())})
     for name, known in FORMATS.items()
+}
+# columns that say which split a row is of, and what stands there where it is trained on and where it is not
+_SPLITS = ("split", "data_split", "partition")
+_TRAINED = {"train", "training"}
+_HELD_OUT = {
+    "test",
+    "testing",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "eval",
+    "evaluation",
+    "heldout",
+    "held_out",
 }
 # what stands in `told` for rows left out
 LEFT_OUT = ""
@@ -47,6 +63,7 @@ class UnreadKeys:
         self.keys: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self.left_out = 0
+        self._splits: dict[str, set[str]] = {}
         self.told: set[str] = set()
 
     def note(self, reader: RowReader, format: str, *, is_left_out: bool) -> None:
@@ -56,6 +73,9 @@ class UnreadKeys:
             is_read = column in known or column in reader.read or _repeats(reader, column)
             if not is_read and reader.row[column] not in EMPTY:
                 self.columns[str(column)] += 1
+        for column in _SPLITS:
+            if column in reader.row and column not in known and isinstance(said := reader.row[column], str):
+                self._splits.setdefault(column, set()).add(said.strip().lower())
         if reader.unread:
             self.keys.update(reader.unread)
         if reader.skipped:
@@ -68,7 +88,19 @@ class UnreadKeys:
         return not (self.columns.keys() <= self.told and self.keys.keys() <= self.told)
 
     def tell(self, where: str = "") -> None:
-        """Warn of what was not told yet; `where` says which rows were looked at."""
+        """Warn of what was not told yet; `where` says which rows were looked at.
+
+        Raises:
+            DataError: rows of one source say that some are trained on and others are not.
+        """
+        for column, said in self._splits.items():
+            if said & _TRAINED and (held_out := sorted(said & _HELD_OUT)):
+                raise DataError(
+                    f"{self._name}: '{column}' says that some rows are of 'train' and others of "
+                    f"'{held_out[0]}', and all would be read alike. Write the rows of each into a file "
+                    "of its own, such as train.jsonl. If it is no split: "
+                    f"`columns: {{{column}: {column}_note}}`."
+                )
         for news in self._news(where):
             warn_and_log(f"{self._name}: {news}", IgnoredColumnWarning, stacklevel=4)
 
@@ -89,7 +121,8 @@ class UnreadKeys:
             )
         if self.left_out and LEFT_OUT not in self.told:
             marks = " and ".join(f"'{key}'" for key in self.skipped)
-            made.append(f"{_count(self.left_out, 'row')}{where} left out: {marks} leaves no answer to learn.")
+            says = "leaves" if len(self.skipped) == 1 else "leave"
+            made.append(f"{_count(self.left_out, 'row')}{where} left out: {marks} {says} no answer to learn.")
         self.told |= self.columns.keys() | self.keys.keys() | {LEFT_OUT}
         return made
 

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handbook_utils.data.reading.arrow import Row, TableReader
 from handbook_utils.data.reading.placeholders import placeholder
-from handbook_utils.data.reading.tables import Row, TableReader
 from handbook_utils.data.shapes.values import LostValueError, read_float, read_object
 from handbook_utils.errors import DataError, suggest
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 
+from handbook_utils.data.reading.arrow import Row
 from handbook_utils.data.reading.files import TEXTS, data_suffix, iterate_files
 from handbook_utils.data.reading.folders import find_splits
-from handbook_utils.data.reading.tables import Row
 from handbook_utils.runs.log import warn_and_log
 
 _SCHEME = "hf://datasets/"

@@ -13,6 +13,9 @@ from handbook_utils.errors import suggest
 
 # a message whose content is a call of a tool
 CALLER = "caller"
+# a message that is the thinking of the answer behind it, as in gpt-oss' channels
+THOUGHT = "thought"
+_NO_ANSWER = "is the thinking of an answer (channel 'analysis'), and no answer follows. Leave the row out."
 # keys of a content's parts that nobody reads, as read from a message
 UNREAD = "unread parts"
 # who speaks, as people write it: ShareGPT and its relatives, OpenAI, Llama, Gemini, OLMo, ms-swift
@@ -30,7 +33,8 @@ SPEAKERS = {
     ),
     **dict.fromkeys(("function_call", "function_calls", "tool_call", "tool_calls"), CALLER),
 }
-_WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message")
+# the last holds what is said in place of an answer: OpenAI's
+_WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text", "parts", "message", "refusal")
 # where calls stand beside the content: OpenAI's name, its former one, and others
 _CALL_KEYS = ("tool_calls", "function_call", "function_calls", "toolCalls", "tool_call")
 # what OpenAI's Responses API lists between messages
@@ -67,18 +71,22 @@ def read_messages(messages: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
     """
     made: list[tuple[int, dict[str, Any]]] = []
     for place, message in enumerate(messages, start=1):
-        if _is_ours(message):
+        if _is_ours(message) and not (made and THOUGHT in made[-1][1]):
             made.append((place, message))
             continue
         try:
             for one in _ours(message):
                 is_part = one.pop(CALLER, False)
-                if is_part and made and (joined := _joined(made[-1][1], one)):
+                if made and THOUGHT in made[-1][1]:
+                    made[-1] = (place, _thought_before(made[-1][1], one))
+                elif is_part and made and (joined := _joined(made[-1][1], one)):
                     made[-1] = (made[-1][0], joined)
                 else:
                     made.append((place, one))
         except ShapeError as error:
             raise ShapeError(f"message {place} {error}") from None
+    if made and THOUGHT in made[-1][1]:
+        raise ShapeError(f"message {made[-1][0]} {_NO_ANSWER}")
     return made
 
 
@@ -207,8 +215,9 @@ def _ours(message: Any) -> list[dict[str, Any]]:
     )
     if who is None:
         raise ShapeError(f"needs 'role' and 'content' (or 'from' and 'value'), found {shown(message)}.")
-    what = next((key for key in _WHAT if message.get(key) is not None), None)
-    what = what or next((key for key in _WHAT if key in message), None)
+    said = [key for key in _WHAT if key in message]
+    what = next((key for key in said if message[key] not in _EMPTY), None)
+    what = what or next((key for key in said if message[key] is not None), said[0] if said else None)
     calls = _calls_beside(message)
     if what is None and not calls:
         raise ShapeError(f"needs 'role' and 'content' (or 'from' and 'value'), found {shown(message)}.")
@@ -217,6 +226,8 @@ def _ours(message: Any) -> list[dict[str, Any]]:
         raise ShapeError(f"has the role {shown(message[who])}. {suggest(_plain(message[who]), SPEAKERS)}")
     rest = {key: value for key, value in message.items() if key not in (who, what, *_CALL_KEYS)}
     content = message[what] if what else None
+    if role == "assistant" and isinstance(content, str) and (spoken := _in_channel(rest, content)):
+        return [spoken]
     if role == CALLER:
         return [_caller(rest, content)]
     parts = _parts(role, content)
@@ -281,6 +292,30 @@ def _caller(rest: dict[str, Any], content: Any) -> dict[str, Any]:
         content = content[thought.end() :]
     text = thought[1] if thought else ""
     return {**rest, "role": "assistant", "content": text, "tool_calls": read_calls(content), CALLER: True}
+
+
+def _in_channel(rest: dict[str, Any], content: str) -> dict[str, Any] | None:
+    """A message in one of gpt-oss' channels: thinking, or a call; None where it is the answer itself."""
+    channel, recipient = rest.pop("channel", None), str(rest.get("recipient") or "all")
+    if channel is None:
+        return None
+    rest.pop("recipient", None)
+    if recipient != "all":
+        call = {"name": recipient.removeprefix("functions."), "arguments": content}
+        return {**rest, "role": "assistant", "content": "", "tool_calls": read_calls(call), CALLER: True}
+    if channel == "analysis":
+        return {**rest, "role": "assistant", "content": "", "reasoning_content": content, THOUGHT: True}
+    return None
+
+
+def _thought_before(thought: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer with the thinking that stands in a message of its own before it."""
+    if answer["role"] != "assistant":
+        raise ShapeError(f"follows a message that {_NO_ANSWER}")
+    texts = [
+        message["reasoning_content"] for message in (thought, answer) if message.get("reasoning_content")
+    ]
+    return {**answer, "reasoning_content": "\n".join(texts)}
 
 
 def _response_item(message: Mapping[str, Any]) -> dict[str, Any] | None:

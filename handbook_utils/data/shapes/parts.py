@@ -15,11 +15,11 @@ from handbook_utils.data.shapes.calls import CALL_IDS, first_of, read_calls
 from handbook_utils.data.shapes.values import ShapeError, shown
 from handbook_utils.errors import suggest
 
-_TEXT = ("text", "value", "content")
+_TEXT = ("text", "value", "content", "refusal")
 _CALLS = ("tool_use", "toolUse", "tool_call", "tool-call", "function_call", "functionCall")
 _RESULTS = ("tool_result", "toolResult", "tool-result", "function_response", "functionResponse")
 _TYPES = {
-    **dict.fromkeys(("text", "input_text", "output_text", "summary_text"), "text"),
+    **dict.fromkeys(("text", "input_text", "output_text", "summary_text", "refusal"), "text"),
     **dict.fromkeys(THINKING_PARTS, "thinking"),
     **dict.fromkeys(_CALLS, "call"),
     **dict.fromkeys(_RESULTS, "result"),

@@ -36,13 +36,19 @@ COMPARED = {
 }
 # ours, named as in a judge's rows: "a" or 0 where the first is better, "b" or 1 where the second is
 JUDGED = ("answer_a", "answer_b")
-_VERDICTS = {"a": -1.0, "b": 1.0, "tie": 0.0}
+_VERDICTS = {
+    **{"a": -1.0, "b": 1.0, "model_a": -1.0, "model_b": 1.0},
+    **dict.fromkeys(("tie", "both_bad", "tie (bothbad)"), 0.0),
+}
 # words in the name of a rating: a rank of 1 is the best, unless points are given for it
 _RANKS, _POINTS = {"rank", "ranks", "ranking", "rankings", "ranked"}, {"score", "scores", "points", "reward"}
 # words of which nobody says whether more is better here
 _FAULTS = {
     *("toxicity", "perplexity", "ppl", "loss", "nll", "error", "errors", "penalty", "harmfulness", "harm"),
     *("hallucination", "hallucinations", "violation", "violations", "place", "position", "order"),
+    # how much was written, at what cost, and numbers that only tell answers apart
+    *("verbosity", "length", "lengths", "len", "tokens", "words", "chars", "characters", "latency", "time"),
+    *("cost", "price", "id", "ids", "idx", "index", "seed", "temperature"),
 }
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
@@ -165,7 +171,8 @@ def choose_pairs(answers: Sequence[RatedAnswer], pairs: PairsSection | None) -> 
         names if pairs.rating is None else [pairs.rating] if isinstance(pairs.rating, str) else pairs.rating
     )
     if missing := next((name for name in wanted if name not in names), None):
-        raise ShapeError(f"has no rating '{missing}'. {suggest(missing, names)}")
+        other = suggest(missing, names) if names else "Ratings are numbers, one for each answer."
+        raise ShapeError(f"has no rating '{missing}'. {other}")
     if doubtful := next((name for name in wanted if _is_doubtful(name)), None):
         raise ShapeError(
             f"has the rating '{doubtful}', of which less may be better, and the highest would be chosen. "

@@ -7,17 +7,21 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from handbook_utils.diagnosis.keys import NAMES, known_as, plain_name
+from handbook_utils.diagnosis.reading.long import COLUMNS, add_long, places_of_long
 from handbook_utils.diagnosis.table import Table, to_number
 from handbook_utils.errors import DataError
 
 # TensorBoard's export of one scalar; its tag is in the file's name: run-RUN-tag-TAG.csv
 TENSORBOARD = ("wall time", "step", "value")
-# a row per value: the column that names what is measured
-LONG = ("key", "metric", "tag", "name")
+# numbers with a comma for the point, and commas between thousands, which only look alike
+_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?|[-+]?\d{1,3}(?:\.\d{3})+,\d+")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+")
+# rows that say which of the two a file has
+LOOKED_AT = 200
 # the columns that a chart's export adds to each curve
 _BOUNDS = re.compile(r"__(?:MIN|MAX)$")
 # rows converted at once where all their cells are numbers
@@ -30,6 +34,8 @@ def is_delimited(head: str) -> str | None:
     lines = [line for line in head.splitlines()[:3] if line.strip()]
     if len(lines) < 1 or lines[0].lstrip().startswith(("{", "|", "<")):
         return None
+    if len(lines) > 1 and _is_column(lines[0].strip()) and to_number(lines[1]) is not None:
+        return ","  # one column alone
     for delimiter in (",", "\t", ";"):
         names = next(csv.reader([lines[0]], delimiter=delimiter))
         if len(names) < 2 or not any(_is_column(name) for name in names):
@@ -41,7 +47,7 @@ def is_delimited(head: str) -> str | None:
 
 def _is_column(name: str) -> bool:
     lowered = [word.lower() for word in (name, name.rpartition(" - ")[2])]
-    return any(known_as([word]) or word in (*TENSORBOARD, *LONG) for word in lowered)
+    return any(known_as([word]) or word in (*TENSORBOARD, *COLUMNS["name"]) for word in lowered)
 
 
 def tag_of(name: str) -> str:
@@ -74,12 +80,13 @@ def tag_of(name: str) -> str:
 def read_delimited(table: Table, file: Path, delimiter: str, tag: str) -> None:
     """Add the rows of a CSV file; `tag` is what its column "Value" holds, from the file's name."""
     with _huge_cells(), file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        rows = csv.reader(stream, delimiter=delimiter)
+        rows: Iterator[list[str]] = csv.reader(stream, delimiter=delimiter)
         try:
             names = [name.strip() for name in next(rows)]
             lowered = [name.lower() for name in names]
-            if "value" in lowered and any(name in lowered for name in LONG):
-                _read_long(table, rows, lowered)
+            rows = _with_points(rows, delimiter)
+            if places := places_of_long(lowered):
+                add_long(table, rows, places)
             elif set(TENSORBOARD) <= set(lowered):
                 if not tag:
                     raise DataError(
@@ -91,6 +98,18 @@ def read_delimited(table: Table, file: Path, delimiter: str, tag: str) -> None:
                 _read_wide(table, rows, _one_run(table, names))
         except csv.Error as error:
             table.remark(f"the CSV breaks off: {error}")
+
+
+def _with_points(rows: Iterator[list[str]], delimiter: str) -> Iterator[list[str]]:
+    """Rows whose numbers have a point, where the file writes a comma for it, as in German."""
+    first = list(islice(rows, LOOKED_AT))
+    cells = [cell for row in first for cell in row if _COMMA.fullmatch(cell)]
+    if not any(delimiter == ";" or not _THOUSANDS.fullmatch(cell) for cell in cells):
+        yield from first
+        yield from rows
+        return
+    for row in chain(first, rows):
+        yield [cell.replace(".", "").replace(",", ".") if _COMMA.fullmatch(cell) else cell for cell in row]
 
 
 @contextmanager
@@ -167,19 +186,3 @@ def _left_over(
             table.add_columns(tuple(name for _, name in places), columns)
         else:
             yield from stretch
-
-
-def _read_long(table: Table, rows: Iterable[list[str]], names: Sequence[str]) -> None:
-    """A row per value: key or tag, value, step; rows of one step that follow each other are one record."""
-    key = next(names.index(name) for name in LONG if name in names)
-    value, step = names.index("value"), names.index("step") if "step" in names else None
-    by_step: dict[float, dict[str, float]] = {}
-    for row in rows:
-        if len(row) <= max(key, value, step or 0):
-            continue
-        number = to_number(row[value])
-        at = to_number(row[step]) if step is not None else float(len(by_step))
-        if number is not None and at is not None:
-            by_step.setdefault(at, {"step": at})[row[key]] = number
-    for at in sorted(by_step):
-        table.add(by_step[at])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from handbook_utils.diagnosis.reading.delimited import is_delimited, read_delimited, tag_of
 from handbook_utils.diagnosis.reading.events import is_events, read_events
-from handbook_utils.diagnosis.reading.json_logs import read_history, read_json_lines
+from handbook_utils.diagnosis.reading.json_logs import read_columns, read_history, read_json_lines
 from handbook_utils.diagnosis.reading.printed import read_notebook, read_printed
 from handbook_utils.diagnosis.table import Table
 from handbook_utils.errors import DataError
@@ -30,6 +33,13 @@ IN_FOLDERS = (
     "*.csv",
 )
 _HEAD = 65_536
+# how a list of JSON begins, which "[2026-11-30 10:00:00]" and "[INFO|trainer]" do not
+_LIST = re.compile(r"\[\s*(?:[\[{\]\"]|-?[\d.]+(?:[eE][-+]?\d+)?\s*[,\]]|$)")
+# a name whose value is a list of numbers
+_COLUMNS = re.compile(r'"\s*:\s*\[\s*(?:-?\d|null|NaN)')
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
+# what zlib calls a stream with the head of a gzip file
+_AS_GZIP = 31
 
 
 def read_log(path: Path) -> Table:
@@ -93,6 +103,11 @@ def _read_into(table: Table, file: Path) -> None:
         raise DataError(
             f"{file}: a Git LFS pointer, not the log itself. Fetch it: git lfs pull --include {file.name}"
         )
+    if head.startswith(GZIP):
+        _read_gzip(table, file)
+        return
+    if head.startswith(ZIP):
+        raise DataError(f"{file}: a zip archive. Unpack it, and give the log that is in it.")
     before = table.records
     if is_events(file.name, head):
         read_events(table, file)
@@ -104,13 +119,46 @@ def _read_into(table: Table, file: Path) -> None:
         table.remark(f"{file.name}: no record with a number in it")
 
 
+def _read_gzip(table: Table, file: Path) -> None:
+    """Read what is in a gzip file, by the name that it had; of one that breaks off, what comes before."""
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder) / file.name.removesuffix(".gz")
+        with file.open("rb") as stream, unpacked.open("wb") as whole:
+            try:
+                is_whole = _unpack(stream, whole)
+            except zlib.error:
+                is_whole = False
+        if not is_whole:
+            table.remark(f"{file.name} breaks off; read is what comes before")
+        try:
+            _read_into(table, unpacked)
+        except DataError as error:
+            raise DataError(str(error).replace(str(unpacked), str(file))) from None
+
+
+def _unpack(stream: BinaryIO, whole: BinaryIO) -> bool:
+    """Write what a gzip file holds, also several one after the other; whether it is whole."""
+    engine = zlib.decompressobj(wbits=_AS_GZIP)
+    while content := stream.read(1 << 20):
+        while content:
+            whole.write(engine.decompress(content))
+            content = engine.unused_data
+            if content:
+                engine = zlib.decompressobj(wbits=_AS_GZIP)
+    return engine.eof
+
+
 def _read_text(table: Table, file: Path, head: str) -> None:
     start = head.lstrip()
+    if _COLUMNS.search(head) and read_columns(table, file):
+        return
     if start.startswith("{") and (
         ('"cells"' in head and '"nbformat' in _tail(file)) or file.suffix == ".ipynb"
     ):
         read_notebook(table, file)
-    elif start.startswith(("{", "[")) and file.suffix != ".jsonl" and _is_one_document(start):
+    elif (
+        (start.startswith("{") or _LIST.match(start)) and file.suffix != ".jsonl" and _is_one_document(start)
+    ):
         read_history(table, file)
     elif start.startswith('{"'):
         read_json_lines(table, file)
@@ -134,7 +182,7 @@ def _tail(file: Path) -> str:
 
 def _is_one_document(start: str) -> bool:
     """Whether a JSON text is one object or list over many lines, not an object per line."""
-    if '"log_history"' in start or start.startswith("["):
+    if '"log_history"' in start or _LIST.match(start):
         return True
     first = start.partition("\n")[0].strip()
     return not first.endswith("}") and start.startswith("{") and not re.match(r"\{\s*'", start)

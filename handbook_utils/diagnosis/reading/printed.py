@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.diagnosis.keys import known_as
+from handbook_utils.diagnosis.reading.pairs import COLOURS, NUMPY, read_pairs
 from handbook_utils.diagnosis.table import Table, to_number
 from handbook_utils.errors import DataError
 
@@ -23,9 +24,11 @@ _DASHED_PAIR = re.compile(r"([\w/.@-]+):([-+\w.]+)(?:\s+-|$)")
 
 
 def read_printed(table: Table, file: Path) -> None:
-    """Add the records that are printed in a text: dicts first; where there is none, tables."""
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        read_lines(table, stream)
+    """Add the records that are printed in a text: dicts, else lines of names and numbers, else tables."""
+    for read in (read_lines, read_pairs):
+        if not table.records:
+            with file.open(encoding="utf-8", errors="replace") as stream:
+                read(table, stream)
     if not table.records:
         with file.open(encoding="utf-8", errors="replace") as stream:
             text = stream.read()
@@ -36,6 +39,8 @@ def read_lines(table: Table, lines: Iterable[str]) -> None:
     """Add the dicts and `key:value` lines among lines; progress bars return to the line's start."""
     known: dict[tuple[str, ...], bool] = {}
     for line in lines:
+        if "np.float" in line or "\x1b" in line:
+            line = NUMPY.sub(r"\1", COLOURS.sub("", line))
         if "{" in line:
             for record in _dicts(line):
                 names = tuple(record)

@@ -16,6 +16,7 @@ from handbook_utils.diagnosis.signals import (
     WINDOW,
     Ends,
     ends,
+    jitter,
     late,
     median,
     noise,
@@ -34,6 +35,8 @@ GENERALISATION_LOSS, LOSS_FLOOR = 0.05, 0.02
 ENOUGH = 30
 LEAST_CHANGE = 0.02
 SPIKES = 3
+# of a run: what is long enough to be the best that it has reached
+STRETCH = 0.1
 # a loss that stands still below this has learned its rows
 LEARNED = 0.05
 # records that say where a loss begins, and the share of a run that no warm-up spends above that
@@ -72,15 +75,26 @@ def _short_divergence(curve: Curve) -> Iterator[Finding]:
 
 
 def _lost_again(curve: Curve, ends_found: Ends) -> Iterator[Finding]:
-    """More than half of what was gained is lost again."""
-    calm = smooth(curve)
+    """More than half of what was gained is lost again.
+
+    The best of many stretches is low by chance as well: of m means of noise the lowest lies about
+    sqrt(2 ln m) of their standard errors below the middle.
+    """
+    curve = thinned(curve.finite)
+    size = max(WINDOW, int(len(curve) * STRETCH))
+    calm = smooth(curve, size)
     if len(calm) < 2 * WINDOW:
         return
+    by_chance = noise(curve.values) * math.sqrt(2 * math.log(len(curve) / size) / size)
     place = int(np.argmin(calm.values))
     best, last = float(calm.values[place]), ends_found.last
     gained = ends_found.first - best
     lost = last - best
-    if gained > 0 and lost > max(0.5 * gained, 0.2, 0.25 * abs(best)) and lost > 4 * ends_found.error:
+    if (
+        gained > 0
+        and lost > max(0.5 * gained, 0.2, 0.25 * abs(best))
+        and lost > by_chance + 4 * ends_found.error
+    ):
         evidence = f"{curve.name} falls from {ends_found.first:.3g} to {best:.3g}, then ends at {last:.3g}"
         steps = (float(calm.steps[place]), float(calm.steps[-1]))
         yield found("diverged", "fault", curve, evidence, steps=steps)
@@ -202,6 +216,9 @@ def check_held_out(log: RunLog) -> Iterator[Finding]:
     place = int(np.argmin(curve.values))
     best, last = float(curve.values[place]), float(curve.values[-1])
     if last <= best * (1 + GENERALISATION_LOSS) or last - best < LOSS_FLOOR or best <= 0:
+        return
+    # the lowest of many noisy values is low by chance, and the last one may be high
+    if last - best < (math.sqrt(2 * math.log(len(curve))) + 3) * jitter(curve.values):
         return
     loss = log["loss"].finite
     before = loss.values[loss.steps <= curve.steps[place]][-WINDOW:]

@@ -5,34 +5,43 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from handbook_utils.chat.checks import check_chat_template
 from handbook_utils.data.load import ResolvedInputs
 from handbook_utils.data.mixture import LeakedRowsWarning
 from handbook_utils.data.quiet import quiet_libraries
 from handbook_utils.data.training_data import TrainingData, load_training_data
 from handbook_utils.errors import DataError, HandbookError
-from handbook_utils.libraries.versions import untested_versions
-from handbook_utils.pipeline.inputs import check_inputs, resolve_inputs
-from handbook_utils.planning.gpus import GIB, Gpu, room_text
+from handbook_utils.pipeline.checks.findings import (
+    Finding,
+    Findings,
+    Light,
+    Preflight,
+    disk_findings,
+    existing_folder,
+    memory_findings,
+    resolved_inputs,
+    split_text,
+    template_findings,
+    unchecked,
+    version_findings,
+)
+from handbook_utils.pipeline.checks.online import online_preflight
+from handbook_utils.planning.gpus import GIB, Gpu
 from handbook_utils.planning.recipe import Measured, lengths_of, planned_on_cpu, planned_split
-from handbook_utils.planning.report import Plan, plan_record, size_text
-from handbook_utils.planning.whole import plan_training_memory, refuse_online
+from handbook_utils.planning.whole import plan_training_memory
 from handbook_utils.runs.log import warn_and_log
-from handbook_utils.schema.training import TrainingRecipe
+from handbook_utils.schema.training import OnlineRecipe, TrainingRecipe
 from handbook_utils.training.initial_model import check_start, start_tokenizer
 from handbook_utils.training.plan import make_plan, planned_processes, setting
 from handbook_utils.training.rows.batches import check_shared_prefix
 from handbook_utils.training.rows.labelled import check_samples, labels_itself
 
-Light = Literal["green", "amber", "red"]
 # of the tokens that carry loss, `max_length` may take so much before it is amber, and before it is red
 SOME_LOST, MOST_LOST = 0.01, 0.5
 # a label that is rarer than this among marked answers is hardly learned
@@ -57,50 +66,6 @@ class DiskWarning(UserWarning):
     """The disk has no room for what a run writes."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        check: what was looked at.
-        light: green: as it should be; amber: it runs, but look at it; red: it fails or learns nothing.
-        says: what was found.
-        remedy: what to do; "" where nothing is to be done.
-    """
-
-    check: str
-    light: Light
-    says: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """All findings about a recipe.
-
-    Attributes:
-        findings: in the order in which a run would meet them.
-        plan: of its memory and time; None where it could not be made.
-    """
-
-    findings: tuple[Finding, ...]
-    plan: Plan | None = None
-
-    @property
-    def light(self) -> Light:
-        """The worst of all."""
-        lights = {finding.light for finding in self.findings}
-        return "red" if "red" in lights else "amber" if "amber" in lights else "green"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "light": self.light,
-            "findings": [asdict(finding) for finding in self.findings],
-            "plan": None if self.plan is None else plan_record(self.plan),
-        }
-
-
 def preflight(
     recipe: TrainingRecipe, out: Path, *, gpu: Gpu | None = None, all_rows: bool = False
 ) -> Preflight:
@@ -114,27 +79,20 @@ def preflight(
         gpu: that it is to fit; None: its memory is shown, and compared with nothing.
         all_rows: count the tokens of all rows instead of a sample.
     """
-    refuse_online(recipe)
-    findings: list[Finding] = []
-
-    def tried(check: str, work: Callable[[], Any]) -> Any:
-        """What some work gives; None where it is refused, which is a finding."""
-        try:
-            return work()
-        except HandbookError as error:
-            findings.append(Finding(check, "red", str(error), "Mend what it says; `train` refuses the same."))
-            return None
-
-    findings += _versions()
-    inputs = tried("inputs", lambda: _inputs(recipe, out))
+    if isinstance(recipe, OnlineRecipe):
+        return online_preflight(recipe, out, gpu=gpu, all_rows=all_rows)
+    findings = Findings()
+    tried, needs = findings.tried, _needs(recipe)
+    findings += version_findings()
+    inputs = tried("inputs", lambda: resolved_inputs(recipe, out))
     if inputs is None:
-        return Preflight((*findings, *_unchecked(recipe, findings)))
+        return Preflight((*findings, *unchecked(needs, findings)))
     located = ResolvedInputs(inputs)
     source = located.locate(recipe.model)
     on_cpu = planned_on_cpu(recipe, gpu)
     split = tried("batch", lambda: planned_split(recipe, planned_processes(recipe), on_cpu=on_cpu))
     if split is not None:
-        findings.append(Finding("batch", "green", _split_text(recipe, split, on_cpu=on_cpu)))
+        findings.append(Finding("batch", "green", split_text(recipe, split, on_cpu=on_cpu)))
     if tried("model", lambda: _start(recipe, source)) is not None:
         findings.append(Finding("model", "green", f"{source}: can be trained as the recipe says"))
     data = tried("data", lambda: _data(recipe, located))
@@ -143,7 +101,7 @@ def preflight(
     if data is not None:
         findings += [*_rows(recipe, data), *_steps(recipe, data, can_split=split is not None)]
     if tokenizer is not None and recipe.stage != "pretrain":
-        findings += _template(tokenizer)
+        findings += template_findings(tokenizer)
     if data is not None and tokenizer is not None:
         if recipe.stage != "pretrain":
             findings += _masks(recipe, tokenizer, data)
@@ -157,9 +115,15 @@ def preflight(
             lambda: plan_training_memory(recipe, located, gpu=gpu, measured=measured, processes=split[2]),
         )
     if plan is not None:
-        findings += [*_memory(plan), *_disk(recipe, plan, out)]
-    findings += _unchecked(recipe, findings)
+        findings += [*memory_findings(plan), *disk_findings(recipe, plan, out)]
+    findings += unchecked(needs, findings)
     return Preflight(tuple(findings), plan)
+
+
+def _needs(recipe: TrainingRecipe) -> Mapping[str, Sequence[str]]:
+    """The checks of a recipe, and what each builds on."""
+    left_out = ("template", "masks") if recipe.stage == "pretrain" else ()
+    return {check: before for check, before in NEEDS.items() if check not in left_out}
 
 
 def warn_before_training(recipe: TrainingRecipe, located: ResolvedInputs, out: Path) -> None:
@@ -167,7 +131,7 @@ def warn_before_training(recipe: TrainingRecipe, located: ResolvedInputs, out: P
     place = Path(located.locate(recipe.model)).expanduser()
     place = place / "model" if (place / "manifest.json").exists() else place
     weights = sum(file.stat().st_size for file in place.glob("*.safetensors"))
-    free = shutil.disk_usage(_existing(out)).free
+    free = shutil.disk_usage(existing_folder(out)).free
     # the model that is saved; checkpoints of an adapter are small, and others come on top of it
     if recipe.lora is None and weights > free:
         warn_and_log(
@@ -175,51 +139,6 @@ def warn_before_training(recipe: TrainingRecipe, located: ResolvedInputs, out: P
             "writes. Free some, or write elsewhere (--out).",
             DiskWarning,
         )
-
-
-def _existing(out: Path) -> Path:
-    return next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-
-
-def _split_text(recipe: TrainingRecipe, split: tuple[int, int, int], *, on_cpu: bool) -> str:
-    rows, passes, processes = split
-    said = (
-        f"{rows} per device x {passes} {'pass' if passes == 1 else 'passes'} x "
-        f"{processes} {'process' if processes == 1 else 'processes'} = {recipe.global_batch_size}"
-    )
-    if recipe.training.get("use_cpu") and not on_cpu:
-        said += "; on a GPU: --gpu overrides the recipe's training.use_cpu: true"
-    return said
-
-
-def _unchecked(recipe: TrainingRecipe, findings: list[Finding]) -> Iterator[Finding]:
-    """What was not checked, because a check that it builds on is red."""
-    found = {finding.check for finding in findings}
-    red = {finding.check for finding in findings if finding.light == "red"}
-    by_cause: dict[str, list[str]] = {}
-    for check, needs in NEEDS.items():
-        if recipe.stage == "pretrain" and check in ("template", "masks"):
-            continue
-        cause = next((need for need in needs if need in red), None)
-        if check not in found and cause is not None:
-            by_cause.setdefault(cause, []).append(check)
-    for cause, checks in by_cause.items():
-        says = f"not checked: {', '.join(checks)}; because '{cause}' is red"
-        yield Finding("not checked", "amber", says, f"Mend '{cause}', then look again.")
-
-
-def _versions() -> Iterator[Finding]:
-    untested = untested_versions()
-    for sentence in untested:
-        yield Finding("versions", "amber", sentence, "Install a tested release, or check the results.")
-    if not untested:
-        yield Finding("versions", "green", "all libraries are of tested releases")
-
-
-def _inputs(recipe: TrainingRecipe, out: Path) -> Mapping[str, Path]:
-    inputs = resolve_inputs(recipe, out)
-    check_inputs(recipe, inputs)
-    return inputs
 
 
 def _start(recipe: TrainingRecipe, source: str) -> bool:
@@ -300,16 +219,6 @@ def _labels(labels: Any) -> Iterator[Finding]:
         yield Finding("labels", "green", says)
 
 
-def _template(tokenizer: Any) -> Iterator[Finding]:
-    report = check_chat_template(tokenizer)
-    levels: tuple[tuple[Light, Literal["error", "warning"]], ...] = (("red", "error"), ("amber", "warning"))
-    for light, level in levels:
-        for check in report.failed(level):
-            yield Finding(f"template, {check.name}", light, check.message, check.remedy)
-    if report.ok and not report.failed("warning"):
-        yield Finding("template", "green", "all checks of the chat template pass")
-
-
 def _masks(recipe: TrainingRecipe, tokenizer: Any, data: TrainingData) -> Iterator[Finding]:
     """Whether the first rows of each source are learned as they are written."""
     with warnings.catch_warnings(record=True) as said, quiet_libraries():
@@ -346,40 +255,3 @@ def _lengths(recipe: TrainingRecipe, measured: Measured) -> Iterator[Finding]:
         "carry loss are behind it",
         "Raise `training.max_length` (`handbook plan` says what that takes), or shorten the rows.",
     )
-
-
-def _memory(plan: Plan) -> Iterator[Finding]:
-    size = f"{size_text(plan.memory.total)} on each device"
-    size += ", a margin included that is not measured" if plan.memory.margin else ""
-    if plan.gpu is None:
-        yield Finding("memory", "green", f"{size}; no GPU named to compare with")
-    elif plan.fits:
-        yield Finding("memory", "green", f"{size}; fits {room_text(plan.gpu)}")
-    else:
-        ways = (change.how for change in plan.changes)
-        written = " ".join(way if way.startswith("--") else f"--set {way}" for way in ways)
-        remedy = written if plan.changes_fit else "See `handbook plan`: no change here makes it fit."
-        yield Finding("memory", "red", f"{size}; more than {room_text(plan.gpu)}", remedy)
-    if plan.duration.hours is not None:
-        fastest, slowest = plan.duration.hours
-        yield Finding("time", "green", f"very roughly {fastest:.2g} to {slowest:.2g} hours")
-
-
-def _disk(recipe: TrainingRecipe, plan: Plan, out: Path) -> Iterator[Finding]:
-    """Room for the checkpoints that are kept, one that is being written, and the model."""
-    free = shutil.disk_usage(_existing(out)).free
-    memory, processes = plan.memory, plan.run.setup.processes
-    is_split = plan.run.setup.strategy in ("fsdp2", "zero3")
-    optimiser = memory.optimiser * (processes if is_split or plan.run.setup.strategy == "zero2" else 1)
-    weights = (memory.adapters or memory.weights) * (processes if is_split else 1)
-    kept = setting(recipe, "save_total_limit") or 2
-    saves = setting(recipe, "save_strategy") != "no"
-    need = weights + ((kept + 1) * (weights + optimiser) if saves else 0)
-    says = f"checkpoints and the model take up to {need / GIB:.2f} GiB, and {free / GIB:.1f} GiB are free"
-    if need > free:
-        remedy = (
-            "Free some, write elsewhere (--out), or set `training.save_only_model` or `save_total_limit: 1`."
-        )
-        yield Finding("disk", "red", says, remedy)
-    else:
-        yield Finding("disk", "amber" if need > free / 2 else "green", says)

@@ -29,6 +29,8 @@ from handbook_utils.reporting.claims.claim import project_root
 from handbook_utils.reporting.claims.margins import summarise
 from handbook_utils.reporting.claims.notebook import execute_notebook, notebook_claim_ids
 from handbook_utils.reporting.claims.pipeline import FRESH_SEEDS, PIPELINE_CLAIMS
+from handbook_utils.reporting.expected import FILE as EXPECTED
+from handbook_utils.reporting.expected import PIPELINE, expected_of
 from handbook_utils.reporting.results import provenance
 from handbook_utils.reporting.runs import read_pipeline
 from handbook_utils.runs.atomic import write_json
@@ -244,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104, 105])
     parser.add_argument("--out", type=Path, default=Path("runs/calibrate"))
-    parser.add_argument("--pipeline", default="pocket/pipeline")
+    parser.add_argument("--pipeline", default=PIPELINE)
     parser.add_argument("--jobs", type=int, default=1)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--notebooks", action="store_true", help="the notebooks' claims on these seeds too")
@@ -272,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_json(path, part)
     if asked.results is None:
         write_json(FRESH_SEEDS, of_the_pipeline(part))
+        if asked.pipeline == PIPELINE and not asked.notebooks_only:
+            write_json(EXPECTED, expected_of([read_pipeline(asked.out / f"seed-{n}") for n in asked.seeds]))
     Console().print(calibration_table(part))
     print(path)
     return 0

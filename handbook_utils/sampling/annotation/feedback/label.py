@@ -14,7 +14,6 @@ from handbook_utils.curation.rows import SourceRows
 from handbook_utils.curation.rules.private_data import kinds_of
 from handbook_utils.errors import DataError, RunFolderError
 from handbook_utils.runs.atomic import atomic_file, explained_os_errors, write_json
-from handbook_utils.sampling.annotation.feedback.asking import Asker
 from handbook_utils.sampling.annotation.feedback.checked import (
     HumanPair,
     PlantedReport,
@@ -24,6 +23,7 @@ from handbook_utils.sampling.annotation.feedback.checked import (
 )
 from handbook_utils.sampling.annotation.feedback.tasks import CompareTask, Item, Task
 from handbook_utils.sampling.annotation.pairs import AnswerPair
+from handbook_utils.sampling.asking import Asker
 from handbook_utils.sampling.endpoint_client import RefusedError
 from handbook_utils.sampling.ledger import TEMPLATE_TOKENS, BoundReachedError, Spent
 from handbook_utils.sampling.private_data import host_elsewhere

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from handbook_utils.errors import DataError
 from handbook_utils.records import Message
-from handbook_utils.sampling.annotation.feedback.asking import (
+from handbook_utils.sampling.asking import (
     UNTRUSTED,
     Asker,
     as_json,

@@ -11,7 +11,7 @@ from pathlib import Path
 from handbook_utils.errors import DataError
 from handbook_utils.records import Message
 from handbook_utils.runs.atomic import explained_os_errors
-from handbook_utils.sampling.annotation.feedback.asking import (
+from handbook_utils.sampling.asking import (
     UNTRUSTED,
     Asker,
     as_json,

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from handbook_utils.curation.rows import SourceRows
 from handbook_utils.records import Message
-from handbook_utils.sampling.annotation.feedback.asking import Asker
-from handbook_utils.sampling.annotation.feedback.comparing import Compared, compare
 from handbook_utils.sampling.annotation.feedback.rating import Aspects, mean_rating
 from handbook_utils.sampling.annotation.feedback.revising import Revised, drawn_principles, revise
 from handbook_utils.sampling.annotation.pairs import Answer, AnswerGroup, AnswerPair, read_answers, read_pairs
+from handbook_utils.sampling.asking import Asker
+from handbook_utils.sampling.judging import Compared, compare
 
 Row = dict[str, Any]
 Ratings = Mapping[str, int]

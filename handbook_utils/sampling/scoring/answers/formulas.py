@@ -19,6 +19,8 @@ from handbook_utils.sampling.scoring.answers.texts import clean
 _PARSES_KEPT = 20_000
 _COMMANDS = regex.compile(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\*?\}|\\[a-zA-Z]+")
 _PROSE = regex.compile(r"(?<![a-zA-Z])(?!arc|sin|cos|tan|log)[a-zA-Z]{4,}|[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
+_DEGREES = regex.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+_OF_ANGLES = regex.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 # numbers side by side, and digits with a subscript
 _MISREAD = regex.compile(r"(?<![_^]\s?)\d(?:\s|\\q?quad)+\d|\d\s*_")
 
@@ -38,13 +40,36 @@ def same_formula(a: str, b: str) -> bool:
     polynomials = read_polynomial(clean(a)), read_polynomial(clean(b))
     if polynomials[0] is not None and polynomials[1] is not None:
         return polynomials[0] == polynomials[1]
-    first, second = _parsed(clean(a)), _parsed(clean(b))
+    first, second = _in_one_world(_parsed(clean(a)), _parsed(clean(b)))
     if not first or not second:
         return False
     return all(
         verify(list(gold), list(given), allow_set_relation_comp=True, timeout_seconds=None)
         for gold, given in ((first, second), (second, first))
     )
+
+
+def _in_one_world(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Two formulas in which `i` is the imaginary unit where one of them has it above `e`, else a letter."""
+    if not any(_turns(formula) for formula in (*first, *second)):
+        return first, second
+    return tuple(map(_imaginary, first)), tuple(map(_imaginary, second))
+
+
+def _imaginary(formula: Any) -> Any:
+    from sympy import Basic, I  # type: ignore[import-untyped]
+
+    if not isinstance(formula, Basic):
+        return formula
+    letters = {symbol: I for symbol in formula.free_symbols if str(symbol) == "i"}
+    return formula.xreplace(letters).doit() if letters else formula
+
+
+def _turns(formula: Any) -> bool:
+    from sympy import Basic, exp
+
+    powers = formula.atoms(exp) if isinstance(formula, Basic) else ()
+    return any(str(symbol) == "i" for power in powers for symbol in power.free_symbols)
 
 
 def _is_prose(text: str) -> bool:
@@ -58,6 +83,8 @@ def _parsed(latex: str) -> tuple[Any, ...]:
 
     # its own time limit works in the main thread only, so whoever calls this sets one; it warns of that
     logging.getLogger("math_verify").setLevel(logging.ERROR)
+    if _OF_ANGLES.search(latex):  # of an angle in degrees it leaves out the mark
+        latex = _DEGREES.sub(r"(\1\\pi/180)", latex)
     # by its default, the last number of what is no LaTeX is taken for the whole
     whole = [LatexExtractionConfig()]
     parsed = parse(f"\\boxed{{{latex}}}", whole, fallback_mode="no_fallback", parsing_timeout=None)

@@ -40,6 +40,10 @@ _SPELLINGS = [
         (r"(?<![\\a-zA-Z])sqrt(?=\s*[\d({])", r"\\sqrt"),
         (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi"),
         (r"(?<![\\a-zA-Z])(?:inf|infinity)(?![a-zA-Z])", r"\\infty"),
+        (
+            r"\\degrees?(?![a-zA-Z])|(?<=\d)\s*\^\s*\{?\s*(?:o|\\text\{\s*o\s*\})\s*\}?(?![a-zA-Z])",
+            r"^\\circ",
+        ),
         (r"\\%", "%"),
         (r"(?<=\d)\s*\*\*\s*(?=[\d(-])", "^"),
         (r"(?<=\d)\s*(?:x|X|\\cdot|\\times)\s*10\s*\^", r"\\cdot 10^"),

@@ -23,6 +23,15 @@ class Followed:
     loose: tuple[bool, ...]
 
 
+@dataclass(frozen=True)
+class Checked:
+    """One answer's verdicts, beside the prompt and what that asks for."""
+
+    prompt: str
+    asked: Sequence[Asked]
+    found: Followed
+
+
 def followed(text: str, asked: Sequence[Asked]) -> Followed:
     """Check an answer; an empty one follows nothing, whatever was asked.
 

@@ -15,7 +15,8 @@ from handbook_utils.records import Completion, Estimate
 from handbook_utils.sampling.rows import read_answered
 from handbook_utils.sampling.scoring.instructions.accuracy import INSTRUCTION, PROMPT, instruction_accuracy
 from handbook_utils.sampling.scoring.instructions.asked import Asked, asked_of, read_asked
-from handbook_utils.sampling.scoring.instructions.following import Followed, followed
+from handbook_utils.sampling.scoring.instructions.following import Checked, followed
+from handbook_utils.sampling.scoring.instructions.gains import InstructionGain, instruction_gains
 from handbook_utils.sampling.scoring.instructions.table import INSTRUCTIONS
 from handbook_utils.schema.sections import DataSource
 
@@ -51,6 +52,7 @@ class InstructionReport:
         prompts: how many prompts were answered.
         answers: how many answers they have.
         cautions: what to know before the figures are relied on.
+        gains: each of the metrics beside a baseline's; empty where none is given.
     """
 
     metrics: Mapping[str, Estimate]
@@ -58,6 +60,7 @@ class InstructionReport:
     prompts: int
     answers: int
     cautions: Sequence[str]
+    gains: Mapping[str, InstructionGain]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -77,20 +80,19 @@ class InstructionReport:
             "prompts": self.prompts,
             "answers": self.answers,
             "cautions": list(self.cautions),
+            "gains": {name: gain.to_json() for name, gain in self.gains.items()},
         }
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """An answer and what of its prompt's instructions it follows."""
-
-    prompt: str
-    asked: Sequence[Asked]
-    found: Followed
-
-
 def instruction_report(
-    answers: str, prompts: str, *, split: str = "train", prompts_split: str = "train", level: float = 0.95
+    answers: str,
+    prompts: str,
+    *,
+    split: str = "train",
+    prompts_split: str = "train",
+    against: str | None = None,
+    against_split: str = "train",
+    level: float = 0.95,
 ) -> InstructionReport:
     """Score answers by the verifiable instructions of their prompts, as IFEval does.
 
@@ -100,36 +102,54 @@ def instruction_report(
         prompts: rows with `prompt`, `instruction_id_list` and `kwargs`, such as IFEval's input_data.jsonl.
         split: which rows of `answers`.
         prompts_split: which rows of `prompts`.
+        against: a baseline's answers, in any form that `answers` may have.
+        against_split: which rows of `against`.
         level: confidence level of the intervals, which are over prompts.
     Raises:
-        DataError: an instruction that cannot be checked, arguments that do not fit it, or answers of which
-            none is to one of the prompts.
+        DataError: an instruction that cannot be checked, arguments that do not fit it, answers of which
+            none is to one of the prompts, or a baseline that answered none of the prompts that they are to.
     Source: Zhou et al. 2023, arXiv:2311.07911. Book: chapter "Which metrics to watch".
     """
     asked = read_asked(DataSource(name=prompts, split=prompts_split), ResolvedInputs())
+    checked, told = _checked(answers, split, asked, prompts)
+    gains: dict[str, InstructionGain] = {}
+    more: Sequence[str] = ()
+    if against is not None:
+        baseline, of_baseline = _checked(against, against_split, asked, prompts)
+        told += [f"the baseline: {line}" for line in of_baseline]
+        (gains, lone), more = with_cautions(lambda: instruction_gains(baseline, checked, level=level))
+        told += lone
+    metrics, cautions = with_cautions(lambda: _accuracies(checked, level))
+    instructions = _by_instruction(checked, level)
+    prompts_answered = len({id(one.asked) for one in checked})
+    every = dict.fromkeys([*told, *cautions, *more])
+    return InstructionReport(metrics, instructions, prompts_answered, len(checked), list(every), gains)
+
+
+def _checked(
+    answers: str, split: str, asked: Mapping[str, Sequence[Asked]], prompts: str
+) -> tuple[list[Checked], list[str]]:
+    """The verdicts on the answers to `prompts`; and what to say of other answers and of silent prompts."""
     given = _read_answers(answers, split)
-    checked, left_out = [], 0
-    for row in given:
-        wanted = asked_of(row, asked)
-        if wanted is None:
-            left_out += 1
-        else:
-            checked.append(_Checked(row.prompt_id, wanted, followed(row.completion, wanted)))
+    wanted = [asked_of(row, asked) for row in given]
+    checked = [
+        Checked(row.prompt_id, wants, followed(row.completion, wants))
+        for row, wants in zip(given, wanted, strict=True)
+        if wants is not None
+    ]
     if not checked:
         raise DataError(
             f"{answers}: none of the {len(given)} answers is to a prompt of {prompts}. "
             "Prompts are matched by `prompt_id`, or by their text, letter for letter."
         )
-    metrics, cautions = with_cautions(lambda: _accuracies(checked, level))
-    told = [f"{left_out} of {len(given)} answers are to other prompts, and left out"] if left_out else []
-    answered = {id(one.asked) for one in checked}
-    silent = len({id(one) for one in asked.values()} - answered)
+    told = []
+    if len(checked) < len(given):
+        told.append(f"{len(given) - len(checked)} of {len(given)} answers are to other prompts, and left out")
+    every = {id(one) for one in asked.values()}
+    silent = len(every - {id(one.asked) for one in checked})
     if silent:
-        total = silent + len(answered)
-        told.append(f"{silent} of {total} prompts have no answer: the figures are of the others")
-    return InstructionReport(
-        metrics, _by_instruction(checked, level), len(answered), len(checked), [*told, *cautions]
-    )
+        told.append(f"{silent} of {len(every)} prompts have no answer: the figures are of the others")
+    return checked, told
 
 
 def _read_answers(name: str, split: str) -> list[Completion]:
@@ -143,7 +163,7 @@ def _read_answers(name: str, split: str) -> list[Completion]:
     return [answer for row in read for answer in row.answers.values()]
 
 
-def _accuracies(checked: Sequence[_Checked], level: float) -> dict[str, Estimate]:
+def _accuracies(checked: Sequence[Checked], level: float) -> dict[str, Estimate]:
     prompts = np.array([one.prompt for one in checked])
     metrics = {}
     for name in LEVELS:
@@ -156,7 +176,7 @@ def _accuracies(checked: Sequence[_Checked], level: float) -> dict[str, Estimate
     return metrics
 
 
-def _by_instruction(checked: Sequence[_Checked], level: float) -> list[OneInstruction]:
+def _by_instruction(checked: Sequence[Checked], level: float) -> list[OneInstruction]:
     rows: dict[str, list[tuple[str, float, float, float]]] = {}
     for one in checked:
         for wanted in dict.fromkeys(each.id for each in one.asked):

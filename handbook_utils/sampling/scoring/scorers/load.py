@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from handbook_utils.data.load import Locator, ResolvedInputs, normaliser_of, origin_of
 from handbook_utils.data.sources import read_rows
@@ -99,15 +98,12 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
         DataError: the samples to compare with cannot be read, or the cache is of another version of the
             prompt.
     """
+    from handbook_utils.sampling.asking import Asker
     from handbook_utils.sampling.chat_endpoint import ChatEndpoint
     from handbook_utils.sampling.endpoint_client import EndpointClient, key_from
+    from handbook_utils.sampling.judging import PROMPT_VERSION
     from handbook_utils.sampling.ledger import Bound, BoundReachedError, Ledger
-    from handbook_utils.sampling.scoring.scorers.judge import (
-        PROMPT_VERSION,
-        JudgeScorer,
-        first_samples,
-        reply_text,
-    )
+    from handbook_utils.sampling.scoring.scorers.judge import JudgeScorer, first_samples
 
     key = key_from(section.key_env, where=f"scorers.{name}")
     client = EndpointClient(section.url, key, section.timeout_s, section.attempts)
@@ -118,17 +114,11 @@ def judge(name: str, section: JudgeSection, run: Locator) -> Scorer:
     if section.against is not None:
         opponents = first_samples(samples_at(run.locate(section.against)))
 
-    def ask(messages: list[Message]) -> str:
-        body = {
-            "model": section.model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": section.max_tokens,
-            **section.extra_body,
-        }
-        fetch = partial(endpoint.post, body)
+    asker = Asker(endpoint, ledger, section.model, section.max_tokens, section.extra_body)
+
+    def ask(messages: Sequence[Message]) -> str:
         try:
-            return ledger.reply(body, url=section.url, fetch=fetch, read=reply_text)
+            return asker(messages)
         except BoundReachedError:
             raise _bound_error(section, ledger.spent.requests) from None
 
