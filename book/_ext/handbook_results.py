@@ -1,7 +1,8 @@
 """Fill figures into the book from `book/results/*.json`, so that no page holds a typed result.
 
 {result}`sft:evaluate-sft.gold`          the estimate with its interval
-{result}`sft:evaluate-sft.gold|value`    the estimate alone; also |percent, |n, |minutes
+{result}`sft:evaluate-sft.gold|value`    the estimate alone; also |percent, |n, |minutes, and |plain
+                                         for what was set or counted
 {result}`calibration:claim.ID`           its mean and interval over fresh seeds, in every style;
                                          also |range, and |held: on how many seeds it held
 {result}`dpo:claim.too-far-costs|rises`  by its sign "rises by ..." or "falls by ..."; also |gains, |above
@@ -39,7 +40,7 @@ DIRECTIONS = {
     "gains": ("gains {}", "loses {}"),
     "above": ("{} above", "{} below"),
 }
-STYLES = ("interval", "value", "percent", "n", "minutes", "held", "range", *DIRECTIONS)
+STYLES = ("interval", "value", "plain", "percent", "n", "minutes", "held", "range", *DIRECTIONS)
 OBSERVED, UNCONFIRMED = "Observation: ", "Not confirmed: "
 UNTRIED = "not tried on fresh seeds"
 SEEDS_NOTE = (
@@ -110,6 +111,8 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     '0.000'
     >>> render_figure({"value": 0.034, "low": 0.02, "high": 0.06, "n": 200}, "percent")
     '3.4\xa0%'
+    >>> render_figure({"value": 0.0005}, "plain")
+    '0.0005'
     >>> render_figure({"held": 4, "of": 5}, "held")
     '4 of 5'
     >>> render_figure({"value": 0.09, "lowest": 0.071, "highest": 0.106}, "range")
@@ -127,6 +130,8 @@ def render_figure(figure: Mapping[str, Any], style: str = "interval") -> str:
     digits = 1 if abs(value) >= 10 else 3
     if style == "value":
         return f"{value:z.{digits}f}"
+    if style == "plain":
+        return f"{value:g}"
     if style == "percent":
         return f"{value:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
     if style == "n":

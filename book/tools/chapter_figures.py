@@ -156,6 +156,51 @@ def _beta_scan(axes: Any, models: Mapping[str, Any]) -> None:
     axes.set_ylabel("gold reward")
 
 
+# losses in words, in the order of the study
+LOSSES = {
+    "dpo": "DPO",
+    "ipo": "IPO",
+    "kto": "KTO",
+    "orpo": "ORPO",
+    "apo-zero": "APO-zero",
+    "simpo": "SimPO",
+    "dpo-norm": "DPO by length",
+    "dpo-nll": "DPO with likelihood",
+    "chosen-only": "SFT on the chosen",
+    "hinge": "hinge",
+    "robust": "robust DPO",
+    "sppo": "SPPO",
+    "nca": "NCA",
+    "bco": "BCO",
+    "exo": "EXO",
+    "discopop": "DiscoPOP",
+    "apo-down": "APO-down",
+    "aot": "AOT",
+}
+
+
+def draw_variants(results: Mapping[str, Any]) -> None:
+    """Each loss's gold reward over DPO's at equal KL; and how each loss's gain grew with its KL."""
+    figure, (over, plane) = panels(2, widths=(1, 1))
+    found = {name: figures for name, figures in results["measured"].items() if "over-dpo" in figures}
+    names = [name for name in LOSSES if name in found][::-1]
+    for row, name in enumerate(names):
+        gap = found[name]["over-dpo-at-equal-kl"]
+        over.plot([gap["low"], gap["high"]], [row, row], color=BLUE, alpha=0.5)
+        over.plot(gap["value"], row, "o", color=BLUE, markersize=4)
+    over.axvline(0, color=INK, linewidth=0.8, linestyle="--")
+    over.set_yticks(range(len(names)), [LOSSES[name] for name in names])
+    over.set_title("gold reward over DPO at equal KL")
+    for name, course in results["courses"].items():
+        style = {"color": ORANGE, "zorder": 3} if name == "dpo" else {"color": INK, "alpha": 0.35}
+        label = {"dpo": "DPO", "ipo": "other losses"}.get(name)
+        plane.plot(*zip(*course, strict=True), "o-", markersize=3, linewidth=1, label=label, **style)
+    plane.set_xlabel("KL to the SFT model, nats")
+    plane.set_title("gain in gold reward on the way")
+    plane.legend(frameon=False, fontsize=8)
+    save(figure, "variants")
+
+
 def draw_overoptimisation(results: Mapping[str, Any]) -> None:
     """Gold of the best of n for three ways to choose; parts of gold under the biased one."""
     figure, (gold, parts) = panels(2, widths=(1, 1))

@@ -17,260 +17,31 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from variants_runs import (
+    FRESH,
+    LEARNING_RATES,
+    TRIAL,
+    TUNING,
+    VARIANTS,
+    Look,
+    Size,
+    Store,
+    best_setting,
+    finished,
+    reported,
+    run_all,
+    validated,
+)
 
-from handbook_utils import run_stage
-from handbook_utils.errors import DataError, HandbookError, TrainingError, suggest
+from handbook_utils.errors import DataError, HandbookError, suggest
 from handbook_utils.evaluation.statistics import mean_over_seeds
 from handbook_utils.reporting.results import write_result
-from handbook_utils.runs.atomic import atomic_file
-from handbook_utils.runs.state import read_metrics
-
-TUNING, FRESH = (0, 1), (101, 102, 103, 104, 105)
-LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)
-SUMS = (0.1, 0.3, 1.0)
-MEANS = (3.0, 10.0, 30.0)  # of losses over means: an answer has about thirty tokens
-Look = Mapping[str, float]
-Run = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One loss.
-
-    Attributes:
-        recipe: the packaged recipe that it changes.
-        training: fields of the trainer.
-        betas: of the grid; (None,) for a loss without one.
-        rows: training rows that a pair becomes.
-    """
-
-    recipe: str = "pocket/dpo"
-    training: Mapping[str, Any] = field(default_factory=dict)
-    betas: Sequence[float | None] = SUMS
-    rows: int = 1
-
-
-# the most used ones first: where time runs out, the last ones are left out
-VARIANTS = {
-    "dpo": Variant(),
-    "ipo": Variant(training={"loss_type": "ipo"}, betas=(1.0, 3.0, 10.0)),
-    "kto": Variant("pocket/kto", rows=2),
-    "orpo": Variant("pocket/orpo"),
-    "apo-zero": Variant(training={"loss_type": "apo_zero"}),
-    "simpo": Variant("pocket/simpo", betas=MEANS),
-    "dpo-norm": Variant(training={"loss_type": "sigmoid_norm"}, betas=MEANS),
-    "dpo-nll": Variant(training={"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]}),
-    "chosen-only": Variant(training={"loss_type": "sft"}, betas=(None,)),
-    "hinge": Variant(training={"loss_type": "hinge"}),
-    "robust": Variant(training={"loss_type": "robust", "label_smoothing": 0.1}),
-    "sppo": Variant(training={"loss_type": "sppo_hard"}),
-    "nca": Variant(training={"loss_type": "nca_pair"}),
-    "bco": Variant(training={"loss_type": "bco_pair"}),
-    "exo": Variant(training={"loss_type": "exo_pair", "label_smoothing": 1e-3}),
-    "discopop": Variant(training={"loss_type": "discopop"}),
-    "apo-down": Variant(training={"loss_type": "apo_down"}),
-    "aot": Variant(training={"loss_type": "aot"}),
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is trained and measured.
-
-    Attributes:
-        demonstrations: of the SFT model that every run starts from.
-        pairs: of its answers, compared by the annotator; 16 a step.
-        validation: prompts that settings are chosen on, with `tried` answers each.
-        test: prompts of the comparison, with `samples` answers each.
-        every: steps from one look to the next in the comparison.
-    """
-
-    demonstrations: int = 4000
-    pairs: int = 640
-    validation: int = 150
-    tried: int = 2
-    test: int = 200
-    samples: int = 4
-    every: int = 10
-
-
-TRIAL = Size(demonstrations=320, pairs=32, validation=12, test=12, every=1)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training run: a loss at a setting, on a seed, to choose by or to report."""
-
-    loss: str
-    learning_rate: float
-    beta: float | None
-    seed: int
-
-    @property
-    def reports(self) -> bool:
-        """Whether it is a run of the comparison."""
-        return self.seed not in TUNING
-
-
-class Store:
-    """The finished runs of a folder, in `runs.jsonl`: the size in the first line, then a line for each.
-
-    Raises:
-        DataError: the folder holds runs of another size.
-    """
-
-    def __init__(self, out: Path, size: Size) -> None:
-        self.path, self.lines = out / "runs.jsonl", [asdict(size)]
-        if self.path.is_file():
-            kept = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-            if kept[0] != self.lines[0]:
-                raise DataError(f"{self.path}: holds runs of another size, {kept[0]}. Take another --out.")
-            self.lines = kept
-
-    def find(self, job: Job) -> Run | None:
-        """The finished run, if there is one."""
-        wanted = asdict(job)
-        return next((line for line in self.lines[1:] if wanted.items() <= line.items()), None)
-
-    def add(self, job: Job, found: Mapping[str, Any]) -> None:
-        """Keep a run: the file is written anew under another name, and renamed."""
-        self.lines.append({**asdict(job), **found})
-        with atomic_file(self.path) as place:
-            place.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
-
-    @property
-    def seconds(self) -> float:
-        """Processor time of all that is kept."""
-        return float(sum(line["seconds"] + line["preparation"] for line in self.lines[1:]))
-
-
-def prepare(seed: int, out: Path, size: Size) -> Path:
-    """The SFT model of a seed and the preferences on its answers, made once; returns their folder."""
-    folder = out / f"seed-{seed}"
-    prompts = f"train[9000:{9000 + size.pairs}]"
-    steps: dict[str, dict[str, Any]] = {
-        "sft": {"data.0.split": f"train[:{size.demonstrations}]", "eval_data": []},
-        "samples": {"data.0.split": prompts},
-        "preferences": {},
-    }
-    for name, changes in steps.items():
-        run_stage(f"pocket/{name}", folder / name, overrides=changes, seed=seed, progress=False)
-    return folder
-
-
-def changes_of(job: Job, size: Size, folder: Path) -> dict[str, Any]:
-    """What a run changes in its packaged recipe."""
-    variant = VARIANTS[job.loss]
-    prompts, samples = (
-        (f"test[:{size.test}]", size.samples)
-        if job.reports
-        else (
-            f"dev[:{size.validation}]",
-            size.tried,
-        )
-    )
-    looks = {
-        "data": [{"name": "pocket:prompts", "split": prompts}],
-        "every": size.every if job.reports else 10**6,  # then only before and after
-        "samples": samples,
-        "scorers": {"gold": {"name": "pocket:gold"}},
-    }
-    changes: dict[str, Any] = {
-        "model": {"from": "sft"},
-        "data": [{"from": "preferences"}],
-        "eval_data": [],
-        "held_out_samples": looks,
-        "global_batch_size": 16 * variant.rows,
-        "training.learning_rate": job.learning_rate,
-    }
-    changes |= {f"training.{name}": value for name, value in variant.training.items()}
-    if job.beta is not None:
-        changes["training.beta"] = job.beta
-    if variant.recipe == "pocket/dpo":
-        changes["reference_logps"] = str((folder / "reference").resolve())
-    return changes
-
-
-def train(job: Job, out: Path, size: Size) -> dict[str, Any]:
-    """Run one training; its looks at held-out answers, and processor time: its own, and of what it needed."""
-    began = time.process_time()
-    folder = prepare(job.seed, out, size)
-    prepared = time.process_time()
-    place = folder / "run"
-    shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
-    try:
-        run_stage(
-            VARIANTS[job.loss].recipe,
-            place,
-            overrides=changes_of(job, size, folder),
-            seed=job.seed,
-            progress=False,
-        )
-        looks = [look_of(record) for record in read_metrics(place) if "held_out/score" in record]
-    except TrainingError as error:
-        looks = []
-        print(f"{job}: {error}", file=sys.stderr)
-    shutil.rmtree(place, ignore_errors=True)
-    seconds = {"seconds": time.process_time() - prepared, "preparation": prepared - began}
-    return {"looks": looks} | {name: round(value, 2) for name, value in seconds.items()}
-
-
-def look_of(record: Mapping[str, Any]) -> Look:
-    """What is kept of a look."""
-    names = {"gold": "score", "kl": "kl", "words": "words"}
-    return {"step": record["step"]} | {name: record[f"held_out/{key}"] for name, key in names.items()}
-
-
-def grid(loss: str) -> list[tuple[float, float | None]]:
-    """The settings of a loss."""
-    return list(itertools.product(LEARNING_RATES, VARIANTS[loss].betas))
-
-
-def tuning(loss: str) -> list[Job]:
-    """The runs that choose a loss's setting."""
-    return [Job(loss, rate, beta, seed) for rate, beta in grid(loss) for seed in TUNING]
-
-
-def validated(loss: str, store: Store) -> dict[tuple[float, float | None], tuple[float, float]]:
-    """By setting: gold reward and KL at the end on validation prompts, mean over the tuning seeds."""
-    found = {}
-    for rate, beta in grid(loss):
-        ends = [(store.find(Job(loss, rate, beta, seed)) or {})["looks"][-1:] for seed in TUNING]
-        if all(ends):  # a run whose loss was no number has no look at its end
-            means = [float(np.mean([end[0][name] for end in ends])) for name in ("gold", "kl")]
-            found[rate, beta] = (means[0], means[1])
-    return found
-
-
-def best_setting(loss: str, store: Store) -> tuple[float, float | None]:
-    """The setting with the highest gold reward on validation prompts."""
-    found = validated(loss, store)
-    return max(found, key=lambda setting: found[setting][0])
-
-
-def reported(loss: str, store: Store) -> list[Job]:
-    """The runs of the comparison, at the setting that was chosen."""
-    rate, beta = best_setting(loss, store)
-    return [Job(loss, rate, beta, seed) for seed in FRESH]
-
-
-def jobs(losses: Sequence[str], store: Store) -> Iterator[Job]:
-    """All runs, loss by loss; a loss's comparison once its setting can be chosen."""
-    for loss in losses:
-        yield from tuning(loss)
-        yield from reported(loss, store)
 
 
 def gold_at(looks: Sequence[Look], nats: float) -> float:
@@ -311,6 +82,8 @@ def compare(loss: str, store: Store, compared: int) -> dict[str, Any]:
     found["learning_rate"] = plain(rate, "learning rate")
     if beta is not None:
         found["beta"] = plain(beta, "beta")
+    tried = [gold for gold, _ in validated(loss, store).values()]
+    found["spread"] = plain(max(tried) - min(tried), "gold reward")
     found["at_edge"] = plain(float(is_at_edge(loss, rate, beta)), "1 at an edge of the grid")
     found["seconds"] = over_seeds([run["seconds"] for run in runs[loss] if run], "seconds of processor time")
     return found if loss == "dpo" else found | against(ours, dpo, compared)
@@ -340,16 +113,6 @@ def is_at_edge(loss: str, rate: float, beta: float | None) -> bool:
     )
 
 
-def finished(losses: Sequence[str], store: Store) -> list[str]:
-    """Losses of which every run is there."""
-    return [
-        loss
-        for loss in losses
-        if all(store.find(job) for job in tuning(loss))
-        and all((store.find(job) or {}).get("looks") for job in reported(loss, store))
-    ]
-
-
 def results(losses: Sequence[str], store: Store) -> dict[str, Any]:
     """All figures of the finished losses, as the book reads them."""
     compared = max(1, len(losses) - 1)
@@ -359,7 +122,11 @@ def results(losses: Sequence[str], store: Store) -> dict[str, Any]:
     measured["start"] = {
         name: over_seeds([start[name] for start in starts], name) for name in ("gold", "words")
     }
+    golds = [measured[loss]["gold"]["value"] for loss in losses]
+    spreads = [measured[loss]["spread"]["value"] for loss in losses]
     measured["study"] = {
+        "between_losses": plain(max(golds) - min(golds), "gold reward"),
+        "between_settings": plain(float(np.median(spreads)), "gold reward"),
         "processor_time": plain(store.seconds, "seconds of processor time"),
         "runs": plain(float(len(store.lines) - 1), "training runs"),
         "compared": plain(float(compared), "losses compared with DPO"),
@@ -386,26 +153,6 @@ def course(looks: Sequence[Sequence[Look]]) -> list[list[float]]:
 
 def _short(value: Any) -> float:
     return round(float(value), 5)
-
-
-def run_all(losses: Sequence[str], store: Store, out: Path, size: Size, minutes: float) -> bool:
-    """Run what is missing, with a bar, until the time is up; returns whether all is there."""
-    total = sum(len(tuning(loss)) + len(FRESH) for loss in losses)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    began, console = time.monotonic(), Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("losses", total=total)
-        for number, job in enumerate(jobs(losses, store), start=1):
-            bar.update(task, description=f"{job.loss}, seed {job.seed}")
-            if store.find(job) is None:
-                if time.monotonic() - began > 60 * minutes:
-                    return False
-                found = train(job, out, size)
-                store.add(job, found)
-                if not console.is_terminal:
-                    print(f"{number} of {total}: {job.loss}, {found['seconds']} s", flush=True)
-            bar.advance(task)
-    return True
 
 
 def read_command() -> argparse.Namespace:

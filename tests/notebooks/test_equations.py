@@ -548,32 +548,66 @@ def test_the_mean_shrinks_the_margin_by_the_length() -> None:
     )
 
 
-@equation("dpo-ipo")
-def test_ipo_pulls_a_pair_back_that_is_too_far_apart_and_dpo_does_not() -> None:
-    """Beta 0.1: the aim is 5 nats. The gradient changes its sign there, and that of DPO nowhere."""
-    gap = torch.tensor([4.0, 5.0, 6.0], requires_grad=True)
-    ((gap - 1 / (2 * 0.1)) ** 2).sum().backward()
-    assert gap.grad is not None
-    assert gap.grad.tolist() == [-2.0, 0.0, 2.0]
-    gap = torch.tensor([4.0, 5.0, 6.0], requires_grad=True)
-    from_notebook("dpo.ipynb", "dpo_loss")(0.1 * gap).backward()
-    assert gap.grad is not None
-    assert (gap.grad < 0).all()
+CHOSEN, REJECTED = torch.tensor([1.0, -1.0]), torch.tensor([-3.0, -5.0])
+CHOSEN_TOKENS, REJECTED_TOKENS = torch.tensor([10, 20]), torch.tensor([30, 25])
 
 
-@equation("dpo-nll")
-def test_the_added_loss_pulls_the_chosen_answer_up_by_alpha_over_its_length() -> None:
-    """The worked example's second pair; chosen of 10 tokens, alpha 0.2: 0.02 more than DPO's own pull."""
-    loss = from_notebook("dpo.ipynb", "dpo_loss")
-    margin = from_notebook("dpo.ipynb", "dpo_margin")
-    pulls = []
-    for alpha in (0.0, 0.2):
-        chosen = torch.tensor(-19.0, requires_grad=True)
-        (loss(margin(chosen, torch.tensor(-25.0), -18.0, -20.0, beta=0.3)) - alpha * chosen / 10).backward()
-        assert chosen.grad is not None
-        pulls.append(-chosen.grad.item())
-    assert pulls[0] == pytest.approx(0.3 * 0.2315, abs=1e-4)
-    assert pulls[1] - pulls[0] == pytest.approx(0.2 / 10)
+@equation("variants-ratio")
+def test_dpos_loss_sees_only_the_difference_of_the_log_ratios() -> None:
+    found = from_notebook("variants.ipynb", "pair_loss")(CHOSEN, REJECTED, 0.3)
+    torch.testing.assert_close(found, torch.full((2,), math.log1p(math.exp(-1.2))))
+
+
+@equation("variants-ipo")
+def test_ipo_is_settled_where_the_mean_log_ratios_differ_by_the_target() -> None:
+    """Gaps 1/10 + 3/30 = 0.2 and -1/20 + 5/25 = 0.15; the target at beta 2.5 is 0.2."""
+    found = from_notebook("variants.ipynb", "ipo_loss")(CHOSEN, REJECTED, CHOSEN_TOKENS, REJECTED_TOKENS, 2.5)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0025]), atol=1e-7, rtol=1e-5)
+    pull = from_notebook("variants.ipynb", "ipo_pull")
+    pull.__globals__["BETA"] = 2.5
+    assert pull(0.1) > 0 > pull(0.3)  # towards the target, and back
+
+
+@equation("variants-apo")
+def test_apo_tells_a_pair_of_which_both_fell_from_one_of_which_one_rose() -> None:
+    found = from_notebook("variants.ipynb", "apo_loss")(CHOSEN, REJECTED, 0.3)
+    expected = [
+        1 - 1 / (1 + math.exp(-0.3 * w)) + 1 / (1 + math.exp(-0.3 * v)) for w, v in [(1, -3), (-1, -5)]
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert found[1] > found[0]
+
+
+@equation("variants-kto")
+def test_kto_holds_good_and_bad_answers_to_one_baseline() -> None:
+    loss = from_notebook("variants.ipynb", "kto_loss")
+    found = loss(torch.tensor([2.0, 2.0]), torch.tensor([True, False]), 0.5, 0.4)
+    good = 1 - 1 / (1 + math.exp(-0.4 * 1.5))
+    torch.testing.assert_close(found, torch.tensor([good, 1 - good]))
+
+
+@equation("variants-simpo")
+def test_simpo_asks_mean_log_probabilities_for_a_margin() -> None:
+    chosen, rejected = torch.tensor([-10.0]), torch.tensor([-45.0])
+    loss = from_notebook("variants.ipynb", "simpo_loss")
+    found = loss(chosen, rejected, torch.tensor([10]), torch.tensor([30]), 2.0, 0.5)
+    # 2 * (-1 + 1.5) - 0.5
+    assert found.item() == pytest.approx(math.log1p(math.exp(-0.5)))
+
+
+@equation("variants-orpo")
+def test_orpo_compares_the_odds_of_mean_probabilities() -> None:
+    """Mean probabilities 0.8 and 0.5: odds 4 and 1."""
+    sums = torch.tensor([2 * math.log(0.8)]), torch.tensor([3 * math.log(0.5)])
+    found = from_notebook("variants.ipynb", "orpo_ratio")(*sums, torch.tensor([2]), torch.tensor([3]))
+    assert found.item() == pytest.approx(math.log(4), rel=1e-5)
+
+
+@equation("variants-nll")
+def test_the_likelihood_beside_a_loss_is_a_mean_over_tokens() -> None:
+    losses, logps = torch.tensor([0.2, 0.6]), torch.tensor([-10.0, -30.0])
+    found = from_notebook("variants.ipynb", "with_likelihood")(losses, logps, torch.tensor([10, 10]), 0.5)
+    assert found.item() == pytest.approx(0.4 + 0.5 * 2.0)
 
 
 TWO_TURNS = [

@@ -37,6 +37,7 @@ MADE = {
     "rejection_sampling": {"sft": "sft", "reward": "reward", "rejection": "rejection"},
     "reward_models": {"sft": "sft", "reward": "reward"},
     "sft": {"sft": "sft", "shuffled": "sft"},
+    "variants": {"dpo": "dpo", "apo": "dpo"},
 }
 
 NOTEBOOKS = {path.stem: path for path in find_notebooks()}
@@ -117,6 +118,7 @@ def test_the_last_section_runs_at_every_scale(
     }
     assert stages == MADE[name]
     theirs = {"dpo": "dpo", "overoptimisation": "reward", "reward_models": "reward", "online_rl": "grpo"}
+    theirs["variants"] = "dpo"
     assert recipe_for_scale(theirs.get(name, "sft"), scale) in asked or f"{SCALES[scale]}/sft-qlora" in asked
     assert not any(wanted.startswith("pocket/") and "evaluate" not in wanted for wanted in asked)
 

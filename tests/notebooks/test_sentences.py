@@ -100,6 +100,53 @@ def our_rate_is_hundreds_of_times_the_recipes() -> bool:
     return 200 <= rate / 5e-7 < 1000
 
 
+TRIED = [
+    *("ipo", "kto", "orpo", "apo-zero", "simpo", "dpo-norm", "dpo-nll", "hinge", "robust", "sppo"),
+    "chosen-only",
+]
+
+
+def over_dpo(loss: str, which: str) -> tuple[float, float]:
+    found = results("variants_seeds")[f"{loss}.over-dpo{which}"]
+    return found["low"], found["high"]
+
+
+def nobody_is_ahead_of_dpo() -> bool:
+    return all(over_dpo(loss, which)[0] <= 0 for loss in TRIED for which in ("", "-at-equal-kl"))
+
+
+def only_robust_stays_apart_among_all_comparisons() -> bool:
+    alone = [loss for loss in TRIED if over_dpo(loss, "-at-equal-kl")[1] < 0]
+    together = [loss for loss in TRIED if over_dpo(loss, "-at-equal-kl-together")[1] < 0]
+    count = value("variants_seeds", "study.compared")
+    return 2 * len(alone) > len(TRIED) == count == 11 and together == ["robust"]
+
+
+def nine_are_ahead_of_dpos_median_setting() -> bool:
+    stored = handbook_results.load_results(ROOT / "book" / "results", "variants_seeds")["grid"]
+    golds = {loss: sorted(setting[2] for setting in settings) for loss, settings in stored.items()}
+    median = golds["dpo"][len(golds["dpo"]) // 2]
+    return sum(golds[loss][-1] > median for loss in TRIED) == 9
+
+
+def settings_lie_farther_apart_than_losses() -> bool:
+    return value("variants_seeds", "study.between_settings") > value("variants_seeds", "study.between_losses")
+
+
+def the_control_gains_nearly_as_much_and_goes_farther() -> bool:
+    gain, kl = (
+        value("variants_seeds", f"chosen-only.{name}") / value("variants_seeds", f"dpo.{name}")
+        for name in ("gain", "kl")
+    )
+    return 0.8 < gain < 1 and kl > 3 and results("variants_seeds")["orpo.gain"]["high"] < 0
+
+
+def eleven_of_twelve_end_at_an_edge() -> bool:
+    at_edge = [loss for loss in ("dpo", *TRIED) if value("variants_seeds", f"{loss}.at_edge")]
+    lowest = [loss for loss in at_edge if value("variants_seeds", f"{loss}.learning_rate") == 2.5e-4]
+    return (len(at_edge), len(TRIED) + 1) == (11, 12) and 2 * len(lowest) > len(at_edge)
+
+
 SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("sft", "they have nothing to do with the question", the_control_answers_another_question),
     (
@@ -122,6 +169,24 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("dpo", "In `make demo`, on more pairs", the_demo_trains_on_more_pairs),
     ("dpo", "want hundreds of times the rate of a 7B model", our_rate_is_hundreds_of_times_the_recipes),
     ("rejection_sampling", "It does not fall in every round", training_loss_does_not_fall_in_every_round),
+    ("variants", "**No loss beats DPO here,** neither at the end nor at equal KL", nobody_is_ahead_of_dpo),
+    (
+        "variants",
+        "the best runs of nine of the eleven others are ahead of DPO's median setting",
+        nine_are_ahead_of_dpos_median_setting,
+    ),
+    ("variants", "all together, only that of `robust` does", only_robust_stays_apart_among_all_comparisons),
+    ("variants", "**Settings matter more than losses.**", settings_lie_farther_apart_than_losses),
+    (
+        "variants",
+        "gains nearly as much as DPO, but goes several times as far for it",
+        the_control_gains_nearly_as_much_and_goes_farther,
+    ),
+    (
+        "variants",
+        "For eleven of the twelve, the best setting lies at an end of it, mostly at the lowest learning rate",
+        eleven_of_twelve_end_at_an_edge,
+    ),
 ]
 
 

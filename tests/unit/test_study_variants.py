@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import study_variants
-from study_variants import FRESH, LEARNING_RATES, TRIAL, TUNING, VARIANTS, Job, Size, Store
+import variants_runs
+from variants_runs import FRESH, LEARNING_RATES, TRIAL, TUNING, VARIANTS, Job, Size, Store
 
 from handbook_utils.errors import DataError
 
@@ -38,20 +39,20 @@ def by_setting(job: Job) -> float:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(study_variants, "train", made_up(by_setting))
+    monkeypatch.setattr(variants_runs, "train", made_up(by_setting))
     kept = Store(tmp_path, TRIAL)
-    assert study_variants.run_all(["dpo", "hinge", "chosen-only"], kept, tmp_path, TRIAL, 1e9)
+    assert variants_runs.run_all(["dpo", "hinge", "chosen-only"], kept, tmp_path, TRIAL, 1e9)
     return kept
 
 
 def test_the_setting_is_chosen_by_validation_prompts_on_the_tuning_seeds_alone(store: Store) -> None:
-    assert study_variants.best_setting("hinge", store) == (LEARNING_RATES[1], 0.3)
-    assert {job.seed for job in study_variants.tuning("hinge")} == set(TUNING)
+    assert variants_runs.best_setting("hinge", store) == (LEARNING_RATES[1], 0.3)
+    assert {job.seed for job in variants_runs.tuning("hinge")} == set(TUNING)
     assert not study_variants.is_at_edge("hinge", LEARNING_RATES[1], 0.3)
     assert study_variants.is_at_edge("hinge", LEARNING_RATES[1], VARIANTS["hinge"].betas[0])
     prompts = [
-        study_variants.changes_of(job, Size(), store.path.parent)["held_out_samples"]["data"][0]["split"]
-        for job in (study_variants.tuning("hinge")[0], study_variants.reported("hinge", store)[0])
+        variants_runs.changes_of(job, Size(), store.path.parent)["held_out_samples"]["data"][0]["split"]
+        for job in (variants_runs.tuning("hinge")[0], variants_runs.reported("hinge", store)[0])
     ]
     assert [split.partition("[")[0] for split in prompts] == ["dev", "test"]
 
@@ -88,18 +89,18 @@ def test_a_finished_run_is_not_run_again_and_another_size_is_refused(
     def refuse(*_: Any) -> Found:
         raise AssertionError("a run was paid twice")
 
-    monkeypatch.setattr(study_variants, "train", refuse)
-    assert study_variants.run_all(["dpo", "hinge"], Store(tmp_path, TRIAL), tmp_path, TRIAL, 1e9)
+    monkeypatch.setattr(variants_runs, "train", refuse)
+    assert variants_runs.run_all(["dpo", "hinge"], Store(tmp_path, TRIAL), tmp_path, TRIAL, 1e9)
     with pytest.raises(DataError, match="holds runs of another size"):
         Store(tmp_path, Size())
 
 
 def test_when_the_time_is_up_only_whole_losses_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_variants, "train", made_up(by_setting))
+    monkeypatch.setattr(variants_runs, "train", made_up(by_setting))
     kept = Store(tmp_path, TRIAL)
-    study_variants.run_all(["dpo"], kept, tmp_path, TRIAL, 1e9)
-    assert not study_variants.run_all(["dpo", "hinge"], kept, tmp_path, TRIAL, -1)
-    assert study_variants.finished(["dpo", "hinge"], kept) == ["dpo"]
+    variants_runs.run_all(["dpo"], kept, tmp_path, TRIAL, 1e9)
+    assert not variants_runs.run_all(["dpo", "hinge"], kept, tmp_path, TRIAL, -1)
+    assert variants_runs.finished(["dpo", "hinge"], kept) == ["dpo"]
     lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 18 + 5
     assert json.loads(lines[0])["pairs"] == TRIAL.pairs
@@ -110,10 +111,10 @@ def test_a_run_whose_loss_is_no_number_is_no_choice(tmp_path: Path, monkeypatch:
         found = made_up(by_setting)(job)
         return found if job.learning_rate < LEARNING_RATES[1] else {**found, "looks": []}
 
-    monkeypatch.setattr(study_variants, "train", broken)
+    monkeypatch.setattr(variants_runs, "train", broken)
     kept = Store(tmp_path, TRIAL)
-    study_variants.run_all(["hinge"], kept, tmp_path, TRIAL, 1e9)
-    assert study_variants.best_setting("hinge", kept)[0] == LEARNING_RATES[0]
+    variants_runs.run_all(["hinge"], kept, tmp_path, TRIAL, 1e9)
+    assert variants_runs.best_setting("hinge", kept)[0] == LEARNING_RATES[0]
 
 
 def test_an_unknown_loss_is_refused_with_the_nearest(
