@@ -147,6 +147,29 @@ def eleven_of_twelve_end_at_an_edge() -> bool:
     return (len(at_edge), len(TRIED) + 1) == (11, 12) and 2 * len(lowest) > len(at_edge)
 
 
+def gap(arm: str, end: str = "value") -> float:
+    return float(results("drop_one")[f"{arm}.gap"][end])
+
+
+def dpo_alone_is_about_as_bad_as_the_base() -> bool:
+    return abs(value("drop_one", "no-sft.gold") - value("demo", "evaluate-base.gold")) < 0.02
+
+
+def more_demonstrations_are_no_pairs() -> bool:
+    over_sft = value("drop_one", "no-pairs.gold") - value("drop_one", "no-dpo.gold")
+    return 0 < over_sft < -0.5 * gap("no-dpo") and gap("no-pairs", "high") < 0
+
+
+def others_pairs_give_more() -> bool:
+    return gap("no-own-answers", "low") > 0
+
+
+def better_labels_give_most_and_shorter_answers() -> bool:
+    arms = ("no-dpo", "no-sft", "no-own-answers", "no-pairs")
+    words = value("drop_one", "no-bias.words") < value("drop_one", "whole.words")
+    return all(gap("no-bias", "low") > gap(arm, "high") for arm in arms) and words
+
+
 SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("sft", "they have nothing to do with the question", the_control_answers_another_question),
     (
@@ -169,6 +192,10 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("dpo", "In `make demo`, on more pairs", the_demo_trains_on_more_pairs),
     ("dpo", "want hundreds of times the rate of a 7B model", our_rate_is_hundreds_of_times_the_recipes),
     ("rejection_sampling", "It does not fall in every round", training_loss_does_not_fall_in_every_round),
+    ("pipeline", "answers about as badly as the base", dpo_alone_is_about_as_bad_as_the_base),
+    ("pipeline", "most of what DPO gives is missing", more_demonstrations_are_no_pairs),
+    ("pipeline", "give more than pairs of the model's own answers", others_pairs_give_more),
+    ("pipeline", "gives more than any change of method", better_labels_give_most_and_shorter_answers),
     ("variants", "**No loss beats DPO here,** neither at the end nor at equal KL", nobody_is_ahead_of_dpo),
     (
         "variants",

@@ -103,7 +103,10 @@ MISTAKES = [
         "train mine.yaml --set model.name=short",
         "so a text could hold tokens the model has no place for",
     ),
-    ("train mine.yaml --set training.resume_from_checkpoint=notes", "an interrupted run resumes automatically"),
+    (
+        "train mine.yaml --set training.resume_from_checkpoint=notes",
+        "an interrupted run resumes automatically",
+    ),
     # processes
     ("train mine.yaml --processes 4096", "4096 processes on a machine with"),
     ("train mine.yaml --strategy fsdp9", "Did you mean 'fsdp2'?"),
