@@ -174,6 +174,15 @@ def better_labels_give_most_and_shorter_answers() -> bool:
     return all(gap("no-bias", "low") > gap(arm, "high") for arm in arms) and words
 
 
+def batches_of_like_length_pass_in_no_stage() -> bool:
+    def within(name: str, figure: str) -> bool:
+        found, bound = results("length_batching")[f"{name}.gap"], value("length_batching", f"bounds.{figure}")
+        return bool(-bound <= found["low"] and found["high"] <= bound)
+
+    shorter = results("length_batching")["evaluate-sft-words.gap"]["value"] < -1
+    return shorter and not within("reward-accuracy", "accuracy") and not within("evaluate-gold", "gold")
+
+
 SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("sft", "they have nothing to do with the question", the_control_answers_another_question),
     (
@@ -196,6 +205,7 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("dpo", "In `make demo`, on more pairs", the_demo_trains_on_more_pairs),
     ("dpo", "want hundreds of times the rate of a 7B model", our_rate_is_hundreds_of_times_the_recipes),
     ("rejection_sampling", "It does not fall in every round", training_loss_does_not_fall_in_every_round),
+    ("scaling", "No stage passes.", batches_of_like_length_pass_in_no_stage),
     ("pipeline", "answers about as badly as the base", dpo_alone_is_about_as_bad_as_the_base),
     ("pipeline", "most of what DPO gives is missing", more_demonstrations_are_no_pairs),
     (
