@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from handbook_utils.curation.rules.table import RULES
 from handbook_utils.data.formats import normalise_rows
-from handbook_utils.data.recognise import FORMATS, Format
+from handbook_utils.data.known_formats import FORMATS, Format
 
 WIDTH = 80
 

@@ -14,7 +14,7 @@ import numpy as np
 from handbook_utils.chat.conversation import RenderedConversation, render_conversation
 from handbook_utils.curation.rows import Reading, SourceRows
 from handbook_utils.curation.rules.pairs import LengthBias
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.known_formats import Row
 from handbook_utils.errors import DataError, TemplateError
 
 SHOWN_ROWS, COUNTED_IN_TOKENS, SHOWN_PROBLEMS = 3, 2000, 5

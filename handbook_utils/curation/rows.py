@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from handbook_utils.data.formats import Normaliser
+from handbook_utils.data.known_formats import FORMATS, Row
 from handbook_utils.data.load import ResolvedInputs, origin_of
 from handbook_utils.data.reading.files import SUFFIXES, data_suffix
-from handbook_utils.data.recognise import FORMATS, Row, describe_format, fitting_formats
+from handbook_utils.data.recognise import describe_format, fitting_formats
 from handbook_utils.data.shapes.pairs import RATED
 from handbook_utils.data.sources import Origin, iterate_rows, read_rows
 from handbook_utils.errors import DataError, suggest

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from handbook_utils.chat.thinking import thinking_of
 from handbook_utils.data.keys import columns as others
 from handbook_utils.data.keys.unread import IgnoredColumnWarning, UnreadKeys
-from handbook_utils.data.recognise import FORMATS, KINDS, Recognised, Row, describe_format, fitting_formats
+from handbook_utils.data.known_formats import FORMATS, Row
+from handbook_utils.data.recognise import KINDS, Recognised, describe_format, fitting_formats
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
+from handbook_utils.data.shapes.messages import out_of_order
 from handbook_utils.data.shapes.pairs import RATED, as_pairs, gather_answers
 from handbook_utils.data.shapes.ratings import COMPARED, is_even
 from handbook_utils.data.shapes.transcripts import is_transcript
@@ -385,24 +387,8 @@ def _checked(reader: RowReader, column: str, messages: list[Message]) -> list[Me
     messages = others.with_what_precedes(reader, column, messages)
     before = ""
     for index, message in enumerate(messages, start=1):
-        problem = _out_of_order(before, message, index)
+        problem = out_of_order(before, message, index)
         if problem:
             raise reader.error(column, f"message {index} {problem}")
         before = message["role"]
     return messages
-
-
-def _out_of_order(before: str, message: Message, index: int) -> str:
-    """What is wrong with a message after one of the role `before`; "" where nothing is."""
-    role = message["role"]
-    if role == "system":
-        return "is of the system, which speaks first or not at all." if index > 1 else ""
-    if role == "assistant" and before in ("", "system"):
-        return "has role 'assistant' but no user message precedes it."
-    if role == "assistant" and before == "assistant":
-        return "is a second one of the assistant in a row. Join the two, or keep one."
-    if role == "tool" and before not in ("assistant", "tool"):
-        return "is of a tool that no assistant has called."
-    if role in ("user", "assistant") and not message["content"].strip() and "tool_calls" not in message:
-        return f"of the {role} is empty. Fill it, or leave the row out."
-    return ""

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetInfo, Features, Value
 from pydantic import ValidationError
 
 from handbook_utils.data.formats import GOLD_COLUMNS, Normaliser, prompt_hash
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.mixture import (
     SourceReport,
     draw_rows,
@@ -22,7 +23,6 @@ from handbook_utils.data.mixture import (
     without_test_rows,
 )
 from handbook_utils.data.reading.arrow import rows_at
-from handbook_utils.data.recognise import Row
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS
 from handbook_utils.data.sources import Origin, is_own, read_rows
 from handbook_utils.data.split import parse_split

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from handbook_utils.data.formats import prompt_hash
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.shapes.called import says_tools
 from handbook_utils.data.shapes.transcripts import written_end
 from handbook_utils.errors import DataError

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from handbook_utils.data.formats import prompt_hash
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.load import Locator, check_asked_once, drawn_rows, normaliser_of, origin_of
 from handbook_utils.data.mixture import warn_of_repeats
 from handbook_utils.data.reading.arrow import rows_at
 from handbook_utils.data.reading.files import data_suffix
-from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import Origin, is_own, iterate_rows, read_rows
 from handbook_utils.errors import DataError
 from handbook_utils.records import Message

@@ -10,7 +10,7 @@ from typing import Any, cast
 from handbook_utils.chat.thinking import THINKING_KEYS
 from handbook_utils.data.keys.marks import mark_of
 from handbook_utils.data.keys.messages import thinking_beside, unread_keys
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.shapes.called import are_calls, with_calls
 from handbook_utils.data.shapes.calls import first_of, read_tools
 from handbook_utils.data.shapes.glaive import glaive_system, glaive_turns

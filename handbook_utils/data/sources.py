@@ -14,12 +14,12 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.pocket_rows import PREFIX, pocket_rows
 from handbook_utils.data.reading.arrow import DatasetRows, TableReader
 from handbook_utils.data.reading.files import PICKLES, SUFFIXES, data_suffix, iterate_file, iterate_files
 from handbook_utils.data.reading.folders import find_splits
 from handbook_utils.data.reading.originals import original_rows, warn_of_guesses
-from handbook_utils.data.recognise import Row
 from handbook_utils.data.split import Split
 from handbook_utils.environment import is_offline
 from handbook_utils.errors import DataError, suggest

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from datasets import IterableDataset, interleave_datasets
 
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.load import Locator, normaliser_of, origin_of
 from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key, warn_of_useless
-from handbook_utils.data.recognise import Row
 from handbook_utils.data.sources import is_own, iterate_rows
 from handbook_utils.errors import DataError
 from handbook_utils.runs.log import warn_and_log

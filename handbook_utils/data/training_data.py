@@ -11,10 +11,10 @@ from datasets import Dataset, IterableDataset
 
 from handbook_utils.data.fingerprint import dataset_fingerprint
 from handbook_utils.data.formats import prompt_hash
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.load import Locator, Mixture, load_mixture, to_dataset
 from handbook_utils.data.mixture import LeakedRowsWarning, SourceReport, example_key
 from handbook_utils.data.prompts import iterate_prompts
-from handbook_utils.data.recognise import Row
 from handbook_utils.data.stream import stream_sources
 from handbook_utils.runs.log import warn_and_log
 from handbook_utils.schema.sampling import HeldOutSamples

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handbook_utils.data.formats import Normaliser, prompt_hash
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
 from handbook_utils.errors import DataError, suggest

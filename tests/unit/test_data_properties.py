@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handbook_utils.data.formats import normalise_rows
+from handbook_utils.data.known_formats import FORMATS
 from handbook_utils.data.load import load_dataset
-from handbook_utils.data.recognise import FORMATS, KINDS
+from handbook_utils.data.recognise import KINDS
 from handbook_utils.errors import DataError
 
 # what a person may write: no lone surrogates, not only blanks; HH transcripts strip their turns

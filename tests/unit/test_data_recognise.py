@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 
 from handbook_utils.data.formats import normalise_rows
-from handbook_utils.data.recognise import FORMATS, describe_format
+from handbook_utils.data.known_formats import FORMATS
+from handbook_utils.data.recognise import describe_format
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import DataSource
 from handbook_utils.schema.stage_table import Kind

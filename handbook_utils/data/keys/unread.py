@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from handbook_utils.data.keys.messages import EMPTY
-from handbook_utils.data.recognise import FORMATS
+from handbook_utils.data.known_formats import FORMATS
 from handbook_utils.data.row_reader import TEMPLATE_OPTIONS, RowReader
 from handbook_utils.data.shapes.ratings import PAIR_RATINGS
 from handbook_utils.errors import DataError

@@ -372,3 +372,19 @@ def _joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | N
     content = "\n".join(text for text in (before["content"], after["content"]) if text)
     calls = [*before.get("tool_calls", []), *after["tool_calls"]]
     return {**after, **before, "content": content, "tool_calls": calls}
+
+
+def out_of_order(before: str, message: Mapping[str, Any], index: int) -> str:
+    """What is wrong with a message after one of the role `before`; "" where nothing is."""
+    role = message["role"]
+    if role == "system":
+        return "is of the system, which speaks first or not at all." if index > 1 else ""
+    if role == "assistant" and before in ("", "system"):
+        return "has role 'assistant' but no user message precedes it."
+    if role == "assistant" and before == "assistant":
+        return "is a second one of the assistant in a row. Join the two, or keep one."
+    if role == "tool" and before not in ("assistant", "tool"):
+        return "is of a tool that no assistant has called."
+    if role in ("user", "assistant") and not message["content"].strip() and "tool_calls" not in message:
+        return f"of the {role} is empty. Fill it, or leave the row out."
+    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from handbook_utils.data.recognise import FORMATS, Row
+from handbook_utils.data.known_formats import FORMATS, Row
 from handbook_utils.data.row_reader import RowReader
 from handbook_utils.data.shapes.ratings import (
     ANSWER_LISTS,

@@ -17,8 +17,8 @@ from handbook_utils.chat.checks import check_chat_template
 from handbook_utils.chat.learned import Kind, Lost, lost_parts, unseen_messages, unseen_tools
 from handbook_utils.chat.loss_masks import TokenRow, Turn, tokenize_turns
 from handbook_utils.chat.thinking import thinking_keys_read, thinking_of, under_names_read
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.load import arrow_dataset, to_dataset
-from handbook_utils.data.recognise import Row
 from handbook_utils.data.shapes.values import shown
 from handbook_utils.data.training_data import SAMPLE, Sample
 from handbook_utils.errors import TemplateError

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from handbook_utils.data.formats import normalise_rows, prompt_hash
-from handbook_utils.data.recognise import Row
+from handbook_utils.data.known_formats import Row
 from handbook_utils.data.shapes.ratings import JUDGED, judged_preference
 from handbook_utils.data.sources import Origin, read_rows
 from handbook_utils.data.split import parse_split
