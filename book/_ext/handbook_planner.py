@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from handbook_results import table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -33,11 +34,11 @@ def read_table() -> dict[str, Any]:
 
 
 def cell_of(
-    table: Mapping[str, Any], model: str, stage: str, method: str, rows: int, tokens: int
+    stored: Mapping[str, Any], model: str, stage: str, method: str, rows: int, tokens: int
 ) -> list[int]:
     """MiB of each part."""
-    place = table["rows"].index(rows) * len(table["tokens"]) + table["tokens"].index(tokens)
-    found: list[int] = table["entries"][f"{model}|{stage}|{method}"]["cells"][place]
+    place = stored["rows"].index(rows) * len(stored["tokens"]) + stored["tokens"].index(tokens)
+    found: list[int] = stored["entries"][f"{model}|{stage}|{method}"]["cells"][place]
     return found
 
 
@@ -55,7 +56,7 @@ class Planner(SphinxDirective):
         return [planner("", table=stored), _table(stored)]
 
 
-def _table(stored: Mapping[str, Any]) -> nodes.table:
+def _table(stored: Mapping[str, Any]) -> nodes.Node:
     stages, methods = stored["stages"], stored["methods"]
     rows = [
         [
@@ -67,16 +68,10 @@ def _table(stored: Mapping[str, Any]) -> nodes.table:
         for stage in stages
     ]
     caption = f"GiB on one GPU: {ROWS} row of {TOKENS:,} tokens per pass (of DPO and reward models, a pair)"
-    group = nodes.tgroup(cols=2 + len(methods))
-    group.extend(nodes.colspec(colwidth=width) for width in (3, 3, *(2 for _ in methods)))
-    for part, lines in ((nodes.thead(), [["Model", "Stage", *methods.values()]]), (nodes.tbody(), rows)):
-        for line in lines:
-            row = nodes.row()
-            for text in line:
-                row += nodes.entry("", nodes.paragraph("", "", nodes.Text(text)))
-            part += row
-        group += part
-    return nodes.table("", nodes.title("", caption), group, classes=["planner-table"])
+    built = table(["Model", "Stage", *methods.values()], rows)
+    built.insert(0, nodes.title("", caption))
+    built["classes"].append("planner-table")
+    return built
 
 
 def visit(translator: Any, node: planner) -> None:

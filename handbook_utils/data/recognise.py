@@ -230,16 +230,16 @@ def _lists_messages(row: Row) -> bool:
 _SAID = {"messages", "conversations", "contents", "prompt", "instruction", "chosen"}
 
 
+def _alone(fits: Callable[[Row], bool]) -> Callable[[Row], bool]:
+    return lambda row: not _SAID & row.keys() and fits(row)
+
+
 def _holds_turns(row: Row) -> bool:
-    if _SAID & row.keys():
-        return False
     turns = list_in_text(row["conversation"])
     return isinstance(turns, list | tuple) and len(turns) > 0 and isinstance(turns[0], Mapping)
 
 
 def _lists_texts(row: Row) -> bool:
-    if _SAID & row.keys():
-        return False
     texts = list_in_text(row["data"])
     return isinstance(texts, list | tuple) and len(texts) > 1 and all(isinstance(t, str) for t in texts)
 
@@ -254,9 +254,9 @@ _VALUES: dict[str, Callable[[Row], bool]] = {
     "prompt": _is_bare,
     "rated_answers": _lists_objects,
     "swift_ranking": _lists_messages,
-    "conversation": _holds_turns,
-    "ultrachat": _lists_texts,
-    "glaive": lambda row: not _SAID & row.keys() and is_glaive(row["chat"]),
+    "conversation": _alone(_holds_turns),
+    "ultrachat": _alone(_lists_texts),
+    "glaive": _alone(lambda row: is_glaive(row["chat"])),
     "rated_rows": _is_rated,
     "messages_feedback": _is_labelled,
     "sharegpt_feedback": _is_labelled,

@@ -101,10 +101,7 @@ def our_rate_is_hundreds_of_times_the_recipes() -> bool:
     return 200 <= rate / 5e-7 < 1000
 
 
-TRIED = [
-    *("ipo", "kto", "orpo", "apo-zero", "simpo", "dpo-norm", "dpo-nll", "hinge", "robust", "sppo"),
-    "chosen-only",
-]
+TRIED = [key.removesuffix(".over-dpo") for key in results("variants_seeds") if key.endswith(".over-dpo")]
 
 
 def over_dpo(loss: str, which: str) -> tuple[float, float]:

@@ -58,17 +58,13 @@ def _answer(text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}
     call = text[found.end() :].strip()
     quoted = _QUOTED.match(call)
-    if quoted:
-        call_of = {"name": json.loads(quoted[1]), "arguments": parse_text(_unescaped(quoted[2]))}
+    if quoted:  # only there a single quote is written with a backslash
+        arguments = parse_text(quoted[2].replace("\\'", "'"))
+        call_of = {"name": json.loads(quoted[1]), "arguments": arguments}
     else:
         call_of = parse_text(call)
     calls = read_calls(call_of)
     return {"role": "assistant", "content": text[: found.start()].strip(), "tool_calls": calls}
-
-
-def _unescaped(arguments: str) -> str:
-    """JSON between single quotes, as JSON: only there a single quote is written with a backslash."""
-    return arguments.replace("\\'", "'")
 
 
 def glaive_system(text: str) -> tuple[str, list[Any]]:
