@@ -3,92 +3,22 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from book_pages import built, pages
-from build_book import HTML
+from book_pages import pages
+from chrome import find_browser
 from matplotlib import image
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 PAGES = [f"{name}.html" for name in pages()]
 MEASURE = Path(__file__).with_name("measure.js").read_text(encoding="utf-8")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
-MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-# a container has neither a GPU nor the rights Chromium's sandbox wants; the rest keeps it from calling home
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-FLAGS += ["--disable-sync", "--no-first-run"]
-
-
-def find_browser() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome", MAC)
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found:
-        return found
-    if os.environ.get("HANDBOOK_REQUIRE_BROWSER") == "1":
-        pytest.fail("no Chromium or Chrome found, and HANDBOOK_REQUIRE_BROWSER=1 asks for one")
-    pytest.skip("no Chromium or Chrome found: the pages were not opened in a browser")
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    request_queue_size = 128  # a page asks for dozens of files at once; five may wait by default
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    """The built book on a free port of this machine."""
-    assert built().returncode == 0
-    server = Server(("127.0.0.1", 0), partial(Quiet, directory=str(HTML)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(browser: Browser, site: str, complaints: list[str]) -> Iterator[Page]:
-    """A page that reaches this machine only and writes down every error and missing resource."""
-    context = browser.new_context(base_url=site)
-    context.set_default_timeout(20_000)
-
-    def only_here(route: Any) -> None:
-        if route.request.url.startswith(site):
-            route.continue_()
-        else:
-            complaints.append(f"asks for {route.request.url}")
-            route.abort()
-
-    context.route("**/*", only_here)
-    opened = context.new_page()
-    opened.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    opened.on("requestfailed", lambda lost: complaints.append(f"{lost.failure} {lost.url}"))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on(
-        "response", lambda got: complaints.append(f"{got.status} {got.url}") if got.status >= 400 else None
-    )
-    yield opened
-    context.close()
 
 
 def visit(page: Page, path: str) -> None:
@@ -267,7 +197,7 @@ def test_a_missing_browser_is_a_failure_where_one_is_required(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("test_pages.MAC", "no-such-browser")
+    monkeypatch.setattr("chrome.MAC", "no-such-browser")
     monkeypatch.delenv("HANDBOOK_REQUIRE_BROWSER", raising=False)
     with pytest.raises(pytest.skip.Exception, match="not opened"):
         find_browser()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from build_book import HTML
-from test_pages import PHONE, contrast, page, site  # noqa: F401 - fixtures
+from test_pages import PHONE, contrast
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "book" / "tools"))
 import planner_table as table
@@ -23,7 +23,7 @@ CELLS = 12
 
 
 @pytest.fixture
-def from_disk(browser: Browser, site: str) -> Iterator[Page]:  # noqa: F811
+def from_disk(browser: Browser, site: str) -> Iterator[Page]:
     """The page opened as a file; it may ask for files only."""
     opened = browser.new_page()
     asked: list[str] = []
@@ -34,7 +34,7 @@ def from_disk(browser: Browser, site: str) -> Iterator[Page]:  # noqa: F811
     opened.close()
 
 
-def choose(page: Page, cell: tuple[str, str, str, int, int]) -> int:  # noqa: F811
+def choose(page: Page, cell: tuple[str, str, str, int, int]) -> int:
     """MiB that the page shows for a cell."""
     for name, value in zip(("model", "stage", "method", "rows", "tokens"), cell, strict=True):
         page.locator(f".planner [name={name}]").select_option(str(value))
@@ -67,7 +67,7 @@ def test_it_is_used_by_keyboard(from_disk: Page) -> None:
     assert from_disk.get_by_label("Tokens per row").count() == 1
 
 
-def test_without_javascript_the_table_is_there_and_the_form_is_not(browser: Browser, site: str) -> None:  # noqa: F811
+def test_without_javascript_the_table_is_there_and_the_form_is_not(browser: Browser, site: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     plain = context.new_page()
     plain.goto(f"{site}/book/scaling.html")
@@ -76,7 +76,7 @@ def test_without_javascript_the_table_is_there_and_the_form_is_not(browser: Brow
     context.close()
 
 
-def test_it_reads_well_on_a_phone_and_in_the_dark(page: Page) -> None:  # noqa: F811
+def test_it_reads_well_on_a_phone_and_in_the_dark(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size(PHONE)
     page.goto("book/scaling.html", wait_until="networkidle")
