@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from handbook_utils.chat.thinking import thinking_of
 from handbook_utils.data.keys import columns as others
+from handbook_utils.data.keys.hints import answer_beside
 from handbook_utils.data.keys.unread import IgnoredColumnWarning, UnreadKeys
 from handbook_utils.data.known_formats import FORMATS, Row
 from handbook_utils.data.recognise import KINDS, Recognised, describe_format, fitting_formats
@@ -21,6 +22,7 @@ from handbook_utils.data.shapes.messages import out_of_order
 from handbook_utils.data.shapes.pairs import RATED, as_pairs, gather_answers
 from handbook_utils.data.shapes.ratings import COMPARED, is_even
 from handbook_utils.data.shapes.transcripts import is_transcript
+from handbook_utils.data.shapes.whole_rows import VOTES, rewritten
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.records import Message
 from handbook_utils.schema.sections import PairsSection
@@ -161,8 +163,7 @@ def convert(reader: RowReader, kind: Kind, format: str, pairs: PairsSection | No
         return [{"text": reader.text("text")}]
     reader.refuse_media()
     reader.rename({theirs: ours for theirs, ours in FORMATS[format].names.items() if theirs in reader.row})
-    if format == "glaive":
-        reader = reader.from_glaive()
+    reader = rewritten(reader, format)
     if kind == "conversation":
         rows = _conversations(reader, format)
     elif kind == "preference":
@@ -208,7 +209,10 @@ def _conversations(reader: RowReader, format: str) -> list[Row]:
     messages = _conversation(reader, column, format)
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
-        raise reader.error(column, "no message of the assistant, so there is nothing to learn.")
+        hint = answer_beside(reader.row, column)
+        raise reader.error(
+            column, f"no message of the assistant, so there is nothing to learn. {hint}".strip()
+        )
     others.add_thinking_column(reader, *(messages[index] for index in answers))
     learned = [index for index in answers if reader.is_learned(messages[index])]
     return [{"prompt": messages[:index], "completion": [messages[index]]} for index in learned]
@@ -254,7 +258,8 @@ def _prompt(reader: RowReader, format: str) -> Row:
 
 def _prompt_of(reader: RowReader, format: str) -> list[Message]:
     columns = FORMATS[format].columns
-    if "preference" in FORMATS[format].kinds and format not in RATED and not set(COMPARED) & set(columns):
+    is_pair = "preference" in FORMATS[format].kinds and format not in (*RATED, *VOTES)
+    if is_pair and not set(COMPARED) & set(columns):
         return _pair(reader, format)[0]
     if format in CONVERSATION_COLUMNS:
         column = CONVERSATION_COLUMNS[format]
@@ -270,11 +275,15 @@ def _prompt_of(reader: RowReader, format: str) -> list[Message]:
 # where the formats of whole conversations keep them
 CONVERSATION_COLUMNS = {
     **dict.fromkeys(("messages", "messages_feedback", "ultrafeedback", "glaive"), "messages"),
-    **dict.fromkeys(("sharegpt", "sharegpt_feedback"), "conversations"),
+    **dict.fromkeys(("sharegpt", "sharegpt_feedback", "lima"), "conversations"),
     "contents": "contents",
     "conversation": "conversation",
     "ultrachat": "data",
+    "turns_in_text": "text",
 }
+# how they are read where they are no list of messages
+_TEXTS = RowReader.texts_in_turn
+_READS = {"ultrachat": _TEXTS, "lima": _TEXTS, "turns_in_text": RowReader.transcript}
 # who can be answered
 ASKING = ("user", "tool")
 
@@ -308,13 +317,10 @@ def _pair(reader: RowReader, format: str) -> tuple[list[Message], Message, Messa
     inside = chosen[:-1]
     if format == "swift_ranking":  # its rejected answer stands alone
         rejected = [*inside, *rejected]
-    if inside != rejected[:-1] and format == "arena":
-        raise reader.error(
-            "answer_b",
-            "goes another way than the first before its last answer, so the two answer different prompts. "
-            "Keep the rows whose conversations have one turn.",
-        )
     if inside != rejected[:-1]:
+        if format in ("arena", "arena_votes"):
+            parted = "goes another way than the first before its last answer, so the two answer different "
+            raise reader.error("answer_b", f"{parted}prompts. Keep rows whose conversations have one turn.")
         raise reader.error("rejected", "answers another conversation than 'chosen' does.")
     if inside:
         prompt = _prompt_inside(reader, inside, "chosen")
@@ -372,7 +378,7 @@ def _behind_transcript(reader: RowReader, answer: Message) -> Message:
 
 
 def _conversation(reader: RowReader, column: str, format: str) -> list[Message]:
-    messages = reader.texts_in_turn(column) if format == "ultrachat" else reader.conversation(column)
+    messages = _READS.get(format, RowReader.conversation)(reader, column)
     if format == "ultrafeedback":
         others.refuse_another_prompt(reader, column, messages)
     others.mark_by_list(reader, column, messages)

@@ -169,6 +169,33 @@ FORMATS: dict[str, Format] = {
         },
         names={"conversation_a": "answer_a", "conversation_b": "answer_b", "winner": "preference"},
     ),
+    "arena_votes": Format(
+        ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"),
+        ("preference", "feedback"),
+        {
+            **{"prompt": '["2 + 2?"]', "response_a": '["4"]', "response_b": '["5"]'},
+            **{"winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+        },
+        names={"response_a": "answer_a", "response_b": "answer_b"},
+    ),
+    "shp": Format(
+        ("history", "human_ref_A", "human_ref_B", "labels"),
+        _PAIR,
+        {
+            **{"history": "2 + 2?", "human_ref_A": "4", "human_ref_B": "5", "labels": 1},
+            **{"score_A": 12, "score_B": 3},
+        },
+        names={"history": "prompt", "human_ref_A": "answer_a", "human_ref_B": "answer_b"},
+    ),
+    "summaries": Format(
+        ("info", "summaries", "choice"),
+        _PAIR,
+        {
+            "info": {"subreddit": "math", "title": "Sums", "post": "I wondered what 2 and 2 make. It is 4."},
+            "summaries": [{"text": "2 + 2 = 5."}, {"text": "2 + 2 = 4."}],
+            "choice": 1,
+        },
+    ),
     "ultrafeedback_ratings": Format(
         ("instruction", "completions"),
         _PAIR,
@@ -214,6 +241,8 @@ FORMATS: dict[str, Format] = {
     ),
     "conversation": Format(("conversation",), _TALK, {"conversation": [{"input": "2 + 2?", "output": "4"}]}),
     "ultrachat": Format(("data",), _TALK, {"data": ["2 + 2?", "4", "And 3 + 3?", "6"]}),
+    "lima": Format(("conversations",), _TALK, {"conversations": ["2 + 2?", "4"]}),
+    "turns_in_text": Format(("text",), _TALK, {"text": "### Human: 2 + 2?### Assistant: 4"}),
     "glaive": Format(
         ("chat",),
         _TALK,

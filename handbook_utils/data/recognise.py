@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
-from handbook_utils.data.keys.names import mapping_for, mapping_line
+from handbook_utils.data.keys.hints import hint_for
 from handbook_utils.data.known_formats import FORMATS, Row
 from handbook_utils.data.shapes.glaive import is_glaive
 from handbook_utils.data.shapes.messages import (
     SPOKEN,
-    is_exchange,
     messages_in_cell,
     messages_in_text,
     speaker_of,
@@ -21,8 +20,6 @@ from handbook_utils.data.shapes.values import ShapeError, is_liked, list_in_text
 from handbook_utils.errors import DataError, suggest
 from handbook_utils.schema.stage_table import Kind
 
-# columns whose texts may be turns; a list of texts may as well be tags
-_DIALOGUES = ("dialogue", "dialog", "conversation", "turns", "utterances", "chat")
 # shapes that an error lists; the chapter on data shows all
 SHAPES = 6
 KINDS = get_args(Kind)
@@ -102,11 +99,10 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
     if fitting:
         kinds = ", ".join(FORMATS[fitting[0]].kinds)
         looks = f"{message} It looks like the format '{fitting[0]}', which gives: {kinds}."
-        if mapping := mapping_for(list(row), kind):
-            return f"{looks} {mapping}"
         other = next((name for name in formats if set(FORMATS[name].columns) <= row.keys()), None)
-        is_more = other is not None and set(FORMATS[other].columns) < set(FORMATS[fitting[0]].columns)
-        return f"{looks} To read it as less, name that: `format: {other}`." if is_more else looks
+        if other is not None and set(FORMATS[other].columns) < set(FORMATS[fitting[0]].columns):
+            return f"{looks} To read it as less, name that: `format: {other}`."
+        return f"{looks} {hint_for(row, kind)}".strip()
     needed = {column for name in formats for column in FORMATS[name].columns}
     near = next(
         (hint for c in row if c not in needed and (hint := suggest(str(c), needed)).startswith("Did")), ""
@@ -115,48 +111,22 @@ def _nothing_fits(row: Row, kind: Kind, fitting: list[str], place: str) -> str:
         "Other names can be mapped: `columns: {theirs: ours}` in a recipe, `--column theirs=ours` for "
         "`handbook data`."
     )
-    held = _held_turns(row) if kind in ("conversation", "prompt") else _held_ratings(row)
-    return f"{message} {mapping_for(list(row), kind) or held or f'{near} {rename}'}".replace("  ", " ")
+    return f"{message} {hint_for(row, kind) or f'{near} {rename}'}".replace("  ", " ")
 
 
-def _held_turns(row: Row) -> str:
-    """How to read a column of an unknown name that holds turns; "" where none does."""
-    for column, value in row.items():
-        turns = list_in_text(value)
-        first = turns[0] if isinstance(turns, list | tuple) and turns else None
-        is_text = isinstance(first, Mapping) and first.keys() == {"label", "text"}
-        if is_text:
-            return (
-                f"'{column}' lists texts with a label, which a template has rendered already (axolotl's "
-                "input_output). Write messages; `weight: 0` in one says that it is not learned."
-            )
-        if speaker_of(first) is not None or is_exchange(first):
-            return mapping_line("messages", {column: "messages"})
-        if isinstance(first, str) and len(turns) > 1 and str(column).lower() in _DIALOGUES:
-            return mapping_line("what user and assistant say in turn", {column: "data"})
-    return ""
-
-
-def _held_ratings(row: Row) -> str:
-    """How to read two lists of one length, of answers and of their ratings; "" where there are none."""
-    lists = {
-        column: values for column, value in row.items() if isinstance(values := list_in_text(value), list)
-    }
-    for column, answers in lists.items():
-        if len(answers) < 2 or not all(isinstance(answer, str) for answer in answers):
-            continue
-        for other, ratings in lists.items():
-            numbers = all(isinstance(r, int | float) and not isinstance(r, bool) for r in ratings)
-            if len(ratings) == len(answers) and numbers:
-                line = mapping_line("rated answers", {column: "generations", other: "ratings"})
-                return f"{line} The prompt is 'instruction' then, and `pairs: {{rating: ratings}}` chooses."
-    return ""
+# what of a row's values says the rest
+_MORE = {
+    "transcript": "both are transcripts",
+    "turns_in_text": "its text is a transcript",
+    "lima": "its conversation is a list of texts",
+}
 
 
 def _reason(name: str) -> str:
     columns = FORMATS[name].columns
     has = f"it has the column{'s' if columns[1:] else ''} {_columns(name)}"
-    return f"{has}, and both are transcripts" if name == "transcript" else has
+    more = _MORE.get(name)
+    return f"{has}, and {more}" if more else has
 
 
 def _held_as_text(name: str, row: Row) -> str:
@@ -239,8 +209,8 @@ def _holds_turns(row: Row) -> bool:
     return isinstance(turns, list | tuple) and len(turns) > 0 and isinstance(turns[0], Mapping)
 
 
-def _lists_texts(row: Row) -> bool:
-    texts = list_in_text(row["data"])
+def _lists_texts(value: Any) -> bool:
+    texts = list_in_text(value)
     return isinstance(texts, list | tuple) and len(texts) > 1 and all(isinstance(t, str) for t in texts)
 
 
@@ -255,11 +225,14 @@ _VALUES: dict[str, Callable[[Row], bool]] = {
     "rated_answers": _lists_objects,
     "swift_ranking": _lists_messages,
     "conversation": _alone(_holds_turns),
-    "ultrachat": _alone(_lists_texts),
+    "ultrachat": _alone(lambda row: _lists_texts(row["data"])),
     "glaive": _alone(lambda row: is_glaive(row["chat"])),
     "rated_rows": _is_rated,
     "messages_feedback": _is_labelled,
     "sharegpt_feedback": _is_labelled,
+    "sharegpt": lambda row: not _lists_texts(row["conversations"]),
+    "lima": lambda row: _lists_texts(row["conversations"]),
+    "turns_in_text": lambda row: is_transcript(row["text"]),
     "alpaca_feedback": _is_labelled,
     "messages_ranking": _waits("messages"),
     "sharegpt_ranking": _waits("conversations"),

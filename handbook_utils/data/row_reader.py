@@ -13,7 +13,6 @@ from handbook_utils.data.keys.messages import thinking_beside, unread_keys
 from handbook_utils.data.known_formats import Row
 from handbook_utils.data.shapes.called import are_calls, with_calls
 from handbook_utils.data.shapes.calls import first_of, read_tools
-from handbook_utils.data.shapes.glaive import glaive_system, glaive_turns
 from handbook_utils.data.shapes.messages import (
     in_turn,
     listed,
@@ -90,7 +89,8 @@ class RowReader:
         """A column's value as it is."""
         if column not in self.row:
             raise DataError(
-                f"{self.place} lacks the column '{column}'. {suggest(column, map(str, self.row))}"
+                f"{self.place} lacks the column '{column}'. {suggest(column, map(str, self.row))} "
+                f"A column of another name is read with `columns: {{THEIRS: {column}}}`."
             )
         self.read.add(column)
         return self.row[column]
@@ -111,7 +111,7 @@ class RowReader:
         if isinstance(value, list | tuple):
             if len(value) > 1 and all(isinstance(part, str) for part in value):
                 raise self.error(column, f"holds {len(value)} texts. Join them in the file.")
-            return self._unicode(column, self._shaped(column, lambda parts: read_parts(parts).text, value))
+            return self._unicode(column, self.shaped(column, lambda parts: read_parts(parts).text, value))
         return "" if value is None else self.text(column)
 
     def is_learned(self, message: Message) -> bool:
@@ -134,9 +134,7 @@ class RowReader:
         """
         value = self.value(column)
         if isinstance(value, str):
-            value = self._shaped(
-                column, lambda _: messages_in_cell(self.row, column, role), self.text(column)
-            )
+            value = self.shaped(column, lambda _: messages_in_cell(self.row, column, role), self.text(column))
             if value is None:
                 return [Message(role=role, content=self.text(column))]
         if isinstance(value, Mapping):
@@ -145,13 +143,13 @@ class RowReader:
             value = [{"role": role, "tool_calls": value}]
         if not isinstance(value, list | tuple) or not value:
             raise self.error(column, f"expected text or a list of messages, found {shown(value)}.")
-        read = self._shaped(column, read_messages, with_parts(value))
+        read = self.shaped(column, read_messages, with_parts(value))
         return [self._message(column, index, message) for index, message in read]
 
     def conversation(self, column: str) -> list[Message]:
         """The messages of a column that holds nothing else; text is JSON, or a list that Python printed."""
         value = self.value(column)
-        if isinstance(value, str) and self._shaped(column, messages_in_text, value) is None:
+        if isinstance(value, str) and self.shaped(column, messages_in_text, value) is None:
             raise self.error(
                 column,
                 f"expected a list of messages (as text: JSON, or as Python prints it), found {shown(value)}.",
@@ -169,17 +167,8 @@ class RowReader:
         """Messages of one text in which "Human:" or "Assistant:" opens each turn."""
         return [
             Message(role=role, content=text)
-            for role, text in self._shaped(column, transcript_turns, self.text(column))
+            for role, text in self.shaped(column, transcript_turns, self.text(column))
         ]
-
-    def from_glaive(self) -> RowReader:
-        """A reader of the messages and tools that a row of Glaive's holds as text."""
-        system, tools = self._shaped("system", glaive_system, self.optional_text("system"))
-        turns = self._shaped("chat", glaive_turns, self.text("chat"))
-        begin = [{"role": "system", "content": system}] if system else []
-        rest = {column: value for column, value in self.row.items() if column not in ("chat", "system")}
-        # tools in a column of their own have to be the same
-        return self.over(rest | {"messages": [*begin, *turns]} | ({"functions": tools} if tools else {}))
 
     def their_name(self, column: str) -> str:
         """What the source calls a column that is read under our name."""
@@ -209,7 +198,7 @@ class RowReader:
         self.read |= {"tools", "functions", "toolConfig"}
         prompt = self.row.get("prompt")
         if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
-            prompt = self._shaped("prompt", request_in_text, prompt)
+            prompt = self.shaped("prompt", request_in_text, prompt)
         inside = prompt.get("tools") if isinstance(prompt, Mapping) else None
         config = self._parsed("toolConfig", "a list of tools")
         # OpenAI's former name, tools beside the messages of its preference files, and Bedrock's name
@@ -217,7 +206,7 @@ class RowReader:
             **{"tools": self.row.get("tools"), "functions": self.row.get("functions"), "prompt": inside},
             "toolConfig": config.get("tools") if isinstance(config, Mapping) else None,
         }
-        read = {name: self._shaped(name, read_tools, value) for name, value in given.items() if value}
+        read = {name: self.shaped(name, read_tools, value) for name, value in given.items() if value}
         tools: list[Any]
         tools, *others = [found for found in read.values() if found] or [[]]
         if any(other != tools for other in others):
@@ -231,7 +220,7 @@ class RowReader:
         given = {"tools": self.tools(), TEMPLATE_OPTIONS: self.template_options()}
         extra = {column: value for column, value in given.items() if value}
         if tools := list(given["tools"]):
-            rows = self._shaped("tools", lambda made: with_calls(made, tools), rows)
+            rows = self.shaped("tools", lambda made: with_calls(made, tools), rows)
         return [{**row, **extra} for row in rows] if extra else rows
 
     def template_options(self) -> dict[str, Any]:
@@ -279,7 +268,7 @@ class RowReader:
                     "out, or take the column out of the file where the text does not need it.",
                 )
 
-    def _shaped(self, column: str, read: Callable[[Any], Any], value: Any) -> Any:
+    def shaped(self, column: str, read: Callable[[Any], Any], value: Any) -> Any:
         """What a reader of shapes makes of a value."""
         try:
             return read(value)

@@ -135,6 +135,9 @@ class DataSource(Source):
         "argilla_ranking",
         "judged",
         "arena",
+        "arena_votes",
+        "shp",
+        "summaries",
         "ultrafeedback_ratings",
         "distilabel_ratings",
         "rated_answers",
@@ -142,6 +145,8 @@ class DataSource(Source):
         "contents",
         "conversation",
         "ultrachat",
+        "lima",
+        "turns_in_text",
         "glaive",
         "prompt",
     ] = "auto"

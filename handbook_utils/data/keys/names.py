@@ -9,19 +9,25 @@ from collections.abc import Mapping, Sequence
 # what is asked, what more is given to it, and what is answered; in small letters, without separators
 _ASKS = (
     *("prompt", "question", "query", "problem", "instruction", "inputtext", "textinput", "userprompt", "ask"),
-    *("user", "human", "input"),
+    *("user", "human", "input", "inputs"),
 )
 _GIVEN = ("input", "context", "inputs")
 _ANSWERS = (
     *("completion", "response", "answer", "output", "generation", "solution", "outputtext", "textoutput"),
-    *("answers", "target", "reply", "assistant", "gpt", "responsetext", "finalanswer"),
+    *("answers", "target", "targets", "reply", "assistant", "gpt", "responsetext", "finalanswer"),
+    "generatedsolution",
 )
+# what the model thought, where that is not among the names that are read as they are
+_THOUGHTS = ("complexcot", "cot", "chainofthought")
 _LABELS = ("label", "desirable", "liked", "thumbsup", "isgood")
-_BETTER = ("chosen", "better", "preferred", "positive", "chosenresponse", "winner", "accepted")
+_BETTER = (
+    *("chosen", "better", "preferred", "positive", "chosenresponse", "winner", "accepted"),
+    "responsej",  # of lvwerra/stack-exchange-paired, whose response_k is the worse one
+)
 # whole conversations, which hold their prompt: torchtune's
 _BETTER_TALKS = ("chosenconversations", "chosenconversation", "chosendialogue")
 _WORSE_TALKS = ("rejectedconversations", "rejectedconversation", "rejecteddialogue")
-_WORSE = ("rejected", "worse", "dispreferred", "negative", "rejectedresponse", "loser")
+_WORSE = ("rejected", "worse", "dispreferred", "negative", "rejectedresponse", "loser", "responsek")
 
 # a column that says which of two answers is better
 VERDICT = re.compile(
@@ -30,6 +36,16 @@ VERDICT = re.compile(
 # columns of two answers, such as response_0 and response_1, and of what else there are two
 _ONE_OF_TWO = re.compile(r"(.*?)[ _-]?([ab012])", re.IGNORECASE)
 _SAID = re.compile(r"response|answer|output|completion|generation|reply|ref|text")
+
+
+def asking_column(columns: Sequence[str]) -> str | None:
+    """The column that holds what is asked, by its name; None where none is called so."""
+    return _first(_plain_names(columns), _ASKS)
+
+
+def answering_column(columns: Sequence[str]) -> str | None:
+    """The column that holds an answer, by its name; None where none is called so."""
+    return _first(_plain_names(columns), _ANSWERS)
 
 
 def mapping_for(columns: Sequence[str], kind: str) -> str:
@@ -43,7 +59,7 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
     'To read it as a question and its answer: `columns: {question: prompt, answer: completion}` in a recipe, \
 `--column question=prompt --column answer=completion` for `handbook data`.'
     """
-    plain = {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in columns}
+    plain = _plain_names(columns)
     talks = _first(plain, _BETTER_TALKS), _first(plain, _WORSE_TALKS)
     if kind == "preference" and all(talks):
         return mapping_line("a pair of conversations", {str(talks[0]): "chosen", str(talks[1]): "rejected"})
@@ -68,6 +84,8 @@ def mapping_for(columns: Sequence[str], kind: str) -> str:
         if given is None
         else {asks: "instruction", given: "input", answers: "output"}
     )
+    if thought := _first(plain, _THOUGHTS):
+        names[thought] = "reasoning_content"
     if kind == "feedback":
         label = _first(plain, _LABELS)
         return "" if label is None else mapping_line("a labelled answer", {**names, label: "label"})
@@ -95,6 +113,11 @@ def _judged(columns: Sequence[str], asks: str | None) -> str:
     names = {asks or "PROMPT": "prompt", first: "answer_a", second: "answer_b", verdict: "preference"}
     line = mapping_line("two answers and which is better", names)
     return f"{line} '{verdict}' then has to say a, b or tie, or 0 for the first and 1 for the second."
+
+
+def _plain_names(columns: Sequence[str]) -> dict[str, str]:
+    """Columns by their names in small letters, without separators."""
+    return {"".join(filter(str.isalnum, str(column))).lower(): str(column) for column in columns}
 
 
 def _first(plain: dict[str, str], names: Sequence[str]) -> str | None:

@@ -16,6 +16,7 @@ from handbook_utils.data.shapes.ratings import (
     rated_answers,
     rating_gap,
 )
+from handbook_utils.data.shapes.whole_rows import VOTES
 from handbook_utils.errors import DataError
 from handbook_utils.schema.sections import PairsSection
 
@@ -64,7 +65,8 @@ def _of_two(reader: RowReader, format: str, pairs: PairsSection | None) -> list[
         )
     known = FORMATS[format]
     columns = {known.names.get(column, column) for column in known.columns}
-    if column := next((name for name in COMPARED if name in columns), None):
+    is_voted = format in VOTES
+    if column := "preference" if is_voted else next((name for name in COMPARED if name in columns), None):
         reader.value(column)
         margin = 0.0 if pairs is None else pairs.margin
         sides = compared_answers(reader.row, column, margin, named=reader.their_name(column))

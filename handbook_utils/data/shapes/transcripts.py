@@ -10,6 +10,8 @@ _NAMES |= {name.upper(): role for name, role in _NAMES.items()}  # Vicuna's
 _OPENS = re.compile(r"\s*(?:#+[ \t]*)?(Human|User|System|HUMAN|USER|SYSTEM)[ \t]*:")
 _ANSWERS = re.compile(r"(?:^|\n)[ \t]*(?:#+[ \t]*)?(?:Assistant|ASSISTANT)[ \t]*:")
 _ASKS = re.compile(r"\n[ \t]*(?:Human|User|HUMAN|USER)[ \t]*:")
+# Guanaco's, where nothing need stand between the turns
+_HASHED = re.compile(r"\s*###[ \t]*(Human|User|Assistant|System)[ \t]*:")
 # HelpSteer's, where the first turn is the user's and has no mark
 _MARKED = re.compile(r"<extra_id_1>(User|Assistant)\n")
 
@@ -86,7 +88,7 @@ def is_transcript(value: object) -> bool:
         name in value for name in ("Assistant", "ASSISTANT", "<extra_id_1>")
     ):
         return False
-    is_opened = _OPENS.match(value) and _ANSWERS.search(value)
+    is_opened = _OPENS.match(value) and (_ANSWERS.search(value) or _is_hashed(value))
     # one that ends where the assistant is to speak is a transcript, whatever stands before it
     last = value[-40:].rstrip().rpartition("\n")[2].strip("# \t")
     is_waiting = last in ("Assistant:", "ASSISTANT:") and _ASKS.search(value)
@@ -109,6 +111,10 @@ def transcript_turns(text: str) -> list[tuple[str, str]]:
         first, *pieces = _MARKED.split(text)
         marked = zip(pieces[::2], pieces[1::2], strict=True)
         return [("user", first.strip()), *((_NAMES[name], said.strip()) for name, said in marked)]
+    if _is_hashed(text):
+        _, *pieces = _HASHED.split(text)
+        hashed = zip(pieces[::2], pieces[1::2], strict=True)
+        return [(_NAMES[name], said.strip()) for name, said in hashed]
     opened = _OPENS.match(text)
     # a text that opens with "Human:" may well speak of users
     names = tuple(_NAMES)
@@ -122,6 +128,11 @@ def transcript_turns(text: str) -> list[tuple[str, str]]:
                 "is a transcript whose turns cannot be told apart: put an empty line between them."
             )
     return turns
+
+
+def _is_hashed(text: str) -> bool:
+    """Whether three hash signs open each turn, so that turns can be told apart on one line."""
+    return _HASHED.match(text) is not None and "### Assistant:" in text
 
 
 def _split(text: str, names: tuple[str, ...], *, breaks: str) -> list[tuple[str, str]]:
