@@ -16,7 +16,7 @@ from rich.text import Text
 
 from handbook_utils.cli.view import say_next
 from handbook_utils.convert.flat import convert_recipe
-from handbook_utils.convert.notes import Note
+from handbook_utils.convert.notes import NO_VALUE, Note
 from handbook_utils.errors import RecipeError
 from handbook_utils.reporting.expected import expected_results
 from handbook_utils.runs.atomic import write_text
@@ -169,8 +169,12 @@ def _show_notes(notes: Sequence[Note], out: Path | None, command: str) -> None:
     console = Console(stderr=True)
     table = Table("key", "", "what became of it", box=None, header_style="bold")
     styles: dict[str, Any] = {"unknown": "yellow", "left out": "dim"}
+    empty = sorted(note.key for note in notes if note.why == NO_VALUE)
     for note in sorted(notes, key=lambda note: ("unknown", "changed", "left out").index(note.outcome)):
-        table.add_row(note.key, note.outcome, note.why, style=styles.get(note.outcome))
+        if note.why != NO_VALUE:
+            table.add_row(note.key, note.outcome, note.why, style=styles.get(note.outcome))
+    if empty:
+        table.add_row(f"{len(empty)} keys", "left out", f"without a value: {', '.join(empty)}.", style="dim")
     console.print(table)
     if out is not None:
         console.print(f"wrote {out}", style="dim", soft_wrap=True)

@@ -60,7 +60,7 @@ def convert_recipe(
     online = told_online(content) if told is None else None
     if told is None:
         refuse_methods(content, is_online=online is not None)
-        work, foreign = Work(dict(content)), None
+        work, foreign = Work.of(content), None
         stage = _checked_stage(stage) if stage else _told_stage(work)
         _check_online(stage, online)
     else:
@@ -191,13 +191,14 @@ def _quantization(work: Work) -> dict[str, str]:
     for key in ("bnb_4bit_quant_type", "use_bnb_nested_quant"):
         if key in work.left:
             work.drop(key, "model.quantization nf4 is NF4, its scales quantised as well")
-    for key, quantization in (("load_in_4bit", "nf4"), ("load_in_8bit", "int8")):
+    found = {}
+    for key, quantization in (("load_in_8bit", "int8"), ("load_in_4bit", "nf4")):
         if work.left.get(key):
             work.take(key, f"now model.quantization: {quantization}.")
-            return {"quantization": quantization}
-        if key in work.left:
+            found["quantization"] = quantization
+        elif key in work.left:
             work.drop(key, BY_ITSELF)
-    return {}
+    return found
 
 
 LORA_KEYS = {
@@ -261,7 +262,8 @@ def _training(work: Work, stage: str, has_held_out: bool, *, learned_all: bool) 
 
 def _placed(work: Work, key: str, value: Any, fields: Mapping[str, Any]) -> str | None:
     """The field of the trainer that takes a key; None where the key is left out."""
-    if key in SAME_AS_OURS and value in SAME_AS_OURS[key]:
+    is_nothing = (key, value) == ("packing", False) and key not in fields
+    if is_nothing or (key in SAME_AS_OURS and value in SAME_AS_OURS[key]):
         work.drop(key, BY_ITSELF)
         return None
     if reason := LEFT_OUT.get(key) or RUN_OWNED.get(key):

@@ -12,6 +12,9 @@ from handbook_utils.errors import RecipeError
 _FORMAT = "the format of a source's rows is recognised; write data[].format where it is not"
 _SPEED = "speed or memory only; `handbook train --dry-run` plans both"
 _TEMPLATE = "the tokenizer's own chat template is used; for one without, write model.chat_template"
+_TOKENS = (
+    "the tokenizer's own tokens are used, and the end of a turn that its chat template writes is learned"
+)
 _RUNS = "the run folder decides"
 _LAUNCH = "how processes share the work is said by `launch: {strategy: ...}`"
 
@@ -31,6 +34,16 @@ _AXOLOTL_COLUMNS = {
     "field_rejected": "rejected",
     "field_completion": "completion",
     "field_label": "label",
+}
+# how messages name their keys, and who speaks, where that is recognised
+_KEYS: dict[str, dict[str, set[str]]] = {
+    "message_property_mappings": {"role": {"role", "from"}, "content": {"content", "value"}},
+    "roles": {
+        "system": {"system"},
+        "user": {"user", "human"},
+        "assistant": {"assistant", "gpt", "model"},
+        "tool": {"tool", "function"},
+    },
 }
 # new names of keys whose values stay
 AXOLOTL_NAMES = {
@@ -56,7 +69,8 @@ AXOLOTL_LEFT_OUT = {
     **dict.fromkeys(
         ("is_llama_derived_model", "is_mistral_derived_model", "strict", "local_rank", "debug"), BY_ITSELF
     ),
-    **dict.fromkeys(("chat_template", "special_tokens", "tokens", "default_system_message"), _TEMPLATE),
+    **dict.fromkeys(("chat_template", "default_system_message"), _TEMPLATE),
+    **dict.fromkeys(("special_tokens", "eot_tokens"), _TOKENS),
     **dict.fromkeys(("dataset_prepared_path", "shuffle_merged_datasets", "dataset_processes"), _RUNS),
     **dict.fromkeys(("evals_per_epoch", "saves_per_epoch", "eval_table_size", "eval_max_new_tokens"), _RUNS),
     **dict.fromkeys(("resume_from_checkpoint", "auto_resume_from_checkpoints", "save_safetensors"), _RUNS),
@@ -69,6 +83,7 @@ AXOLOTL_LEFT_OUT = {
     ),
     **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "fsdp_version"), _LAUNCH),
     **dict.fromkeys(("wandb_watch", "wandb_name", "wandb_log_model", "wandb_run_id", "use_wandb"), _RUNS),
+    "num_labels": "a reward model gives one number",
     "val_set_size": "no rows are split off; name held-out rows in eval_data",
     "train_on_inputs": "loss always falls on the answers only",
     "early_stopping_patience": "a run trains as long as its recipe says",
@@ -90,12 +105,21 @@ FACTORY_LEFT_OUT = {
     ),
     **dict.fromkeys(("deepspeed", "fsdp"), _LAUNCH),
     "val_size": "no rows are split off; name held-out rows in eval_data",
-    "max_samples": "write a slice: data[].split: train[:1000]",
     "do_predict": "`handbook evaluate` does it",
     "quantization_method": "model.quantization is bitsandbytes'",
     "train_on_prompt": "loss always falls on the answers only",
     "adapter_name_or_path": "to go on from an adapter, name it as the model and write model.adapter",
     "ref_model": "the reference is the model that training starts from",
+}
+# what changes what is learned, and has no equal here
+_STARTS_AT_ZERO = "an adapter starts without effect here; another start is no setting of a recipe"
+NO_EQUAL = {
+    **dict.fromkeys(("pissa_init", "pissa_iter", "pissa_convert", "peft_init_lora_weights"), _STARTS_AT_ZERO),
+    **dict.fromkeys(("loftq_config", "peft.loftq_config"), _STARTS_AT_ZERO),
+    **dict.fromkeys(("use_dora", "peft_use_dora"), "DoRA is read and merged here, and not trained"),
+    "loraplus_lr_ratio": "both matrices of an adapter have one learning rate here",
+    "unfrozen_parameters": "all weights are trained, or an adapter; name its modules in lora.targets",
+    "tokens": "tokens are not added in training; add them to the model's files first",
 }
 _NO_TRAINING = ("export_dir", "infer_backend", "eval_dataset", "task")
 _FACTORY_STAGES = {"sft": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "orpo": "orpo"}
@@ -124,7 +148,7 @@ def read_axolotl(content: Mapping[str, Any]) -> Foreign:
     Raises:
         RecipeError: a method, an adapter or data that have no equal here.
     """
-    work = Work(dict(content))
+    work = Work.of(content)
     stage = _axolotl_stage(work)
     adapter = work.take("adapter", "now the section `lora`.")
     if adapter not in (None, "", "lora", "qlora"):
@@ -152,7 +176,7 @@ def read_factory(content: Mapping[str, Any]) -> Foreign:
     Raises:
         RecipeError: a stage, a loss or a kind of training that have no equal here.
     """
-    work = Work(dict(content))
+    work = Work.of(content)
     if "dataset" not in work.left and (other := next((k for k in _NO_TRAINING if k in work.left), None)):
         raise RecipeError(
             f"a file of LLaMA-Factory for exporting or asking a model ('{other}'), not for training."
@@ -179,6 +203,9 @@ def read_factory(content: Mapping[str, Any]) -> Foreign:
     data = {"data": _factory_sources(work, "dataset")}
     if work.left.get("eval_dataset"):
         data["eval_data"] = _factory_sources(work, "eval_dataset")
+    if isinstance(most := work.take("max_samples", "now data[].split: each source's first rows."), int):
+        for source in data["data"]:
+            source["split"] += f"[:{most}]"
     _rename(work, FACTORY_NAMES, FACTORY_LEFT_OUT)
     return Foreign(stage, work, data, lora)
 
@@ -265,8 +292,13 @@ def _axolotl_sources(work: Work, key: str) -> list[dict[str, Any]]:
         for inner, value in item.items():
             if inner in known or (inner == "type" and isinstance(value, Mapping)):
                 continue
-            if inner in ("type", "chat_template", "conversation"):
+            if inner == "type" and not _is_by_template(value):
+                why = f"{shown(value)}: its own words stand around each turn there, here the chat template's."
+                work.note(f"{key}.type", "changed", f"{why} A model without one needs model.chat_template.")
+            elif inner in ("type", "chat_template", "conversation"):
                 work.note(f"{key}.{inner}", "left out", f"{shown(value)}: {_FORMAT}.")
+            elif inner in _KEYS and _are_usual(inner, value):
+                work.note(f"{key}.{inner}", "left out", f"{shown(value)}: such names are recognised.")
             elif (inner, value) in (("roles_to_train", ["assistant"]), ("train_on_eos", "turn")):
                 work.note(f"{key}.{inner}", "left out", f"{shown(value)}: {BY_ITSELF}.")
             else:
@@ -276,6 +308,21 @@ def _axolotl_sources(work: Work, key: str) -> list[dict[str, Any]]:
     if not sources:
         raise RecipeError(f"'{key}' names no data.")
     return sources
+
+
+def _is_by_template(kind: Any) -> bool:
+    """Whether a data set's type renders with the chat template, and not with words of its own."""
+    return not isinstance(kind, str) or "chat_template" in kind or kind in ("sharegpt", "input_output")
+
+
+def _are_usual(inner: str, value: Any) -> bool:
+    """Whether keys and roles of messages have names that are recognised."""
+    if not isinstance(value, Mapping) or not value.keys() <= _KEYS[inner].keys():
+        return False
+    return all(
+        {named} <= _KEYS[inner][ours] if isinstance(named, str) else set(named) <= _KEYS[inner][ours]
+        for ours, named in value.items()
+    )
 
 
 def _axolotl_files(work: Work, key: str, item: Mapping[str, Any]) -> list[str]:
@@ -321,6 +368,9 @@ def _rename(work: Work, names: Mapping[str, str], left_out: Mapping[str, str]) -
     for key in list(work.left):
         if key in left_out:
             work.drop(key, left_out[key])
+        elif key in NO_EQUAL:
+            value = work.left.pop(key)
+            work.note(key, "unknown" if value else "left out", f"{shown(value)}: {NO_EQUAL[key]}.")
         elif key in names:
             value = work.take(key, f"now {names[key]}.")
             if value is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from handbook_utils.errors import RecipeError
 
 BY_ITSELF = "this is the default here"
+NO_VALUE = "no value, so it sets nothing."
 Outcome = Literal["changed", "left out", "unknown"]
 
 
@@ -37,6 +39,14 @@ class Work:
 
     left: dict[str, Any]
     notes: list[Note] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Work:
+        """The work on a file; keys without a value set nothing and are noted."""
+        work = cls({key: value for key, value in content.items() if value is not None})
+        for key in (key for key, value in content.items() if value is None):
+            work.note(str(key), "left out", NO_VALUE)
+        return work
 
     def take(self, key: str, why: str | None = None) -> Any:
         """Remove a key and return its value; None where it is not there."""

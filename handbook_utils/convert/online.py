@@ -68,6 +68,10 @@ def convert_online(work: Work, sources: list[dict[str, Any]], processes: int) ->
             raise RecipeError(f"'reward_weights' names {len(weights)} for {len(scorers)} reward functions.")
         recipe["weights"] = dict(zip(scorers, weights, strict=True))
     recipe["scorers"] = scorers
+    if isinstance(work.left.get("scale_rewards"), bool):  # until TRL 0.22
+        new = "group" if work.left["scale_rewards"] else "none"
+        work.note("scale_rewards", "changed", f"'{new}' now, which says the same.")
+        work.left["scale_rewards"] = new
     _drop_sampler(work)
     return recipe
 

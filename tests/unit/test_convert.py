@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handbook_utils.convert.flat import convert_recipe
+from handbook_utils.convert.notes import NO_VALUE
 from handbook_utils.errors import RecipeError
 from handbook_utils.schema.recipe import check_recipe
 
@@ -469,3 +470,89 @@ def test_recipes_of_llama_factory_are_converted_for_the_same_stages(
 def test_an_unknown_stage_names_the_nearest_one() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'orpo'"):
         convert_recipe(FLAT, stage="orpoo")
+
+
+# recipes as these tools ship them; their settings rebuilt, not their files
+
+
+def axolotl(**more: Any) -> dict[str, Any]:
+    return {
+        **{"base_model": "org/base", "datasets": [{"path": "org/rows", "type": "chat_template"}]},
+        **{"micro_batch_size": 1, "gradient_accumulation_steps": 4, "sequence_len": 2048},
+        **more,
+    }
+
+
+def factory(**more: Any) -> dict[str, Any]:
+    return {
+        **{"model_name_or_path": "org/base", "stage": "sft", "finetuning_type": "lora"},
+        **{"dataset": "one,two", "cutoff_len": 2048},
+        **more,
+    }
+
+
+def test_keys_without_a_value_are_no_settings() -> None:
+    """YAML reads `fp16:` as nothing; axolotl's examples have a dozen such lines."""
+    recipe, notes = convert_recipe(axolotl(reward_model=True, fp16=None, deepspeed=None, num_labels=1))
+    check_recipe(recipe, "mine")
+    assert "fp16" not in recipe["training"]
+    assert {note.key for note in notes if note.why == NO_VALUE} == {"fp16", "deepspeed"}
+    recipe, _ = convert_recipe({**FLAT, "packing": True, "hub_model_id": None, "max_steps": None})
+    check_recipe(recipe, "mine")
+
+
+@pytest.mark.parametrize(("in_4bit", "in_8bit"), [(True, False), (False, True), (False, False)])
+def test_the_quantisation_that_is_off_needs_no_line(in_4bit: bool, in_8bit: bool) -> None:
+    recipe, notes = convert_recipe(
+        axolotl(adapter="lora", lora_r=8, load_in_4bit=in_4bit, load_in_8bit=in_8bit)
+    )
+    wanted = "nf4" if in_4bit else "int8" if in_8bit else None
+    assert recipe["model"].get("quantization") == wanted
+    assert "unknown" not in outcomes(notes).values()
+
+
+def test_names_of_keys_and_roles_that_are_recognised_need_no_line() -> None:
+    mapped = {"message_property_mappings": {"role": "from", "content": "value"}}
+    mapped["roles"] = {"user": ["human", "user"], "assistant": ["gpt"]}  # type: ignore[assignment]
+    rows = {"path": "org/rows", "type": "chat_template", **mapped}
+    _, notes = convert_recipe(axolotl(datasets=[rows]))
+    told = outcomes(notes)
+    assert {told["datasets.message_property_mappings"], told["datasets.roles"]} == {"left out"}
+    rows["message_property_mappings"] = {"role": "who", "content": "value"}
+    rows["roles"] = {"assistant": ["oracle"]}
+    _, notes = convert_recipe(axolotl(datasets=[rows]))
+    told = outcomes(notes)
+    assert {told["datasets.message_property_mappings"], told["datasets.roles"]} == {"unknown"}
+
+
+def test_a_type_that_brings_its_own_words_is_said_to_change_what_is_learned() -> None:
+    _, notes = convert_recipe(axolotl(datasets=[{"path": "org/rows", "type": "alpaca"}]))
+    (told,) = [note for note in notes if note.key == "datasets.type"]
+    assert (told.outcome, "here the chat template's" in told.why) == ("changed", True)
+
+
+@pytest.mark.parametrize("key", ["pissa_init", "use_dora", "loraplus_lr_ratio"])
+def test_what_changes_an_adapter_and_has_no_equal_is_for_a_person_to_look_at(key: str) -> None:
+    _, notes = convert_recipe(factory(**{key: True}))
+    assert outcomes(notes)[key] == "unknown"
+    _, notes = convert_recipe(factory(**{key: False}))
+    assert outcomes(notes)[key] == "left out"
+
+
+def test_at_most_so_many_rows_are_a_slice_of_each_source() -> None:
+    recipe, _ = convert_recipe(factory(max_samples=1000))
+    assert [source["split"] for source in recipe["data"]] == ["train[:1000]", "train[:1000]"]
+
+
+@pytest.mark.parametrize(("given", "ours"), [(False, "none"), (True, "group"), ("batch", "batch")])
+def test_rewards_scaled_or_not_in_the_words_of_an_earlier_trl(given: Any, ours: str) -> None:
+    content = {**FLAT, "reward_funcs": ["accuracy"], "scale_rewards": given, "num_generations": 8}
+    recipe, _ = convert_recipe(content)
+    assert recipe["training"]["scale_rewards"] == ours
+    check_recipe(recipe, "mine")
+
+
+def test_packing_that_is_off_needs_no_line_where_nothing_is_packed() -> None:
+    recipe, notes = convert_recipe(axolotl(rl="dpo", sample_packing=False))
+    assert "packing" not in recipe["training"]
+    assert "unknown" not in outcomes(notes).values()
