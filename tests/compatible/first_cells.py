@@ -25,9 +25,9 @@ path, wheel = sys.argv[1:]
 notebook = nbformat.read(path, as_version=4)
 first = next(cell for cell in notebook.cells if cell.cell_type == "code")
 lines = first.source.splitlines()
-address = [number for number, line in enumerate(lines) if "handbook-utils @ git+" in line]
+address = [number for number, line in enumerate(lines) if 'source = "handbook-utils' in line]
 assert len(address) == 1, first.source
-lines[address[0]] = f'    source = "handbook-utils @ {wheel}"'
+lines[address[0]] = lines[address[0]].partition(" @ ")[0] + f' @ {wheel}"'
 first.source = "\\n".join(lines)
 nbclient.NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
 print("".join(output.get("text", "") for output in first.outputs), end="")

@@ -113,6 +113,18 @@ def test_first_cell_installs_without_pins_and_names_the_hardware(path: Path) -> 
     assert "cpu_count" in first
 
 
+# what a notebook calls that lies in an extra
+EXTRAS = {'"curate"': "curation", "run_benchmarks": "lm-eval"}
+
+
+@every_notebook
+def test_first_cell_installs_the_extra_that_a_later_cell_needs(path: Path) -> None:
+    first, *rest = code_of(path)
+    for call, extra in EXTRAS.items():
+        if any(call in source for source in rest):
+            assert f"handbook-utils[{extra}] @" in first
+
+
 @every_notebook
 def test_scale_is_chosen_in_one_line(path: Path) -> None:
     lines = [line for source in code_of(path) for line in source.splitlines() if line.startswith("SCALE")]
