@@ -16,8 +16,8 @@ STORE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_ARGS)
-# nothing needs the network after installing; two test workers must not each take every core
-OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# nothing needs the network after installing; two test workers must not each take every core, nor spin while they wait
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE}
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help

@@ -1,4 +1,4 @@
-"""This process: which of those that train together it is, the cores it may use, its garbage collector."""
+"""This process: which of those that train together it is, its cores and threads, its garbage collector."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # macOS has none
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+# OpenMP's own name; GNU's and LLVM's libraries read it once, when torch is imported
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def wait_without_spinning() -> None:
+    """Let PyTorch's threads sleep while they wait, and not spin; to be called before torch is imported.
+
+    As soon as another program runs too, a thread that spins keeps a core from the one it waits for. A user's
+    own setting is kept.
+    """
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from handbook_utils.cli.template import template
 from handbook_utils.errors import HandbookError
 from handbook_utils.libraries.notices import silence_notices
 from handbook_utils.libraries.versions import note_untested_versions
+from handbook_utils.processes import wait_without_spinning
 from handbook_utils.redaction import redacted, redacted_traceback
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ def main() -> None:
     sys.excepthook = _print_without_secrets
     warnings.formatwarning = _plain_warning
     silence_notices()
+    wait_without_spinning()
     try:
         app(prog_name="handbook")
     except HandbookError as error:

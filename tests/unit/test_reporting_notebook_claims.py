@@ -18,6 +18,7 @@ from handbook_utils.reporting.claims.notebook_breaks import (
     try_break,
 )
 from handbook_utils.reporting.claims.sabotage import main
+from handbook_utils.reporting.claims.sound_runs import SoundRuns
 
 SOURCE = """from handbook_utils.records import Estimate
 from handbook_utils.reporting.claims.claim import claim
@@ -70,6 +71,12 @@ def entry(old="SIGN = 1", new="SIGN = -1", **changes):
     return NotebookBreak(**(fields | {"old": old, "new": new, "fails": ("first-claim",)} | changes))
 
 
+def empty(notebooks):
+    work = notebooks / "work"
+    work.mkdir()
+    return work
+
+
 def test_a_broken_copy_leaves_the_notebook_alone(notebooks):
     before = (notebooks / "toy.ipynb").read_bytes()
     broken = broken_notebook(notebooks / "toy.ipynb", "SIGN = 1", "SIGN = -1")
@@ -98,10 +105,44 @@ def test_a_missing_notebook_is_named(notebooks):
 
 
 def test_one_run_judges_every_claim_of_a_broken_notebook(notebooks):
-    tried = try_break(entry(), notebooks)
+    tried = try_break(entry(), notebooks, empty(notebooks))
     # the second claim does not use SIGN, so this break does not reach it
     assert tried.claims == {"first-claim": "failed", "second-claim": "held"}
     assert tried.stopped == []
+
+
+def test_broken_notebooks_start_with_what_ran_before_their_cell_and_with_nothing_later(notebooks, tmp_path):
+    """The toy leaves a file per cell: a break of the third cell starts with two, of the second with one."""
+    source = json.loads((notebooks / "toy.ipynb").read_text())
+    first, second, third = (cell for cell in source["cells"] if cell["cell_type"] == "code")
+    first["source"] = [SOURCE + "from pathlib import Path\nPath('made-0').touch()"]
+    second["source"] = ["SIGN = 1\nPath('made-1').touch()"]
+    third["source"] += ["\nLATER = 1\nPath('made-2').touch()"]
+    (notebooks / "toy.ipynb").write_text(json.dumps(source))
+    early, late = entry(), entry("LATER = 1", "LATER = 2", name="late")
+    package = entry("near = difflib", "near = []; difflib", name="package", function="errors:suggest")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    sound = SoundRuns(notebooks / "toy.ipynb", [early, late, package], scratch)
+
+    def laid_out(each):
+        return sorted(path.name for path in sound.lay_out(each).iterdir())
+
+    assert laid_out(late) == ["made-0", "made-1"]
+    assert laid_out(early) == ["made-0"]
+    assert laid_out(package) == []
+    tried = try_break(early, notebooks, sound.lay_out(early))
+    assert tried.claims == {"first-claim": "failed", "second-claim": "held"}
+    # what the broken run left is gone for the next
+    assert laid_out(late) == ["made-0", "made-1"]
+
+
+def test_for_a_single_break_of_a_cell_the_sound_notebook_does_not_run(notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "handbook_utils.reporting.claims.sound_runs.execute_notebook", None
+    )  # nothing may run
+    sound = SoundRuns(notebooks / "toy.ipynb", [entry()], tmp_path)
+    assert list(sound.lay_out(entry()).iterdir()) == []
 
 
 def test_a_line_of_the_package_is_broken_for_the_notebook_alone(notebooks):
@@ -110,7 +151,7 @@ def test_a_line_of_the_package_is_broken_for_the_notebook_alone(notebooks):
     source["cells"][2]["source"] = "SIGN = -1 if 'broken' in str(gain()) else 1"
     (notebooks / "toy.ipynb").write_text(json.dumps(source))
     package = entry("return f", 'return "broken" + f', function="records:Estimate.__str__")
-    assert try_break(package, notebooks).claims["first-claim"] == "failed"
+    assert try_break(package, notebooks, empty(notebooks)).claims["first-claim"] == "failed"
     from handbook_utils.records import Estimate
 
     assert "broken" not in str(Estimate(0.5, 0.4, 0.6, 0.95, 9, "", "made up"))
@@ -118,7 +159,7 @@ def test_a_line_of_the_package_is_broken_for_the_notebook_alone(notebooks):
 
 def test_a_break_that_nothing_calls_shows_nothing(notebooks):
     idle = entry("near = difflib", "near = []; difflib", function="errors:suggest")
-    tried = try_break(idle, notebooks)
+    tried = try_break(idle, notebooks, empty(notebooks))
     assert tried.claims == {"first-claim": None, "second-claim": None}
     assert tried.stopped == ["nothing called errors:suggest"]
 
@@ -186,7 +227,7 @@ def test_calibration_of_a_notebook_that_is_none_names_the_nearest(notebooks):
 
 
 def test_another_error_than_the_claims_own_shows_nothing(notebooks):
-    tried = try_break(entry(new="SIGN = 1 / 0"), notebooks)
+    tried = try_break(entry(new="SIGN = 1 / 0"), notebooks, empty(notebooks))
     assert tried.claims == {"first-claim": None, "second-claim": "held"}
     assert "ZeroDivisionError" in tried.stopped[0]
 

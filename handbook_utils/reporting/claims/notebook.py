@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from handbook_utils.errors import DataError, MissingDependencyError
+from handbook_utils.processes import PATIENT
 
 CELL_TIMEOUT_S = 1800
 
@@ -73,16 +74,21 @@ def _without_magic(source: str) -> str:
 
 
 def execute_notebook(
-    content: dict[str, Any], folder: Path, *, settings: dict[str, str] | None = None
+    content: dict[str, Any],
+    folder: Path,
+    *,
+    settings: dict[str, str] | None = None,
+    before_cell: Callable[[int], None] | None = None,
 ) -> tuple[list[tuple[str, str]], dict[str, dict[str, Any]]]:
-    """Run all cells in an empty folder, going on after errors.
+    """Run all cells in a folder, going on after errors.
 
     Going on lets one run show what every claim in the notebook does, so cells are cut at their claims.
 
     Args:
         content: the notebook, as parsed JSON.
-        folder: where it runs; its runs land here, so that none of an unbroken notebook is reused.
+        folder: where it runs, and where its runs land; stages that are finished there are not run again.
         settings: environment variables for the kernel.
+        before_cell: called with the number of a code cell, from 0, before it runs.
 
     Returns:
         (name, text) of every error, and the claim records by id.
@@ -95,18 +101,24 @@ def execute_notebook(
             "running notebooks needs nbclient: pip install 'handbook-utils[notebook]'."
         ) from error
     claims = folder / "claims"
-    kernel = {**os.environ, "HANDBOOK_CLAIMS_DIR": str(claims), **(settings or {})}
+    kernel = {**PATIENT, **os.environ, "HANDBOOK_CLAIMS_DIR": str(claims), **(settings or {})}
     # read, not built from the dictionary: on disk a cell's source is a list of lines
     notebook = nbformat.reads(json.dumps(content), as_version=4)
-    notebook.cells = [
-        nbformat.v4.new_code_cell(part)
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for part in cut_at_claims(cell.source)
-    ]
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    parts = [(number, part) for number, source in enumerate(sources) for part in cut_at_claims(source)]
+    notebook.cells = [nbformat.v4.new_code_cell(part) for _, part in parts]
     client = NotebookClient(
         notebook, timeout=CELL_TIMEOUT_S, allow_errors=True, resources={"metadata": {"path": str(folder)}}
     )
+    begun: set[int] = set()
+
+    def starts(cell_index: int, **_: Any) -> None:
+        number = parts[cell_index][0]
+        if before_cell is not None and number not in begun:
+            begun.add(number)
+            before_cell(number)
+
+    client.on_cell_start = starts
     client.execute(env=kernel)
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     errors = [(out["ename"], out["evalue"]) for out in outputs if out["output_type"] == "error"]

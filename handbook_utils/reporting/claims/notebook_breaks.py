@@ -18,6 +18,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,28 @@ def broken_notebook(path: Path, old: str, new: str) -> dict[str, Any]:
         DataError: there is no such notebook, or not exactly one place to break.
     """
     notebook = read_notebook(path)
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    whole = "\f".join(cell["source"] for cell in cells)
+    whole = "\f".join(code_sources(notebook))
+    cells = [cell for cell in notebook["cells"] if _is_code(cell)]
     for cell, source in zip(cells, replace_once(whole, old, new, str(path)).split("\f"), strict=True):
         cell["source"] = source
     return notebook
+
+
+def code_sources(notebook: dict[str, Any]) -> list[str]:
+    """The source of each code cell."""
+    return [cell["source"] for cell in notebook["cells"] if _is_code(cell)]
+
+
+def broken_cell(sources: Sequence[str], old: str, where: str) -> int:
+    """Number of the one code cell, from 0, that holds a text.
+
+    Raises:
+        DataError: no cell holds it, or several do.
+    """
+    found = [number for number, source in enumerate(sources) if old in source]
+    if len(found) != 1:
+        raise DataError(f"{where}: {len(found)} code cells hold '{old}'; a break changes one.")
+    return found[0]
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
@@ -155,14 +173,18 @@ def prepare_break(each: NotebookBreak, folder: Path, scratch: Path) -> tuple[dic
 
 def break_key(each: NotebookBreak, folder: Path) -> str:
     """Changes with the notebook's code and with the break: a stored result of another key is out of date."""
-    cells = [cell["source"] for cell in read_notebook(folder / each.notebook)["cells"] if _is_code(cell)]
+    cells = code_sources(read_notebook(folder / each.notebook))
     parts = [*cells, each.function or "", each.old, each.new]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def try_break(each: NotebookBreak, folder: Path) -> Tried:
+def try_break(each: NotebookBreak, folder: Path, work: Path) -> Tried:
     """Run the broken notebook once, up to its last claim, and see what every claim does.
 
+    Args:
+        each: the break.
+        folder: of the notebooks.
+        work: where the broken one runs; stages that are finished there are not run again.
     Raises:
         DataError: as `prepare_break`.
     """
@@ -171,11 +193,9 @@ def try_break(each: NotebookBreak, folder: Path) -> Tried:
         scratch = Path(made)
         notebook, called = prepare_break(each, folder, scratch)
         settings = broken_environment(scratch) if called else None
-        work = scratch / "work"
-        work.mkdir()
         errors, records = execute_notebook(up_to_last_claim(notebook), work, settings=settings)
         reached = called is None or called.exists()
-    ids = [name for cell in notebook["cells"] if _is_code(cell) for name in claim_ids_in(cell["source"])]
+    ids = [name for source in code_sources(notebook) for name in claim_ids_in(source)]
     results = {name: _result(records.get(name), reached) for name in ids}
     stopped = [f"{name}: {text}"[:200] for name, text in errors if name != "ClaimError"]
     if not reached:

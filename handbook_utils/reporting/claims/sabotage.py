@@ -6,7 +6,8 @@
 
 A break runs once and judges every claim that it can reach; what came of it is stored at once, and is not run
 again until the break or what it breaks has changed. Of the pipeline only what stands between the break and
-its claims is run again, in a scratch folder beside links to the rest.
+its claims is run again, in a scratch folder beside links to the rest; of a notebook, what stands behind the
+broken cell.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from handbook_utils.reporting.claims.notebook_breaks import (
     try_break,
 )
 from handbook_utils.reporting.claims.pipeline import PIPELINE_CLAIMS, Claim, Sabotage
+from handbook_utils.reporting.claims.sound_runs import SoundRuns
 from handbook_utils.reporting.runs import RunView, ancestors, descendants, get_run, read_pipeline
 from handbook_utils.runs.atomic import sha256_of, write_json
 from handbook_utils.runs.folder import MANIFEST, RECIPE
@@ -206,19 +208,25 @@ def run_notebook_breaks(breaks: Sequence[NotebookBreak], folder: Path, results: 
         DataError: a break fits neither notebook nor package as they are now.
         MissingDependencyError: nbclient is not installed.
     """
+    stored = read_matrix(results)
+    pending: dict[str, list[tuple[NotebookBreak, str]]] = {}
     for each in breaks:
-        place, key = Path(each.notebook).stem, break_key(each, folder)
-        if read_matrix(results).get(place, {}).get(each.name, {}).get("key") == key:
-            continue
-        record = break_record(
-            try_break(each, folder),
-            mechanism=each.mechanism,
-            says=each.says,
-            line=f"{each.function or each.notebook}: {each.old} -> {each.new}",
-            fails=each.fails,
-            key=key,
-        )
-        store_break(results, place, each.name, record)
+        key = break_key(each, folder)
+        if stored.get(Path(each.notebook).stem, {}).get(each.name, {}).get("key") != key:
+            pending.setdefault(each.notebook, []).append((each, key))
+    for notebook, waiting in pending.items():
+        with tempfile.TemporaryDirectory(prefix="handbook-sabotage-") as made:
+            sound = SoundRuns(folder / notebook, [each for each, _ in waiting], Path(made))
+            for each, key in waiting:
+                record = break_record(
+                    try_break(each, folder, sound.lay_out(each)),
+                    mechanism=each.mechanism,
+                    says=each.says,
+                    line=f"{each.function or each.notebook}: {each.old} -> {each.new}",
+                    fails=each.fails,
+                    key=key,
+                )
+                store_break(results, Path(notebook).stem, each.name, record)
 
 
 def known_breaks(breaks: Sequence[NotebookBreak]) -> dict[str, list[str]]:
