@@ -32,6 +32,7 @@ MADE = {
     "scaling": {"sft": "sft"},
     "objective": {"sft": "sft", "reward": "reward"},
     "online_rl": {"sft": "sft", "reward": "reward", "grpo": "grpo"},
+    "metrics": {"sft": "sft"},
     "lora": {"rank-1": "sft", "rank-16": "sft"},
     "overoptimisation": {"sft": "sft", "reward": "reward"},
     "rejection_sampling": {"sft": "sft", "reward": "reward", "rejection": "rejection"},
