@@ -24,9 +24,10 @@ def readme_block(results: Mapping[str, Any]) -> str:
     )
     parts = [
         "## What the demo measured",
-        "On prompts that no stage was trained on. Each row shows the mean of five fresh seeds (nothing was "
-        "tuned on them) with its 95 % t interval over seeds. A row marked *Observation* need not hold on the "
-        "next seed.",
+        "All figures are for prompts on which no stage was trained. Each row shows the mean of five fresh "
+        "seeds (nothing was tuned on them) with its 95 % t interval over seeds. A row marked *Observation* "
+        "fails on some of these seeds, or holds on all of them with a mean margin below four standard "
+        "deviations over seeds: it need not hold on the next seed.",
         markdown_table(*fresh_rows()),
         cost,
         *decode_part(json.loads(DECODE.read_text(encoding="utf-8"))),
@@ -45,8 +46,8 @@ def decode_part(results: Mapping[str, Any]) -> list[str]:
         for found in shapes
     ]
     intro = (
-        "Sampling 16 answers of at most 64 tokens to each of 8 prompts, with each prompt's keys and values "
-        "held once: CPU time, median, lowest and highest of the rounds, "
+        "Sampling 16 answers of at most 64 tokens to each of 8 prompts. Each prompt's keys and values are "
+        "stored once and shared by its samples. CPU time: median (lowest to highest), "
         f"on {results['device']}."
     )
     return [intro, "\n".join(lines)]
@@ -80,7 +81,7 @@ def fresh_rows() -> tuple[list[str], list[list[str]]]:
         for each in PIPELINE_CLAIMS
         if (found := each.fresh)
     ]
-    return ["", "mean of fresh seeds", "range", "holds on"], rows
+    return ["", "mean of fresh seeds", "range", "holds on seeds"], rows
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -270,11 +270,15 @@ app.command()(plan)
 app.command()(preflight)
 _stage_command(
     "generate",
-    "Sample a model's answers to the prompts of a recipe.\n\nExample: handbook generate pocket/samples",
+    "Sample a model's answers to the prompts of a recipe.\n\n"
+    "The recipe pocket/samples samples the model in runs/sft: run `handbook train pocket/sft` first.\n\n"
+    "Example: handbook generate pocket/samples",
 )
 _stage_command(
     "annotate",
     "Turn sampled answers into preference pairs, chosen by a simulated annotator.\n\n"
+    "The recipe pocket/preferences reads the answers in runs/samples: run `handbook train pocket/sft` and "
+    "`handbook generate pocket/samples` first.\n\n"
     "Example: handbook annotate pocket/preferences",
     elsewhere=False,
 )

@@ -50,7 +50,7 @@ def convert(
     ] = 8,
     json: Json = False,
 ) -> None:
-    """Convert a recipe of another tool (TRL, axolotl, ...), and say what became of every key.
+    """Convert a recipe of another tool (TRL, axolotl, ...), and report how each key was converted.
 
     Example: handbook convert config_full.yaml --out my.yaml
     """

@@ -10,28 +10,24 @@ import typer
 
 from handbook_utils.errors import RecipeError, suggest
 
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Run folder. Default: runs/<last part of the recipe's name>."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Change one value of the recipe, such as training.max_steps=10. Repeatable.",
-        show_default=False,
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed to use instead of the recipe's.", show_default=False)
-]
+RECIPES_ONLY = "Recipes only. "
+RUN_FOLDER = "Run folder. Default: runs/<last part of the recipe's name>"
+CHANGES = "Change one value of the recipe, such as training.max_steps=10. Repeatable."
+SEED = "Seed to use instead of the recipe's."
+DRY_RUN = "Show what would be done. Loads no model, writes nothing."
+EXECUTOR = (
+    "Where the work is done: local (this machine) or ray (a Ray cluster; needs the extra `ray`). "
+    "Default: what the recipe says."
+)
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help=f"{RUN_FOLDER}.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help=CHANGES, show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help=SEED, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the contents of the run folder and start again.")
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be done. Loads no model, writes nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_RUN)]
 AllowCode = Annotated[
     bool,
     typer.Option("--allow-code", help="Allow running the Python functions that the recipe names as scorers."),
@@ -39,17 +35,17 @@ AllowCode = Annotated[
 RecipeName = Annotated[
     str, typer.Argument(help="A packaged recipe (handbook recipes lists them) or a YAML file.")
 ]
+OnExecutor = Annotated[str | None, typer.Option("--executor", help=EXECUTOR, show_default=False)]
 
-
-OnExecutor = Annotated[
-    str | None,
-    typer.Option(
-        "--executor",
-        help="Where the work is done: local (this machine) or ray (a Ray cluster; needs the extra `ray`). "
-        "Default: what the recipe says.",
-        show_default=False,
-    ),
+# of commands that take something else than a recipe too, and refuse these options then
+RecipeChanges = Annotated[
+    list[str] | None, typer.Option("--set", help=RECIPES_ONLY + CHANGES, show_default=False)
 ]
+RecipeDryRun = Annotated[bool, typer.Option("--dry-run", help=RECIPES_ONLY + DRY_RUN)]
+RecipeExecutor = Annotated[
+    str | None, typer.Option("--executor", help=RECIPES_ONLY + EXECUTOR, show_default=False)
+]
+
 Format = Annotated[str, typer.Option("--format", help="Format of the rows, if their columns do not show it.")]
 Columns = Annotated[
     list[str] | None,

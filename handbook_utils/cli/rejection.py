@@ -49,13 +49,16 @@ def rejection_sample(
     Training is sft on the best answers, or dpo on pairs of the best and the worst answer.
     --dry-run shows the stages; running the same command again resumes a killed run.
 
+    The recipes below read two earlier runs that lie beside --out: sft, the start model, and reward, the
+    scorer. `handbook run pocket/pipeline` makes both in runs/pipeline.
+
     Examples:
 
-    handbook rejection-sample pocket/rejection
+    handbook rejection-sample pocket/rejection --out runs/pipeline/rejection
 
-    handbook rejection-sample pocket/rejection --set rounds=3 --set stop.max_kl=2
+    handbook rejection-sample pocket/rejection --set rounds=3 --set stop.max_kl=2 --out runs/pipeline/three
 
-    handbook rejection-sample pocket/iterative-dpo --dry-run
+    handbook rejection-sample pocket/iterative-dpo --out runs/pipeline/iterative-dpo --dry-run
     """
     from handbook_utils.cli import view
 

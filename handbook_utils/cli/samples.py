@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 
 from handbook_utils.cli.options import (
+    RECIPES_ONLY,
+    SEED,
     AllowCode,
-    Changes,
-    DryRun,
     Json,
-    OnExecutor,
-    Out,
-    Overwrite,
+    RecipeChanges,
+    RecipeDryRun,
+    RecipeExecutor,
     Seed,
 )
 from handbook_utils.errors import RecipeError
@@ -31,6 +31,26 @@ Target = Annotated[
     typer.Argument(
         help="A recipe (packaged name or YAML file), or rows (a file, folder, run folder or hub name)."
     ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="With a recipe: the run folder (default: runs/<last part of the recipe's name>). "
+        "With rows: the .jsonl or .parquet file to write.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="With a recipe: delete the contents of the run folder and start again. "
+        "With rows: replace the file.",
+    ),
+]
+RecipeSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, help=RECIPES_ONLY + SEED, show_default=False)
 ]
 
 
@@ -65,22 +85,23 @@ def score(
     ] = None,
     split: Split = "train",
     rows_per_batch: Annotated[
-        int, typer.Option(min=1, help="Answers per forward pass.", rich_help_panel=ROWS)
+        int, typer.Option(min=1, help="Batch size (answers per forward pass).", rich_help_panel=ROWS)
     ] = 256,
     out: Out = None,
-    changes: Changes = None,
-    seed: Seed = None,
+    changes: RecipeChanges = None,
+    seed: RecipeSeed = None,
     json: Json = False,
     overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    executor: OnExecutor = None,
+    dry_run: RecipeDryRun = False,
+    executor: RecipeExecutor = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Score answers, or pairs of answers, with reward models, ensembles, verifiers or the gold reward.
 
     With --scorer, TARGET is a set of rows: every column is kept, and each scorer adds a column.
     A table of mean scores is printed; for pairs, it also says how often the chosen answer scores higher.
-    --out then names a .jsonl or .parquet file.
+
+    The recipe pocket/scores is a stage of pocket/pipeline and reads earlier runs of that pipeline.
 
     Examples:
 
@@ -141,16 +162,18 @@ def select(
     ] = "none",
     split: Split = "train",
     out: Out = None,
-    changes: Changes = None,
+    changes: RecipeChanges = None,
     seed: Seed = None,
     json: Json = False,
     overwrite: Overwrite = False,
-    dry_run: DryRun = False,
+    dry_run: RecipeDryRun = False,
 ) -> None:
     """Choose among scored answers, and write a random control of the same prompts and size beside them.
 
     With --by, TARGET is a set of scored rows; rows with the same prompt are that prompt's samples.
-    --out then names a .jsonl or .parquet file, and the control goes to FILE.control.jsonl.
+    The control goes into a second file beside --out, such as best.control.jsonl.
+
+    The recipe pocket/rft-best is a stage of pocket/pipeline and reads an earlier run of that pipeline.
 
     Examples:
 

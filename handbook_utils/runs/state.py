@@ -31,7 +31,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunFolderError(f"{path}: not a run folder (it has no manifest.json).") from None
+        missing = "not a run folder (it has no manifest.json)" if Path(path).exists() else "no such folder"
+        raise RunFolderError(f"{path}: {missing}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise RunFolderError(f"{file}: damaged, so what the folder holds cannot be trusted. {REDO}") from None
     if not isinstance(manifest, dict) or not {"format", "stage", "status", "recipe"} <= manifest.keys():

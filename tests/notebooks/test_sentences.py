@@ -180,6 +180,20 @@ def batches_of_like_length_pass_in_no_stage() -> bool:
     return shorter and not within("reward-accuracy", "accuracy") and not within("evaluate-gold", "gold")
 
 
+def survives(claim: str, notebook: str, name: str) -> bool:
+    """Whether a claim held under a break."""
+    places = handbook_results.load_results(ROOT / "book" / "results", "sabotage")["places"]
+    return bool(places[notebook][name]["claims"][claim] == "held")
+
+
+def likelihood_alone_lets_chosen_answers_fall() -> bool:
+    return survives("chosen-falls", "dpo", "likelihood-loss")
+
+
+def likelihood_alone_costs_as_well() -> bool:
+    return survives("too-far-costs", "dpo", "likelihood-loss")
+
+
 SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("sft", "they have nothing to do with the question", the_control_answers_another_question),
     (
@@ -192,6 +206,8 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
         "less than half of what it gains over SFT",
         the_gain_over_the_control_is_less_than_half,
     ),
+    ("dpo", "The loss is not the only cause.", likelihood_alone_lets_chosen_answers_fall),
+    ("dpo", "The high learning rate is enough for that", likelihood_alone_costs_as_well),
     ("dpo", "the two did not go equally far", dpo_went_farther_than_the_control),
     ("dpo", "it also went less far", the_mean_went_less_far_than_the_sum),
     (
@@ -214,7 +230,7 @@ SENTENCES: list[tuple[str, str, Callable[[], bool]]] = [
     ("variants", "**No loss beats DPO here,** neither at the end nor at equal KL", nobody_is_ahead_of_dpo),
     (
         "variants",
-        "the best runs of nine of the eleven others are ahead of DPO's median setting",
+        "For nine of the eleven other losses, the best setting beats DPO's median setting",
         nine_are_ahead_of_dpos_median_setting,
     ),
     ("variants", "all together, only that of `robust` does", only_robust_stays_apart_among_all_comparisons),

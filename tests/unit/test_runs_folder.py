@@ -112,6 +112,15 @@ def test_a_folder_of_something_else_is_never_cleared(tmp_path, recipe):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_folder_that_is_not_there_is_told_from_one_that_holds_no_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"gone: no such folder\.$"):
+        read_manifest(tmp_path / "gone")
+    for place in (tmp_path, tmp_path / "file"):
+        with pytest.raises(RunFolderError, match=r"not a run folder \(it has no manifest\.json\)\.$"):
+            read_manifest(place)
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"stage": "sft"', "[]", "{}", "\x00"])
 def test_a_damaged_manifest_is_refused_and_can_be_overwritten(tmp_path, recipe, content):
     finish(tmp_path / "run", recipe)

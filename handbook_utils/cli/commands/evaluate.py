@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from handbook_utils.cli.options import (
+    RUN_FOLDER,
     AllowCode,
-    Changes,
-    DryRun,
     Json,
-    OnExecutor,
-    Out,
     Overwrite,
+    RecipeChanges,
+    RecipeDryRun,
+    RecipeExecutor,
     Seed,
 )
 from handbook_utils.errors import RecipeError
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 BENCHMARKS = "Benchmarks (extra lm-eval)"
 
-
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help=f"{RUN_FOLDER}; with --tasks: runs/benchmarks-<model>."),
+]
 Measured = Annotated[
     str,
     typer.Argument(help="A packaged recipe or a YAML file; with --tasks a run, model folder or hub name."),
@@ -41,7 +44,11 @@ Tasks = Annotated[
     ),
 ]
 Against = Annotated[
-    Path | None, typer.Option(help="Benchmarks of a baseline: an earlier --out.", rich_help_panel=BENCHMARKS)
+    Path | None,
+    typer.Option(
+        help="Baseline to compare with: the --out folder of an earlier --tasks run.",
+        rich_help_panel=BENCHMARKS,
+    ),
 ]
 Shots = Annotated[
     int | None,
@@ -69,12 +76,12 @@ NoTemplate = Annotated[
 def evaluate(
     recipe: Measured,
     out: Out = None,
-    changes: Changes = None,
+    changes: RecipeChanges = None,
     seed: Seed = None,
     json: Json = False,
     overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    executor: OnExecutor = None,
+    dry_run: RecipeDryRun = False,
+    executor: RecipeExecutor = None,
     allow_code: AllowCode = False,
     tasks: Tasks = None,
     against: Against = None,
@@ -89,6 +96,8 @@ def evaluate(
     With --tasks, questions are asked through the chat template, tokenized as in training. Every figure
     of the lm-evaluation-harness is shown beside ours, with an interval over questions. --against compares
     with a baseline question by question, with p-values corrected for the number of comparisons.
+
+    The recipe pocket/evaluate measures the model in runs/sft: run `handbook train pocket/sft` first.
 
     Examples:
 

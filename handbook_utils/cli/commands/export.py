@@ -45,7 +45,7 @@ def export(
     (README.md) written from the run's records: data, figures with intervals, licences, and what was not
     measured.
 
-    Nothing is sent anywhere without --push. A killed export goes on when the command is run again.
+    Nothing is sent anywhere without --push. If interrupted, run the command again to resume.
 
     Examples:
 

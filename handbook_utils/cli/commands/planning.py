@@ -53,7 +53,7 @@ def plan(
 ) -> None:
     """Estimate the memory of a training run by part, whether it fits, what would make it fit, and the time.
 
-    Needs no GPU and no network, and of the model only its config.json. If the recipe starts from an earlier
+    Needs no GPU, no network and only the model's config.json. If the recipe starts from an earlier
     run that does not exist yet, name a model instead: --set 'model={name: MODEL}'.
     A training step is traced on tensors that hold no data, for the longest rows of your data.
     What only a GPU shows (workspaces, fragmentation) is added as a margin that was not measured.

@@ -28,7 +28,7 @@ def reward_report(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Which rows to read, such as filtered[:200].")] = "train",
-    rows_per_batch: Annotated[int, typer.Option(min=1, help="Answers per forward pass.")] = 256,
+    rows_per_batch: Annotated[int, typer.Option(min=1, help="Batch size (answers per forward pass).")] = 256,
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("reward-report.html"),
     json: Json = False,
 ) -> None:

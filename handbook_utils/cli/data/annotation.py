@@ -85,8 +85,8 @@ def compare(
     """Serve a page on which people compare two answers without knowing whose they are.
 
     Several people can work at once, each under a name. Each judgement is written to disk before the next pair
-    is shown; started again, the command goes on where it stopped. Keys: 1, 2, 3 or t (tie), s (skip), u
-    (undo). Stop with Ctrl-C. The file is preference data: name it under `data:` of a recipe.
+    is shown. Stop with Ctrl-C; run the command again to resume. Keys: 1, 2, 3 or t (tie), s (skip), u
+    (undo). The file is preference data: name it under `data:` of a recipe.
 
     Examples: handbook data compare pairs.jsonl --out judged.jsonl --guideline rules.md;
     handbook data compare sft.jsonl dpo.jsonl --out judged.jsonl

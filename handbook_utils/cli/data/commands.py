@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
-    help="Look at data before training: its format, its bad rows, test prompts among them; and have people "
-    "or a model label it.",
+    help="Look at data before training: its format, its bad rows, test prompts in the training data; and "
+    "have people or a model label it.",
     epilog="Example: handbook data show tips.jsonl, then handbook data curate tips.jsonl --out clean",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from handbook_utils.cli.data.options import Out
 from handbook_utils.cli.data.sources import opened_sources
 from handbook_utils.cli.options import Columns, Format, Json, Split
 from handbook_utils.errors import DataError, RecipeError, suggest
@@ -48,10 +47,14 @@ TaskName = Annotated[
         show_default=True,
     ),
 ]
-Url = Annotated[
-    str | None, _option("--url", MODEL, "Its server's address up to /v1, such as http://localhost:8000/v1.")
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The folder to write. Required.", show_default=False)
 ]
-Model = Annotated[str | None, _option("--model", MODEL, "The name the server knows it by.")]
+Url = Annotated[
+    str | None,
+    _option("--url", MODEL, "Its server's address up to /v1, such as http://localhost:8000/v1. Required."),
+]
+Model = Annotated[str | None, _option("--model", MODEL, "The name the server knows it by. Required.")]
 KeyVariable = Annotated[
     str | None, _option("--key-env", MODEL, "The environment variable that holds the key.")
 ]
@@ -167,12 +170,16 @@ def label(
 ) -> None:
     """Have a model label your rows: compare answers, rate them, or revise them. Your rows are sent to it.
 
-    Every reply is kept as it arrives and paid for once: run the same command again to go on. Writes
+    Every reply is kept as it arrives and paid for once: run the same command again to resume. Writes
     labels.jsonl (train on it), failed.jsonl, not_sent.jsonl, label.json, replies.jsonl. Exit code 1: it
     stopped at a spending limit.
 
-    Examples: handbook data label pairs.jsonl --out labels --url http://localhost:8000/v1 --model judge;
-    handbook data label answers.jsonl --task rate --aspect polite='Is polite.' --dry-run ...
+    Examples:
+
+    handbook data label pairs.jsonl --out labels --url http://localhost:8000/v1 --model judge
+
+    handbook data label answers.jsonl --task rate --aspect polite='Is polite.' --out ratings
+    --url http://localhost:8000/v1 --model judge --dry-run
     """
     from handbook_utils.cli.data.label_tables import show_labels, show_plan
     from handbook_utils.sampling.annotation.feedback.label import Asking, check_bound, check_folder
