@@ -205,6 +205,11 @@ def test_a_result_is_stored_and_a_break_is_not_run_again(notebooks, monkeypatch,
     assert "wrong-sign" in capsys.readouterr().out
     monkeypatch.setattr("handbook_utils.reporting.claims.sabotage.try_break", None)  # nothing may run
     assert main(["--only", "toy"]) == 0
+    # another list of claims that must fail is judged by the stored result
+    table = notebooks / "notebooks/sabotage.yaml"
+    table.write_text(table.read_text().replace("[first-claim]", "[first-claim, second-claim]"))
+    assert main(["--only", "toy"]) == 1
+    assert "survives" in capsys.readouterr().out
 
 
 def test_a_claim_that_survives_ends_the_command_with_1(notebooks, monkeypatch, tmp_path):

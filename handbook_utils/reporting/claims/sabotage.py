@@ -211,22 +211,29 @@ def run_notebook_breaks(breaks: Sequence[NotebookBreak], folder: Path, results: 
     stored = read_matrix(results)
     pending: dict[str, list[tuple[NotebookBreak, str]]] = {}
     for each in breaks:
-        key = break_key(each, folder)
-        if stored.get(Path(each.notebook).stem, {}).get(each.name, {}).get("key") != key:
+        place, key = Path(each.notebook).stem, break_key(each, folder)
+        known = stored.get(place, {}).get(each.name, {})
+        if known.get("key") != key:
             pending.setdefault(each.notebook, []).append((each, key))
+        elif known != known | _in_words(each):
+            # what it must break was written anew: what came of it is the same
+            store_break(results, place, each.name, known | _in_words(each))
     for notebook, waiting in pending.items():
         with tempfile.TemporaryDirectory(prefix="handbook-sabotage-") as made:
             sound = SoundRuns(folder / notebook, [each for each, _ in waiting], Path(made))
             for each, key in waiting:
-                record = break_record(
-                    try_break(each, folder, sound.lay_out(each)),
-                    mechanism=each.mechanism,
-                    says=each.says,
-                    line=f"{each.function or each.notebook}: {each.old} -> {each.new}",
-                    fails=each.fails,
-                    key=key,
-                )
+                tried = try_break(each, folder, sound.lay_out(each))
+                record = break_record(tried, **_in_words(each), key=key)
                 store_break(results, Path(notebook).stem, each.name, record)
+
+
+def _in_words(each: NotebookBreak) -> dict[str, Any]:
+    return {
+        "mechanism": each.mechanism,
+        "says": each.says,
+        "line": f"{each.function or each.notebook}: {each.old} -> {each.new}",
+        "fails": list(each.fails),
+    }
 
 
 def known_breaks(breaks: Sequence[NotebookBreak]) -> dict[str, list[str]]:
