@@ -18,7 +18,6 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,16 +130,14 @@ def code_sources(notebook: dict[str, Any]) -> list[str]:
     return [cell["source"] for cell in notebook["cells"] if _is_code(cell)]
 
 
-def broken_cell(sources: Sequence[str], old: str, where: str) -> int:
-    """Number of the one code cell, from 0, that holds a text.
+def broken_cell(path: Path, each: NotebookBreak) -> int:
+    """Number of the code cell, from 0, that a break of the notebook changes.
 
     Raises:
-        DataError: no cell holds it, or several do.
+        DataError: as `broken_notebook`.
     """
-    found = [number for number, source in enumerate(sources) if old in source]
-    if len(found) != 1:
-        raise DataError(f"{where}: {len(found)} code cells hold '{old}'; a break changes one.")
-    return found[0]
+    sound, broken = code_sources(read_notebook(path)), code_sources(broken_notebook(path, each.old, each.new))
+    return next(number for number, source in enumerate(sound) if source != broken[number])
 
 
 def read_notebook(path: Path) -> dict[str, Any]:

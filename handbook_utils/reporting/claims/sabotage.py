@@ -184,21 +184,28 @@ def run_pipeline_breaks(runs: Path, results: Path) -> None:
     Raises:
         RunFolderError: a stage that is needed is missing or unfinished.
     """
-    views, stored = read_pipeline(runs), read_matrix(results).get(PIPELINE, {})
+    views = read_pipeline(runs)
     for sabotage, failing in grouped(PIPELINE_CLAIMS):
         key = pipeline_key(views, sabotage)
-        if stored.get(sabotage.name, {}).get("key") == key:
-            continue
-        tried = try_sabotage(views, sabotage, failing)
-        record = break_record(
-            tried,
-            mechanism=sabotage.mechanism,
-            says=sabotage.says,
-            line=sabotage.line,
-            fails=[each.id for each in failing],
-            key=key,
-        )
-        store_break(results, PIPELINE, sabotage.name, record)
+        words: dict[str, Any] = {
+            "mechanism": sabotage.mechanism,
+            "says": sabotage.says,
+            "line": sabotage.line,
+            "fails": [each.id for each in failing],
+        }
+        if not _is_stored(results, PIPELINE, sabotage.name, key, words):
+            record = break_record(try_sabotage(views, sabotage, failing), **words, key=key)
+            store_break(results, PIPELINE, sabotage.name, record)
+
+
+def _is_stored(results: Path, place: str, name: str, key: str, words: dict[str, Any]) -> bool:
+    """Whether what came of a break is stored; where its words were written anew, they are stored too."""
+    known = read_matrix(results).get(place, {}).get(name, {})
+    if known.get("key") != key:
+        return False
+    if known != known | words:
+        store_break(results, place, name, known | words)
+    return True
 
 
 def run_notebook_breaks(breaks: Sequence[NotebookBreak], folder: Path, results: Path) -> None:
@@ -208,16 +215,11 @@ def run_notebook_breaks(breaks: Sequence[NotebookBreak], folder: Path, results: 
         DataError: a break fits neither notebook nor package as they are now.
         MissingDependencyError: nbclient is not installed.
     """
-    stored = read_matrix(results)
     pending: dict[str, list[tuple[NotebookBreak, str]]] = {}
     for each in breaks:
-        place, key = Path(each.notebook).stem, break_key(each, folder)
-        known = stored.get(place, {}).get(each.name, {})
-        if known.get("key") != key:
+        key = break_key(each, folder)
+        if not _is_stored(results, Path(each.notebook).stem, each.name, key, _in_words(each)):
             pending.setdefault(each.notebook, []).append((each, key))
-        elif known != known | _in_words(each):
-            # what it must break was written anew: what came of it is the same
-            store_break(results, place, each.name, known | _in_words(each))
     for notebook, waiting in pending.items():
         with tempfile.TemporaryDirectory(prefix="handbook-sabotage-") as made:
             sound = SoundRuns(folder / notebook, [each for each, _ in waiting], Path(made))

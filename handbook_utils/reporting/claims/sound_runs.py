@@ -15,7 +15,6 @@ from handbook_utils.reporting.claims.notebook import execute_notebook
 from handbook_utils.reporting.claims.notebook_breaks import (
     NotebookBreak,
     broken_cell,
-    code_sources,
     read_notebook,
 )
 
@@ -35,26 +34,21 @@ class SoundRuns:
 
     def __init__(self, path: Path, breaks: Iterable[NotebookBreak], scratch: Path) -> None:
         self._path, self._scratch = path, scratch
-        sources = code_sources(read_notebook(path))
-        self._cells = {
-            each.name: broken_cell(sources, each.old, str(path)) for each in breaks if each.function is None
-        }
-        # for a single break, running the sound notebook first saves nothing
-        self._pays = len(self._cells) > 1
-        self._ran = False
+        self._cells = {each.name: broken_cell(path, each) for each in breaks if each.function is None}
 
     def lay_out(self, each: NotebookBreak) -> Path:
         """A folder to run the broken notebook in: always the same path, since runs may record theirs."""
         work = self._scratch / "work"
         shutil.rmtree(work, ignore_errors=True)
-        if each.function is not None or not self._pays:
+        # for a single break, running the sound notebook first saves nothing
+        if each.function is not None or len(self._cells) == 1:
             work.mkdir()
             return work
-        if not self._ran:
+        before = self._before(self._cells[each.name])
+        if not before.exists():
             self._run_sound(work)
-            self._ran = True
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(self._before(self._cells[each.name]), work, ignore=shutil.ignore_patterns(CLAIMS))
+            shutil.rmtree(work)
+        shutil.copytree(before, work, ignore=shutil.ignore_patterns(CLAIMS))
         return work
 
     def _before(self, cell: int) -> Path:
